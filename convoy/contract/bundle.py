@@ -1,0 +1,89 @@
+"""The folder of files that an export makes and that a deployed version keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from convoy.contract.errors import ContractError, DigestMismatchError
+from convoy.contract.files import sha256_file
+from convoy.contract.goldens import Goldens
+from convoy.contract.manifest import Manifest
+from convoy.contract.validation import ValidationReport
+
+MODEL_FILE: Final = "model.onnx"
+MANIFEST_FILE: Final = "manifest.json"
+VALIDATION_FILE: Final = "validation.json"
+GOLDENS_FILE: Final = "goldens.npz"
+BUNDLE_FILES: Final = (MODEL_FILE, MANIFEST_FILE, VALIDATION_FILE, GOLDENS_FILE)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """``model.onnx``, ``manifest.json``, ``validation.json`` and ``goldens.npz`` in one folder.
+
+    Attributes:
+        folder: Where they are.
+        manifest: The manifest, read and checked.
+        report: The validation report, read and checked.
+    """
+
+    folder: Path
+    manifest: Manifest
+    report: ValidationReport
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.folder / MODEL_FILE
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read the bundle in ``folder`` and check every digest.
+
+        Raises:
+            ContractError: A file is missing or damaged.
+            DigestMismatchError: A file is not the one that the manifest or the report names.
+        """
+        if not folder.is_dir():
+            raise ContractError(f"{folder}: expected a folder that `convoy export` made, found no folder.")
+        missing = [name for name in BUNDLE_FILES if not (folder / name).is_file()]
+        if missing:
+            raise ContractError(
+                f"{folder}: expected {', '.join(BUNDLE_FILES)}; missing: {', '.join(missing)}. Run `convoy export` again."
+            )
+        manifest = Manifest.load(folder / MANIFEST_FILE)
+        for name, expected in (
+            (MODEL_FILE, manifest.model_sha256),
+            (GOLDENS_FILE, manifest.goldens_sha256),
+            (VALIDATION_FILE, manifest.validation_sha256),
+        ):
+            _check_digest(folder / name, expected, MANIFEST_FILE)
+        report = ValidationReport.load(folder / VALIDATION_FILE)
+        _check_digest(folder / MODEL_FILE, report.model_sha256, VALIDATION_FILE)
+        _check_digest(folder / GOLDENS_FILE, report.goldens_sha256, VALIDATION_FILE)
+        return cls(folder, manifest, report)
+
+    def goldens(self) -> Goldens:
+        """The golden inputs with PyTorch's outputs.
+
+        Raises:
+            ContractError: They are damaged, or not of this model's shape.
+        """
+        goldens = Goldens.load(self.folder / GOLDENS_FILE)
+        if goldens.image.shape[1:] != self.manifest.image.dims or goldens.logits.shape[1] != len(self.manifest.labels):
+            raise ContractError(
+                f"{self.folder / GOLDENS_FILE}: expected images {self.manifest.image.dims} and {len(self.manifest.labels)} classes, "
+                f"found {goldens.image.shape[1:]} and {goldens.logits.shape[1]}."
+            )
+        return goldens
+
+
+def _check_digest(path: Path, expected: str, source: str) -> None:
+    actual = sha256_file(path)
+    if actual != expected:
+        raise DigestMismatchError(
+            f"{path}: {source} names SHA-256 {expected[:16]}..., found {actual[:16]}.... "
+            "The file was changed or cut short after it was validated: run `convoy export` again."
+        )

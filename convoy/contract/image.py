@@ -1,0 +1,175 @@
+"""The one way from an image to a model's pixels: what the client sends and what training reads.
+
+Everything after the pixels (scaling, normalisation, polarity) is inside the ONNX graph.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field
+
+from convoy.contract.errors import ImageError
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""uint8, shape (height, width, channels)."""
+
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]"
+"""A path, an encoded image, a PIL image, or an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
+
+MAX_IMAGE_PIXELS = 178_956_970
+"""Images of more pixels are refused before they are decoded (PIL's own limit for a decompression bomb)."""
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class ImageSpec(BaseModel):
+    """How an image of any size becomes the pixels that a model takes.
+
+    Attributes:
+        height_px: The model's image height.
+        width_px: The model's image width.
+        channels: 1 for grey, 3 for RGB.
+        resize: ``stretch`` ignores the aspect ratio; ``fit`` keeps it and pads what is left over with the median of the image's
+            border; ``crop`` keeps it and cuts what sticks out, centred.
+        interpolation: The resampling filter, PIL's (antialiased when it shrinks).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    height_px: int = Field(ge=1, le=16_384)
+    width_px: int = Field(ge=1, le=16_384)
+    channels: Literal[1, 3]
+    resize: Literal["stretch", "fit", "crop"] = "fit"
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return self.height_px, self.width_px, self.channels
+
+
+def open_image(image: ImageLike) -> Image.Image:
+    """Decode ``image`` whole and turn it upright (EXIF orientation).
+
+    Raises:
+        ImageError: It is not an image, is damaged, is too large, or is an array of another shape or dtype.
+    """
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    name = "the image"
+    try:
+        if isinstance(image, Image.Image):
+            opened = image
+        elif isinstance(image, bytes):
+            name = f"the image ({len(image)} bytes)"
+            opened = Image.open(io.BytesIO(image))
+        else:
+            name = os.fspath(image)
+            opened = Image.open(Path(image))
+        if opened.width * opened.height > MAX_IMAGE_PIXELS:
+            raise ImageError(f"{name}: {opened.width}x{opened.height} pixels are more than the {MAX_IMAGE_PIXELS:,} that are read.")
+        return ImageOps.exif_transpose(opened)
+    except ImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: expected an image (PNG, JPEG, ...), found something else.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name}: too large: {error}") from error
+    except FileNotFoundError as error:
+        raise ImageError(f"{name}: no such file.") from error
+    except IsADirectoryError as error:
+        raise ImageError(f"{name}: expected an image, found a folder.") from error
+    except Exception as error:  # PIL's decoders raise SyntaxError, ValueError, EOFError, struct.error ... on damaged files
+        raise ImageError(f"{name}: cannot be read as an image: {error}") from error
+
+
+def to_pixels(image: ImageLike, spec: ImageSpec) -> Pixels:
+    """Bring ``image`` to the size and channels of ``spec``.
+
+    Args:
+        image: A path, an encoded image, a PIL image, or an array (see ``ImageLike``). Float arrays are refused: their range is
+            anyone's guess.
+        spec: The model's image.
+
+    Returns:
+        uint8, shape (height, width, channels), raw pixels.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == spec.dims:
+        return image.astype(np.uint8, copy=False)
+    opened = open_image(image)
+    try:
+        flat = _flatten(opened).convert("L" if spec.channels == 1 else "RGB")
+    except Exception as error:  # the pixels are decoded only here: a truncated file shows itself now
+        raise ImageError(f"{_name(image)}: cannot be read as an image: {error}") from error
+    resized = _resize(flat, spec)
+    return np.asarray(resized, dtype=np.uint8).reshape(spec.dims)
+
+
+def _name(image: ImageLike) -> str:
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the image"
+
+
+def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
+    squeezed = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if (
+        array.dtype != np.uint8
+        or not (squeezed.ndim == 2 or (squeezed.ndim == 3 and squeezed.shape[2] in (3, 4)))
+        or 0 in array.shape
+    ):
+        raise ImageError(
+            f"expected an image array of dtype uint8 and shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), "
+            f"found {array.dtype} {array.shape}. Scale floats to 0..255 and convert them first."
+        )
+    return Image.fromarray(np.ascontiguousarray(squeezed))
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """To 8 bits a channel, transparency laid on white."""
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
+        return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+    if image.mode == "I":  # 32-bit integers: PIL's mode for some 16-bit PNG files
+        values = np.asarray(image)
+        return Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image
+
+
+def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    size = (spec.width_px, spec.height_px)
+    resample = _RESAMPLING[spec.interpolation]
+    if image.size == size:
+        return image
+    if spec.resize == "stretch":
+        return image.resize(size, resample)
+    if spec.resize == "crop":
+        return ImageOps.fit(image, size, resample)
+    scale = min(spec.width_px / image.width, spec.height_px / image.height)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    resized = image.resize(inner, resample)
+    canvas = Image.new(image.mode, size, _border_median(image))
+    canvas.paste(resized, ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return canvas
+
+
+def _border_median(image: Image.Image) -> int | tuple[int, ...]:
+    pixels = np.asarray(image)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    median = np.median(border, axis=0)
+    return int(median) if image.mode == "L" else tuple(int(value) for value in median)

@@ -1,0 +1,172 @@
+"""``manifest.json``: what a model is, what it takes and gives, and where it comes from."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from typing_extensions import Self
+
+from convoy.contract.errors import UsageError
+from convoy.contract.files import Document
+from convoy.contract.image import ImageSpec
+
+MODEL_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME_PATTERN)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\r\n\x00]+$")]
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"
+]
+
+INPUT_NAME: Final = "image"
+LOGITS_NAME: Final = "logits"
+PROBABILITIES_NAME: Final = "probabilities"
+
+
+def check_model_name(name: str) -> str:
+    """Return ``name`` where it is one that a repository can hold.
+
+    Raises:
+        UsageError: It is empty, too long, or has characters that could leave the repository's folder.
+    """
+    if not re.fullmatch(MODEL_NAME_PATTERN[1:-1], name):
+        raise UsageError(
+            f"{name!r} is no model name: expected 1 to 128 letters, digits, '.', '_' or '-', the first a letter or a digit."
+        )
+    return name
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Part):
+    """A tensor at the model's border.
+
+    Attributes:
+        name: Its name in the ONNX graph and on the wire.
+        datatype: The wire's name of its type.
+        dims: Its shape without the batch axis.
+        value_range: The smallest and the largest value that makes sense, where there is such a range.
+    """
+
+    name: str
+    datatype: Datatype
+    dims: tuple[int, ...]
+    value_range: tuple[float, float] | None = None
+
+
+class Preprocessing(_Part):
+    """What the graph does with the pixels before the network (for people: the graph itself is what counts).
+
+    Attributes:
+        polarity: ``auto`` turns images with a light border (ink on paper) into light strokes on dark; ``as-is`` leaves them.
+        scale: The factor that takes uint8 pixels to [0, 1].
+        mean: Subtracted after scaling, one value a channel.
+        std: Divided by after that, one value a channel.
+    """
+
+    polarity: Literal["as-is", "auto"]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class TrainingFacts(_Part):
+    """Where the weights come from. Errors are fractions in [0, 1]."""
+
+    run_id: str
+    recipe: str
+    dataset: str
+    seed: int
+    epochs: int
+    best_epoch: int
+    n_parameters: int
+    n_train: int
+    n_validation: int
+    n_test: int
+    validation_top1_error: float
+    test_top1_error: float
+
+
+class Manifest(Document):
+    """The one contract between export, repository, server and client.
+
+    Attributes:
+        schema_version: The version of this document's form.
+        model_name: The name under which the model is served unless ``convoy deploy --name`` gives another.
+        task: What the outputs mean.
+        labels: Class names, in the order of the outputs' last axis.
+        image: How any image becomes the input's pixels; the client's one job.
+        preprocessing: What the graph does with the pixels then.
+        inputs: The model's input tensors.
+        outputs: The model's output tensors.
+        max_batch_size: The largest batch that was validated and that the server may form.
+        precision: The arithmetic of the weights.
+        opset_version: The ONNX operator set of the file.
+        ir_version: The ONNX file format's version.
+        model_sha256: Digest of ``model.onnx``.
+        weights_sha256: Digest of the run's ``weights.safetensors``.
+        goldens_sha256: Digest of ``goldens.npz``.
+        validation_sha256: Digest of ``validation.json``.
+        training: Where the weights come from.
+        versions: The versions of Python and the libraries that made the file.
+    """
+
+    schema_version: Literal[1] = 1
+    model_name: ModelName
+    task: Literal["image-classification"] = "image-classification"
+    labels: Annotated[tuple[Label, ...], Field(min_length=2)]
+    image: ImageSpec
+    preprocessing: Preprocessing
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    max_batch_size: int = Field(ge=1, le=4096)
+    precision: Literal["fp32"] = "fp32"
+    opset_version: int
+    ir_version: int
+    model_sha256: Sha256
+    weights_sha256: Sha256
+    goldens_sha256: Sha256
+    validation_sha256: Sha256
+    training: TrainingFacts
+    versions: dict[str, str]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: each must differ from the others")
+        names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
+        if len(set(names)) != len(names):
+            raise ValueError("inputs and outputs: each name must differ from the others")
+        return self
+
+    @property
+    def interface(self) -> ModelInterface:
+        """What clients rely on: it may not change under one model name."""
+        return ModelInterface(task=self.task, labels=self.labels, image=self.image, inputs=self.inputs, outputs=self.outputs)
+
+
+class ModelInterface(Document):
+    """What clients rely on; it travels in the served configuration, so that a client needs the server alone.
+
+    Attributes:
+        task: What the outputs mean.
+        labels: Class names, in the order of the outputs' last axis.
+        image: How any image becomes the input's pixels.
+        inputs: The model's input tensors.
+        outputs: The model's output tensors.
+    """
+
+    task: Literal["image-classification"] = "image-classification"
+    labels: tuple[Label, ...]
+    image: ImageSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+INTERFACE_PARAMETER: Final = "convoy_interface"
+"""The key of ``config.pbtxt``'s ``parameters`` under which the ``ModelInterface`` travels, as one line of JSON."""
