@@ -34,16 +34,16 @@ COMMANDS = {
 class _Program(click.Group):
     """A group whose commands are imported when they are called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 click's signature
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"convoy.cli.{cmd_name}").command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
@@ -61,7 +61,7 @@ class _Program(click.Group):
 @click.version_option(__version__, prog_name="convoy")
 @click.option("-v", "--verbose", count=True, help="Log more to stderr (-vv: everything).")
 def program(verbose: int) -> None:
-    """From a PyTorch convolutional network to a validated ONNX file, a Triton server and its callers.
+    r"""From a PyTorch convolutional network to a validated ONNX file, a Triton server and its callers.
 
     \b
     The main line:

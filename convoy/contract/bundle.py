@@ -74,8 +74,8 @@ class Bundle:
         goldens = Goldens.load(self.folder / GOLDENS_FILE)
         if goldens.image.shape[1:] != self.manifest.image.dims or goldens.logits.shape[1] != len(self.manifest.labels):
             raise ContractError(
-                f"{self.folder / GOLDENS_FILE}: expected images {self.manifest.image.dims} and {len(self.manifest.labels)} classes, "
-                f"found {goldens.image.shape[1:]} and {goldens.logits.shape[1]}."
+                f"{self.folder / GOLDENS_FILE}: expected images {self.manifest.image.dims} and {len(self.manifest.labels)} classes,"
+                f" found {goldens.image.shape[1:]} and {goldens.logits.shape[1]}."
             )
         return goldens
 

@@ -1,0 +1,232 @@
+"""From a trained network to an export folder: graph, gate, goldens, manifest, written whole or not at all."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+
+from convoy import __version__
+from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALIDATION_FILE, Bundle
+from convoy.contract.errors import ExportError, UsageError
+from convoy.contract.files import sha256_bytes, sha256_file, sync_folder, sync_tree
+from convoy.contract.goldens import Goldens
+from convoy.contract.image import ImageSpec
+from convoy.contract.manifest import (
+    INPUT_NAME,
+    LOGITS_NAME,
+    PROBABILITIES_NAME,
+    Manifest,
+    Preprocessing,
+    TensorSpec,
+    TrainingFacts,
+    check_model_name,
+)
+from convoy.contract.validation import ValidationReport, sum_up
+from convoy.export.gate.evidence import EvaluationSet
+from convoy.export.gate.gate import Findings, Progress, run_gate
+from convoy.export.graph.exporting import to_onnx
+from convoy.export.graph.targets import check_targets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+DEFAULT_MAX_BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the manifest says of a network beyond its weights.
+
+    Attributes:
+        model_name: The name to serve it under.
+        labels: Class names in the order of the logits.
+        image: The model's image.
+        preprocessing: What the network does with the pixels.
+        training: Where the weights come from.
+        weights_sha256: Digest of the weights' file.
+        max_batch_size: The largest batch that the server may form.
+    """
+
+    model_name: str
+    labels: tuple[str, ...]
+    image: ImageSpec
+    preprocessing: Preprocessing
+    training: TrainingFacts
+    weights_sha256: str
+    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+
+
+def export_classifier(
+    classifier: nn.Module,
+    facts: ModelFacts,
+    evaluation: EvaluationSet,
+    out: Path,
+    *,
+    force: bool = False,
+    on_progress: Progress = lambda _: None,
+) -> Bundle:
+    """Export a network, run the gate, and write the export folder.
+
+    The folder is written also where the gate fails, so that the report can be read; look at ``bundle.report.verdict``. Nothing but
+    a passed one can be deployed.
+
+    Args:
+        classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to logits (N, K).
+        facts: What the manifest says.
+        evaluation: Real images with labels, of a split that the network was not trained on.
+        out: The export folder.
+        force: Replace ``out`` if it is there.
+        on_progress: Told what is being done.
+
+    Raises:
+        ExportError: The network cannot be exported, or not as a file that loads everywhere.
+        UsageError: ``out`` exists, or the model's name or the evaluation set does not fit.
+    """
+    check_model_name(facts.model_name)
+    _check_out(out, force=force)
+    if evaluation.images.shape[1:] != facts.image.dims:
+        raise UsageError(f"expected evaluation images of shape {facts.image.dims}, found {evaluation.images.shape[1:]}.")
+
+    on_progress("torch.onnx export")
+    proto = to_onnx(classifier, facts.image)
+    proto.producer_name = "convoy"
+    proto.producer_version = __version__
+    check_targets(proto)
+    model = proto.SerializeToString(deterministic=True)
+    findings = run_gate(
+        model,
+        classifier,
+        evaluation,
+        image=facts.image,
+        n_classes=len(facts.labels),
+        max_batch_size=facts.max_batch_size,
+        on_progress=on_progress,
+    )
+    aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    aside.mkdir(parents=True)
+    try:
+        _write(aside, model, proto, facts, evaluation, findings)
+        bundle = Bundle.open(aside)  # what was written is read back and every digest checked
+        sync_tree(aside)
+        _replace(aside, out)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return Bundle(out, bundle.manifest, bundle.report)
+
+
+def revalidate(
+    bundle: Bundle, classifier: nn.Module, evaluation: EvaluationSet, *, on_progress: Progress = lambda _: None
+) -> Findings:
+    """Run the gate again on the exported file as it is now.
+
+    Args:
+        bundle: The export.
+        classifier: The network that it came from.
+        evaluation: Real images with labels.
+        on_progress: Told what is being done.
+    """
+    manifest = bundle.manifest
+    return run_gate(
+        bundle.model_path.read_bytes(),
+        classifier,
+        evaluation,
+        image=manifest.image,
+        n_classes=len(manifest.labels),
+        max_batch_size=manifest.max_batch_size,
+        on_progress=on_progress,
+    )
+
+
+def versions() -> dict[str, str]:
+    """The versions of what takes part in an export."""
+    found = {"convoy": __version__, "python": platform.python_version()}
+    for name in ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_out(out: Path, *, force: bool) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
+        raise UsageError(f"{out}: exists and is no export folder: name another with --out.")
+    if any(out.iterdir()) and not force:
+        raise UsageError(f"{out}: holds an export already: name another folder with --out, or replace it with --force.")
+
+
+def _replace(aside: Path, out: Path) -> None:
+    """Rename ``aside`` to ``out``; an older export steps aside first and goes only when the new one stands."""
+    old = None
+    if out.exists():
+        old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old.tmp")
+        out.replace(old)
+    try:
+        aside.replace(out)
+    except OSError:
+        if old is not None:
+            old.replace(out)
+        raise
+    sync_folder(out.parent)
+    if old is not None:
+        shutil.rmtree(old)
+
+
+def _write(
+    folder: Path, model: bytes, proto: onnx.ModelProto, facts: ModelFacts, evaluation: EvaluationSet, findings: Findings
+) -> None:
+    (folder / MODEL_FILE).write_bytes(model)
+    chosen = evaluation.goldens()
+    if not len(chosen):
+        raise ExportError("expected at least one real image for the goldens, found none.")
+    goldens = Goldens(
+        image=evaluation.images[chosen],
+        logits=findings.reference.logits[chosen],
+        probabilities=findings.reference.probabilities[chosen],
+        label=evaluation.labels[chosen],
+    )
+    goldens.save(folder / GOLDENS_FILE)
+    report = ValidationReport(
+        model_name=facts.model_name,
+        model_sha256=sha256_bytes(model),
+        goldens_sha256=sha256_file(folder / GOLDENS_FILE),
+        verdict=sum_up(findings.checks),
+        checks=findings.checks,
+        tolerances=findings.tolerances,
+        accuracy=findings.accuracy,
+        versions=versions(),
+    )
+    report.save(folder / VALIDATION_FILE)
+    height, width, channels = facts.image.dims
+    n_classes = len(facts.labels)
+    manifest = Manifest(
+        model_name=facts.model_name,
+        labels=facts.labels,
+        image=facts.image,
+        preprocessing=facts.preprocessing,
+        inputs=(TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=(height, width, channels), value_range=(0, 255)),),
+        outputs=(
+            TensorSpec(name=LOGITS_NAME, datatype="FP32", dims=(n_classes,)),
+            TensorSpec(name=PROBABILITIES_NAME, datatype="FP32", dims=(n_classes,), value_range=(0, 1)),
+        ),
+        max_batch_size=facts.max_batch_size,
+        opset_version=next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
+        ir_version=proto.ir_version,
+        model_sha256=report.model_sha256,
+        weights_sha256=facts.weights_sha256,
+        goldens_sha256=report.goldens_sha256,
+        validation_sha256=sha256_file(folder / VALIDATION_FILE),
+        training=facts.training,
+        versions=versions(),
+    )
+    manifest.save(folder / MANIFEST_FILE)

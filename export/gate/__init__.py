@@ -1,0 +1,1 @@
+"""The gate: PyTorch against ONNX Runtime, on real images. Nothing passes for lack of evidence."""

@@ -1,0 +1,1 @@
+"""The ONNX graph: from an ``nn.Module`` to a ``ModelProto`` that loads on every target server."""
