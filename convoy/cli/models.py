@@ -1,0 +1,79 @@
+"""``convoy models``: what a repository holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from convoy.cli.console import json_option, print_json, stdout_console
+from convoy.cli.deploy import repository_option
+
+if TYPE_CHECKING:
+    from convoy.serving.repository import ModelEntry, VersionEntry
+
+
+@click.command("models")
+@repository_option
+@click.option("--check", is_flag=True, help="Verify every file against its digest; exit 1 where one does not match.")
+@json_option
+def command(repository: Path, check: bool, as_json: bool) -> None:
+    """List the models of a repository, their versions, which one is served, and with what accuracy."""
+    from convoy.contract.errors import RepositoryError
+    from convoy.serving.repository import Repository
+
+    entries = Repository(repository).models(check=check)
+    if as_json:
+        print_json({"repository": str(repository), "models": [_as_dict(entry) for entry in entries]})
+    else:
+        _print(repository, entries)
+    problems = [entry.problem for entry in entries if entry.problem]
+    problems += [version.problem for entry in entries for version in entry.versions if version.problem]
+    if problems and check:
+        raise RepositoryError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {repository}: {'; '.join(problems)}")
+
+
+def _as_dict(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "served_version": None if entry.served is None else str(entry.served),
+        "problem": entry.problem or None,
+        "versions": [
+            {
+                "version": str(version.version),
+                "served": version.version == entry.served,
+                "test_top1_error": version.manifest.training.test_top1_error if version.manifest else None,
+                "dataset": version.manifest.training.dataset if version.manifest else None,
+                "run_id": version.manifest.training.run_id if version.manifest else None,
+                "model_sha256": version.manifest.model_sha256 if version.manifest else None,
+                "problem": version.problem or None,
+            }
+            for version in entry.versions
+        ],
+    }
+
+
+def _print(repository: Path, entries: list[ModelEntry]) -> None:
+    from rich.table import Table
+
+    if not entries:
+        click.echo(f"{repository}: no models yet; `convoy deploy` writes the first.")
+        return
+    table = Table("model", "version", "served", "test accuracy", "data", "run", "problem", box=None, header_style="bold")
+    for entry in entries:
+        if not entry.versions:
+            table.add_row(entry.name, "-", "", "", "", "", entry.problem or "no versions")
+        for version in entry.versions:
+            table.add_row(*_row(entry, version))
+    stdout_console().print(table)
+
+
+def _row(entry: ModelEntry, version: VersionEntry) -> list[str]:
+    served = version.version == entry.served
+    problem = version.problem or (entry.problem if served or entry.served is None else "")
+    if version.manifest is None:
+        return [entry.name, str(version.version), "served" if served else "", "", "", "", problem]
+    facts = version.manifest.training
+    accuracy = f"{1 - facts.test_top1_error:.2%}"
+    return [entry.name, str(version.version), "served" if served else "", accuracy, facts.dataset, facts.run_id, problem]

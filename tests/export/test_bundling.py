@@ -1,0 +1,127 @@
+"""The export folder: whole or not there, with digests that tie the evidence to the file."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from convoy.contract.bundle import BUNDLE_FILES, Bundle
+from convoy.contract.errors import DigestMismatchError, ExportError, UsageError
+from convoy.export import EvaluationSet, export_classifier
+from convoy.export.gate.runtime import open_session, run_session
+
+
+def export(case, out, **options) -> Bundle:
+    return export_classifier(case.classifier, case.facts, case.evaluation, out, **options)
+
+
+def test_an_export_is_a_bundle_that_opens_and_passed(case, tmp_path):
+    bundle = export(case, tmp_path / "out")
+    assert bundle.report.verdict == "passed"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(BUNDLE_FILES)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert Bundle.open(tmp_path / "out").manifest == bundle.manifest
+    assert bundle.manifest.opset_version <= 21
+    assert bundle.manifest.ir_version <= 10
+
+
+def test_goldens_are_pytorchs_outputs(case, tmp_path):
+    goldens = export(case, tmp_path / "out").goldens()
+    with torch.inference_mode():
+        logits = case.classifier(torch.from_numpy(goldens.image))
+    np.testing.assert_allclose(goldens.logits, logits.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(goldens.probabilities, torch.softmax(logits, 1).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_any_batch_size_up_to_the_maximum_gives_the_same_answers(case, tmp_path):
+    bundle = export(case, tmp_path / "out")
+    session = open_session(bundle.model_path)
+    images = case.evaluation.images[:16]
+    answers = [run_session(session, images, size)["logits"] for size in (1, 3, 16)]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
+    np.testing.assert_allclose(answers[0], answers[2], atol=1e-5)
+
+
+def test_the_same_network_exports_to_the_same_bytes(case, tmp_path):
+    first, second = export(case, tmp_path / "a"), export(case, tmp_path / "b")
+    assert first.manifest.model_sha256 == second.manifest.model_sha256
+    assert first.manifest.goldens_sha256 == second.manifest.goldens_sha256
+
+
+def test_the_file_holds_no_path_of_this_machine(case, tmp_path):
+    data = export(case, tmp_path / "out").model_path.read_bytes()
+    assert b"site-packages" not in data
+    assert b".py" not in data
+    assert any(b"features" in node.SerializeToString() for node in onnx.load_model_from_string(data).graph.node)
+
+
+@pytest.mark.parametrize("name", [name for name in BUNDLE_FILES if name != "manifest.json"])
+def test_a_changed_file_is_refused(case, tmp_path, name):
+    out = tmp_path / "out"
+    export(case, out)
+    data = bytearray((out / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / name).write_bytes(data)
+    with pytest.raises(DigestMismatchError, match=r"convoy export"):
+        Bundle.open(out)
+
+
+def test_an_existing_export_stays_unless_forced(case, tmp_path):
+    out = tmp_path / "out"
+    export(case, out)
+    with pytest.raises(UsageError, match="--force"):
+        export(case, out)
+    assert export(case, out, force=True).report.verdict == "passed"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(case, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no export folder"):
+        export(case, out, force=True)
+    assert (out / "precious.txt").read_text() == "mine"
+
+
+def test_a_network_in_training_mode_is_refused(case, tmp_path):
+    case.classifier.features[1].train()
+    with pytest.raises(ExportError, match=r"features\.1 in training mode"):
+        export(case, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_of_another_shape_are_refused(case, tmp_path):
+    odd = EvaluationSet("odd", np.zeros((100, 10, 12, 1), np.uint8), np.zeros(100, np.int64))
+    with pytest.raises(UsageError, match=r"\(12, 12, 1\)"):
+        export_classifier(case.classifier, case.facts, odd, tmp_path / "out")
+
+
+def test_a_crash_while_writing_leaves_nothing(case, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("convoy.contract.files.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        export(case, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_gate_is_written_down_and_marked(case, tmp_path, monkeypatch):
+    from convoy.export import bundling
+
+    honest = bundling.to_onnx
+
+    def other_network(classifier, image):
+        other = copy.deepcopy(classifier)
+        other.head.weight.data[0, 0] += 0.5
+        return honest(other, image)
+
+    monkeypatch.setattr(bundling, "to_onnx", other_network)
+    bundle = export(case, tmp_path / "out")
+    assert bundle.report.verdict == "failed"
+    assert (tmp_path / "out" / "validation.json").exists()

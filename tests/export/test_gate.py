@@ -1,0 +1,133 @@
+"""Test the tester: what is equal passes, and every fault that is put into the file is found."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from convoy.contract.validation import sum_up
+from convoy.export import EvaluationSet
+from convoy.export.gate.evidence import edge_images
+from convoy.export.gate.gate import Findings, run_gate
+from convoy.export.graph.exporting import to_onnx
+
+
+def gate(case, model: onnx.ModelProto, evaluation: EvaluationSet | None = None) -> Findings:
+    return run_gate(
+        model.SerializeToString(),
+        case.classifier,
+        evaluation or case.evaluation,
+        image=case.facts.image,
+        n_classes=len(case.facts.labels),
+        max_batch_size=case.facts.max_batch_size,
+    )
+
+
+def failed(findings: Findings) -> list[str]:
+    return [check.name for check in findings.checks if check.verdict == "failed"]
+
+
+def edit_initializer(model: onnx.ModelProto, like: str, change: Callable[[np.ndarray], None]) -> None:
+    initializer = next(tensor for tensor in model.graph.initializer if like in tensor.name)
+    array = numpy_helper.to_array(initializer).copy()
+    change(array)
+    initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+
+
+def test_an_unchanged_export_passes_every_check(case):
+    findings = gate(case, to_onnx(case.classifier, case.facts.image))
+    assert sum_up(findings.checks) == "passed", findings.checks
+    assert findings.accuracy is not None
+    assert findings.accuracy.pytorch == findings.accuracy.onnxruntime
+    names = " ".join(check.name for check in findings.checks)
+    assert all(f"batches of {size}" in names for size in (1, 7, 16))
+
+
+def test_one_weight_off_by_a_tenth_fails(case):
+    model = to_onnx(case.classifier, case.facts.image)
+    edit_initializer(model, "head.weight", lambda array: array.__setitem__((0, 0), array[0, 0] + 0.1))
+    assert any(name.startswith("logits") for name in failed(gate(case, model)))
+
+
+def test_a_nan_in_a_bias_fails(case):
+    model = to_onnx(case.classifier, case.facts.image)
+    edit_initializer(model, "head.bias", lambda array: array.__setitem__(1, np.nan))
+    assert any(name.startswith("logits") for name in failed(gate(case, model)))
+
+
+def test_a_nan_in_the_network_itself_fails_though_both_sides_agree(case):
+    broken = copy.deepcopy(case.classifier)
+    broken.head.bias.data[0] = float("nan")
+    model = to_onnx(broken, case.facts.image)
+    found = run_gate(model.SerializeToString(), broken, case.evaluation, image=case.facts.image, n_classes=3, max_batch_size=16)
+    assert sum_up(found.checks) == "failed"
+
+
+def test_swapped_outputs_fail(case):
+    model = to_onnx(case.classifier, case.facts.image)
+    first, second = model.graph.output
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = {first.name: second.name, second.name: first.name}.get(name, name)
+    assert failed(gate(case, model))
+
+
+def test_a_batch_axis_that_was_baked_in_fails(case):
+    model = to_onnx(case.classifier, case.facts.image)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    del model.graph.value_info[:]
+    assert any("dynamic batch" in name for name in failed(gate(case, model)))
+
+
+@pytest.mark.parametrize(("field", "value"), [("ir_version", 11), ("opset", 22)])
+def test_a_file_that_older_servers_cannot_load_fails(case, field, value):
+    model = to_onnx(case.classifier, case.facts.image)
+    if field == "opset":
+        model.opset_import[0].version = value
+    else:
+        model.ir_version = value
+    check = next(check for check in gate(case, model).checks if check.name == "file loads everywhere")
+    assert check.verdict == "failed"
+    assert str(value) in check.found
+
+
+def test_a_truncated_file_fails_without_an_exception(case):
+    data = to_onnx(case.classifier, case.facts.image).SerializeToString()
+    found = run_gate(
+        data[: len(data) // 2], case.classifier, case.evaluation, image=case.facts.image, n_classes=3, max_batch_size=16
+    )
+    assert sum_up(found.checks) == "failed"
+
+
+def test_too_few_images_are_undecided_never_passed(case):
+    few = EvaluationSet("noise", case.evaluation.images[:20], case.evaluation.labels[:20])
+    findings = gate(case, to_onnx(case.classifier, case.facts.image), few)
+    assert sum_up(findings.checks) == "undecided"
+    assert any("needs 100 images" in check.detail for check in findings.checks)
+
+
+def test_tolerances_stay_near_float32(case):
+    findings = gate(case, to_onnx(case.classifier, case.facts.image))
+    assert all(0 < tolerance.atol < 1e-3 for tolerance in findings.tolerances.values())
+
+
+def test_goldens_hold_every_class_before_any_twice(case):
+    chosen = case.evaluation.labels[case.evaluation.goldens()]
+    assert len(chosen) == 16
+    assert set(chosen[:3]) == {0, 1, 2}
+
+
+def test_edge_images_are_what_they_say(case):
+    black, white, pixel, checkers, noise = edge_images(case.facts.image)
+    assert black.max() == 0
+    assert white.min() == 255
+    assert (pixel > 0).sum() == 1
+    assert abs(int((checkers > 0).sum()) - checkers.size // 2) <= 1
+    assert set(np.unique(noise)) == {0, 255}

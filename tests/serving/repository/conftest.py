@@ -1,0 +1,70 @@
+"""Bundles whose files are small but true to their digests; the repository never looks inside the ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convoy.contract.agreement import Tolerance
+from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALIDATION_FILE, Bundle
+from convoy.contract.files import sha256_file
+from convoy.contract.goldens import Goldens
+from convoy.contract.image import ImageSpec
+from convoy.contract.manifest import Manifest, Preprocessing, TensorSpec, TrainingFacts
+from convoy.contract.validation import Check, ValidationReport
+from convoy.serving.repository import Repository
+
+MakeBundle = Callable[..., Bundle]
+
+
+def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "passed", labels=("a", "b"), size: int = 4) -> Bundle:
+    folder.mkdir(parents=True)
+    (folder / MODEL_FILE).write_bytes(model)
+    zeros = np.zeros((2, len(labels)), np.float32)
+    Goldens(np.zeros((2, size, size, 1), np.uint8), zeros, zeros, np.zeros(2, np.int64)).save(folder / GOLDENS_FILE)
+    digests = {"model_sha256": sha256_file(folder / MODEL_FILE), "goldens_sha256": sha256_file(folder / GOLDENS_FILE)}
+    checks = (Check(name="a check", verdict=verdict, expected="x", found="y"),)
+    tolerances = {name: Tolerance(atol=1e-5, rtol=1e-6) for name in ("logits", "probabilities")}
+    ValidationReport(
+        model_name="tiny", verdict=verdict, checks=checks, tolerances=tolerances, accuracy=None, versions={}, **digests
+    ).save(folder / VALIDATION_FILE)
+    Manifest(
+        model_name="tiny",
+        labels=labels,
+        image=ImageSpec(height_px=size, width_px=size, channels=1),
+        preprocessing=Preprocessing(polarity="as-is", scale=1 / 255, mean=(0.0,), std=(1.0,)),
+        inputs=(TensorSpec(name="image", datatype="UINT8", dims=(size, size, 1)),),
+        outputs=tuple(TensorSpec(name=name, datatype="FP32", dims=(len(labels),)) for name in ("logits", "probabilities")),
+        max_batch_size=8,
+        opset_version=18,
+        ir_version=10,
+        weights_sha256="0" * 64,
+        validation_sha256=sha256_file(folder / VALIDATION_FILE),
+        training=TrainingFacts(
+            run_id="run", recipe="tiny", dataset="noise", seed=0, epochs=1, best_epoch=1, n_parameters=1, n_train=1, n_validation=1,
+            n_test=1, validation_top1_error=0.1, test_top1_error=0.1,
+        ),
+        versions={},
+        **digests,
+    ).save(folder / MANIFEST_FILE)  # fmt: skip
+    return Bundle.open(folder)
+
+
+@pytest.fixture
+def make_bundle(tmp_path: Path) -> MakeBundle:
+    count = 0
+
+    def make(*args: object, **options: object) -> Bundle:
+        nonlocal count
+        count += 1
+        return write_bundle(tmp_path / f"export-{count}", *args, **options)
+
+    return make
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "repository")
