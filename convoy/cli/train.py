@@ -1,0 +1,150 @@
+"""``convoy train``: from a recipe and data to a run folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from convoy.cli.console import json_option, print_json, progress, stdout_console
+from convoy.contract.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from convoy.training.loop import Listener
+    from convoy.training.run import TrainedRun
+
+_RUNS: Final = Path("runs")
+
+
+@click.command("train", short_help="Train a network; writes a run folder.")
+@click.argument("recipe")
+@click.option("--data", metavar="NAME", help="The data set: digits (comes along) or mnist. Default: the recipe's own.")
+@click.option(
+    "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change a field of the recipe; may be given several times."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The run folder. Default: runs/<run id>."
+)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option("--device", default="auto", show_default=True, help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+@json_option
+def command(
+    recipe: str, data: str | None, assignments: tuple[str, ...], out: Path | None, seed: int, device: str, as_json: bool
+) -> None:
+    """Train RECIPE and write a run folder: weights, configuration, metrics, learning curves.
+
+    \b
+    convoy train lenet5                                     on digits that come along, a few seconds
+    convoy train lenet5 --data mnist                        on MNIST: in $CONVOY_DATA/mnist, else downloaded
+    convoy train lenet5 --set epochs=5 --set augmentation.rotation_deg=0
+
+    `convoy recipes` lists the recipes, `convoy recipes RECIPE` the fields that --set changes.
+    The same recipe, data and seed give the same weights on the same machine.
+    """  # noqa: D301  click's mark for text that is not to be wrapped
+    # what can be wrong with the call is said before torch is imported
+    from convoy.training.recipes import get_recipe
+
+    resolved = get_recipe(recipe, data=data, assignments=assignments)
+    try:
+        from convoy.training.data import DataLocation, load_dataset
+        from convoy.training.loop import choose_device
+        from convoy.training.run import train
+        from convoy.training.run_folder import check_destination, write_run
+    except ImportError as error:
+        raise MissingDependencyError(f"training needs {error.name}: pip install 'convoy[train]'.") from error
+
+    check_destination(out or _RUNS / "new")
+    choose_device(device)
+    dataset = load_dataset(
+        resolved.data, seed=seed, validation_fraction=resolved.validation_fraction, location=DataLocation.from_environment()
+    )
+    with _bar() as listener:
+        run = train(resolved, dataset, seed=seed, device=device, listener=listener)
+    folder = out or _RUNS / run.record.run_id
+    write_run(folder, run)
+    if as_json:
+        print_json(_document(folder, run))
+    else:
+        _tell(folder, run)
+
+
+@contextmanager
+def _bar() -> Iterator[Listener]:
+    """A progress bar that listens: images done, images a second, time left, the best epoch so far."""
+    from convoy.training.loop import EpochRecord, Listener
+
+    with progress(unit="images") as bar:
+        task = bar.add_task("training", total=None)
+
+        class Bar(Listener):
+            def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
+                bar.update(task, total=epochs * images_per_epoch)
+
+            def on_step(self, *, n_images: int) -> None:
+                bar.advance(task, n_images)
+
+            def on_epoch(self, record: EpochRecord, *, is_best: bool) -> None:
+                if is_best:
+                    bar.update(
+                        task,
+                        description=f"training; epoch {record.epoch}: {record.validation_top1_error:.2%} wrong, the best so far",
+                    )
+
+        yield Bar()
+
+
+def _document(folder: Path, run: TrainedRun) -> dict[str, Any]:
+    record, metrics = run.record, run.metrics
+    return {
+        "run": str(folder),
+        "run_id": record.run_id,
+        "recipe": record.recipe.name,
+        "data": record.dataset.name,
+        "seed": record.seed,
+        "device": record.device,
+        "n_parameters": record.n_parameters,
+        "n_train": record.dataset.n_train,
+        "n_validation": record.dataset.n_validation,
+        "n_test": record.dataset.n_test,
+        "epochs": len(metrics.history),
+        "best_epoch": metrics.best_epoch,
+        "validation_loss": metrics.validation_loss,
+        "validation_top1_error": metrics.validation_top1_error,
+        "test_loss": metrics.test_loss,
+        "test_top1_error": metrics.test_top1_error,
+        "seconds": metrics.seconds,
+        "weights_sha256": record.weights_sha256,
+    }
+
+
+def _tell(folder: Path, run: TrainedRun) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    record, metrics = run.record, run.metrics
+    epochs = len(metrics.history)
+    stopped = f", stopped early: none better in {record.recipe.patience_epochs}" if epochs < record.recipe.epochs else ""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    rows = {
+        "network": f"{record.recipe.network}, {record.n_parameters:,} parameters",
+        "data": f"{record.dataset.name}: {record.dataset.n_train:,} images to train on, "
+        f"{record.dataset.n_validation:,} to validate, {record.dataset.n_test:,} to test",
+        "epochs": f"{epochs} of {record.recipe.epochs}, the best is {metrics.best_epoch}{stopped}",
+        "validation error": _percent(metrics.validation_top1_error, record.dataset.n_validation),
+        "test error": _percent(metrics.test_top1_error, record.dataset.n_test),
+        "time": f"{metrics.seconds:.1f} s on {record.device}",
+        "run": str(folder),
+    }
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    stdout_console().print(table)
+    click.echo(f"\nNext: convoy export {shlex.quote(str(folder))}")
+
+
+def _percent(fraction: float, n: int) -> str:
+    return f"{100 * fraction:.2f} % ({round(fraction * n):,} of {n:,} wrong)"

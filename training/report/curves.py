@@ -1,0 +1,81 @@
+"""Learning curves as a picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from convoy.training.loop.listener import EpochRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_TRAIN, _VALIDATION, _BEST = "#8a8f98", "#1f5fbf", "#c2410c"
+
+
+def draw_curves(history: Sequence[EpochRecord], *, best_epoch: int, test_top1_error: float, title: str) -> bytes:
+    """Draw loss and error over the epochs, for training and validation, with the best epoch marked.
+
+    Args:
+        history: At least one record.
+        best_epoch: The epoch whose weights were kept, from 1.
+        test_top1_error: What they give on the test split, a fraction in [0, 1].
+        title: What stands above.
+
+    Returns:
+        A PNG file.
+    """
+    # the Agg canvas by hand: no display is asked for, and pyplot's global state stays untouched
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
+    loss_axes, error_axes = figure.subplots(1, 2)
+
+    _draw(loss_axes, history, [record.train_loss for record in history], [record.validation_loss for record in history])
+    loss_axes.set_ylabel("cross entropy (nats)")
+    loss_axes.set_title("Loss", loc="left", fontsize=11)
+
+    train_percent = [100 * record.train_top1_error for record in history]
+    validation_percent = [100 * record.validation_top1_error for record in history]
+    _draw(error_axes, history, train_percent, validation_percent)
+    error_axes.set_ylabel("top-1 error (%)")
+    error_axes.set_title("Error", loc="left", fontsize=11)
+    error_axes.axhline(
+        100 * test_top1_error, color=_BEST, linewidth=1, linestyle=(0, (1, 2)), label=f"test {100 * test_top1_error:.2f} %"
+    )
+
+    for axes, values, unit in (
+        (loss_axes, [record.validation_loss for record in history], ""),
+        (error_axes, validation_percent, " %"),
+    ):
+        best = values[best_epoch - 1]
+        axes.axvline(best_epoch, color=_BEST, linewidth=1, alpha=0.45)
+        axes.plot(best_epoch, best, "o", color=_BEST, markersize=6, zorder=5, label=f"best epoch {best_epoch}: {best:.3g}{unit}")
+        axes.legend(frameon=False, fontsize=9)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def _draw(axes: Axes, history: Sequence[EpochRecord], train: Sequence[float], validation: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    epochs = [record.epoch for record in history]
+    marker: dict[str, Any] = {"marker": "." if len(epochs) <= 30 else ""}
+    axes.plot(epochs, train, color=_TRAIN, linewidth=1.6, label="train (distorted images, while learning)", **marker)
+    axes.plot(epochs, validation, color=_VALIDATION, linewidth=1.8, label="validation", **marker)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if all(value > 0 for value in (*train, *validation)):
+        # the last tenths of a percent are what counts, and a linear axis hides them behind the first epoch
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
+    else:
+        axes.set_ylim(bottom=0)
+    axes.grid(visible=True, which="major", color="#d9dce1", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,239 @@
+"""One training run, from a recipe and a data set to a trained classifier with its records."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import time
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+import convoy
+from convoy.contract.files import Document
+from convoy.contract.image import ImageSpec
+from convoy.contract.manifest import Label, Preprocessing, Sha256, TrainingFacts
+from convoy.training.data.dataset import Dataset
+from convoy.training.loop import EpochRecord, Listener, choose_device, evaluate, fit, seeded
+from convoy.training.networks.classifier import ImageClassifier, build_classifier
+from convoy.training.networks.preprocessing import measure
+from convoy.training.recipes.recipe import Recipe
+
+
+class DatasetFacts(Document):
+    """Which data a run saw.
+
+    Attributes:
+        name: The data set's name.
+        n_train: Images in the training split.
+        n_validation: Images in the validation split.
+        n_test: Images in the test split.
+        sha256: ``Dataset.sha256()``: of all pixels and labels, split by split.
+    """
+
+    name: str
+    n_train: int
+    n_validation: int
+    n_test: int
+    sha256: Sha256
+
+
+class RunRecord(Document):
+    """``run.json``: what was trained, on what, how and where.
+
+    Attributes:
+        schema_version: The version of this document's form.
+        run_id: The run's name.
+        created_at: When it ended, ISO 8601, UTC.
+        recipe: The recipe, resolved: the data set's and the person's changes are in it.
+        dataset: Which data it saw.
+        labels: Class names, in the order of the logits.
+        image: How any image becomes the network's pixels.
+        preprocessing: What happens to the pixels before the network.
+        seed: The one seed of the run.
+        device: Where it ran, in words.
+        n_threads: CPU threads of torch; sums are added in another order with another number.
+        versions: The versions of Python and the libraries.
+        n_parameters: How many numbers were trained.
+        weights_sha256: Digest of ``weights.safetensors``.
+    """
+
+    schema_version: Literal[1] = 1
+    run_id: str
+    created_at: str
+    recipe: Recipe
+    dataset: DatasetFacts
+    labels: tuple[Label, ...] = Field(min_length=2)
+    image: ImageSpec
+    preprocessing: Preprocessing
+    seed: int
+    device: str
+    n_threads: int
+    versions: dict[str, str]
+    n_parameters: int
+    weights_sha256: Sha256
+
+
+class Metrics(Document):
+    """``metrics.json``: how training went and what came out. Errors are fractions in [0, 1].
+
+    Attributes:
+        schema_version: The version of this document's form.
+        history: A record an epoch.
+        best_epoch: The epoch whose weights were kept, from 1.
+        validation_loss: Mean cross entropy of those weights on the validation split, nats.
+        validation_top1_error: Likewise.
+        test_loss: On the test split, measured once.
+        test_top1_error: Likewise.
+        seconds: The whole run, from the fresh network to the test.
+    """
+
+    schema_version: Literal[1] = 1
+    history: tuple[EpochRecord, ...] = Field(min_length=1)
+    best_epoch: int = Field(ge=1)
+    validation_loss: float
+    validation_top1_error: float = Field(ge=0, le=1)
+    test_loss: float
+    test_top1_error: float = Field(ge=0, le=1)
+    seconds: float
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.best_epoch > len(self.history):
+            raise ValueError(f"best_epoch: {self.best_epoch} is more than the {len(self.history)} epochs of the history")
+        return self
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run that is not on disk yet.
+
+    Attributes:
+        record: What was trained; its ``weights_sha256`` is that of ``weights``.
+        metrics: How it went.
+        weights: The content of ``weights.safetensors``.
+        classifier: The trained classifier, in evaluation mode, on the CPU.
+    """
+
+    record: RunRecord
+    metrics: Metrics
+    weights: bytes
+    classifier: ImageClassifier
+
+
+def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "auto", listener: Listener | None = None) -> TrainedRun:
+    """Train what ``recipe`` says on ``dataset``.
+
+    The same recipe, data and seed give the same weights on the same machine with the same number of threads.
+
+    Args:
+        recipe: What and how, resolved.
+        dataset: On what.
+        seed: Of everything random, 0 or more.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        listener: Is told how it goes.
+
+    Raises:
+        UsageError: The device is not there, or the network does not take such images.
+        DataError: The images have no contrast.
+        TrainingError: The loss is not finite any more.
+    """
+    from safetensors.torch import save
+
+    from convoy.contract.files import sha256_bytes
+
+    started = time.perf_counter()
+    target = choose_device(device)
+    with seeded(seed) as generator:
+        preprocessing = resolve_preprocessing(recipe, dataset)
+        classifier = build_classifier(
+            recipe.network, image=dataset.image, n_classes=len(dataset.labels), preprocessing=preprocessing
+        ).to(target)
+        fitted = fit(classifier, dataset, recipe, generator=generator, listener=listener)
+    test_images, test_labels = torch.from_numpy(dataset.test.images).to(target), torch.from_numpy(dataset.test.labels).to(target)
+    test = evaluate(classifier, test_images, test_labels)
+    metrics = Metrics(
+        history=fitted.history,
+        best_epoch=fitted.best_epoch,
+        validation_loss=fitted.validation.loss,
+        validation_top1_error=fitted.validation.top1_error,
+        test_loss=test.loss,
+        test_top1_error=test.top1_error,
+        seconds=time.perf_counter() - started,
+    )
+    classifier.cpu()
+    weights = save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, metadata={"format": "pt"})
+    now = datetime.now(timezone.utc)
+    record = RunRecord(
+        run_id=new_run_id(recipe, now),
+        created_at=now.isoformat(timespec="seconds"),
+        recipe=recipe,
+        dataset=DatasetFacts(
+            name=dataset.name,
+            n_train=len(dataset.train),
+            n_validation=len(dataset.validation),
+            n_test=len(dataset.test),
+            sha256=dataset.sha256(),
+        ),
+        labels=dataset.labels,
+        image=dataset.image,
+        preprocessing=preprocessing,
+        seed=seed,
+        device=describe_device(target),
+        n_threads=torch.get_num_threads(),
+        versions=versions(),
+        n_parameters=classifier.n_parameters,
+        weights_sha256=sha256_bytes(weights),
+    )
+    return TrainedRun(record, metrics, weights, classifier)
+
+
+def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
+    """What happens to the pixels: the recipe's constants, or those measured on the training split.
+
+    Raises:
+        DataError: They are to be measured and the images have no contrast.
+    """
+    wanted = recipe.normalisation
+    if wanted.mean is None or wanted.std is None:
+        return measure(torch.from_numpy(dataset.train.images), polarity=wanted.polarity)
+    return Preprocessing(polarity=wanted.polarity, scale=1 / 255, mean=wanted.mean, std=wanted.std)
+
+
+def training_facts(record: RunRecord, metrics: Metrics) -> TrainingFacts:
+    """What a manifest says about the run."""
+    return TrainingFacts(
+        run_id=record.run_id,
+        recipe=record.recipe.name,
+        dataset=record.dataset.name,
+        seed=record.seed,
+        epochs=len(metrics.history),
+        best_epoch=metrics.best_epoch,
+        n_parameters=record.n_parameters,
+        n_train=record.dataset.n_train,
+        n_validation=record.dataset.n_validation,
+        n_test=record.dataset.n_test,
+        validation_top1_error=metrics.validation_top1_error,
+        test_top1_error=metrics.test_top1_error,
+    )
+
+
+def new_run_id(recipe: Recipe, now: datetime) -> str:
+    """A name such as ``lenet5-mnist-20251123-182403-5f0c``: sorts by time, and two runs in one second differ."""
+    return f"{recipe.name}-{recipe.data}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words: ``cpu``, or the name of the GPU."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the libraries that decide what comes out."""
+    libraries = {name: metadata.version(name) for name in ("numpy", "safetensors", "torch")}
+    return {"convoy": convoy.__version__, "python": platform.python_version(), **libraries}
