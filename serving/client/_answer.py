@@ -1,0 +1,114 @@
+"""What calls answer: plain frozen values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One class and how likely it is.
+
+    Attributes:
+        label: The class's name.
+        index: Its place in the model's outputs.
+        probability: In [0, 1].
+    """
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        label: The most likely class's name.
+        index: Its place in the model's outputs.
+        probability: In [0, 1].
+        top_k: The most likely classes, the first one included, the likeliest first.
+        model_name: The model that answered.
+        model_version: The version of it that answered.
+    """
+
+    label: str
+    index: int
+    probability: float
+    top_k: tuple[Candidate, ...]
+    model_name: str
+    model_version: str
+
+
+@dataclass(frozen=True, eq=False)
+class InferResult:
+    """What a model answered to tensors.
+
+    Attributes:
+        model_name: The model that answered.
+        model_version: The version of it that answered; empty where the server does not say.
+        outputs: The output tensors by name. The arrays are the caller's own. FP16 comes as float16, BF16 as float32 (exact), BYTES
+            as an object array of bytes.
+    """
+
+    model_name: str
+    model_version: str
+    outputs: dict[str, npt.NDArray[Any]]
+
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
+        return self.outputs[name]
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One version of a model as the server sees it.
+
+    Attributes:
+        name: The model.
+        version: Its version; empty where the server has not loaded any.
+        state: ``READY``, ``UNAVAILABLE``, ``LOADING``, ``UNLOADING``, or empty where it was never loaded.
+        reason: Why it is in that state; empty where nothing is wrong.
+    """
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class TensorMetadata:
+    """One tensor at a model's border as the server describes it.
+
+    Attributes:
+        name: Its name.
+        datatype: The wire's name of its type.
+        shape: Its shape with the batch axis; -1 where any extent will do.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """A model as the server describes it.
+
+    Attributes:
+        name: The model.
+        versions: The versions that are ready.
+        platform: What runs it.
+        inputs: Its input tensors.
+        outputs: Its output tensors.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]

@@ -1,0 +1,123 @@
+"""What can be asked of a server, whatever the wire: one frozen value a question, typed by its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus
+from convoy.serving.client._datatype import Buffer
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input tensor in the wire's form.
+
+    Attributes:
+        name: Its name.
+        datatype: One of the protocol's datatypes.
+        shape: Its shape with the batch axis.
+        data: Its elements as the wire wants them.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: Buffer
+
+
+@dataclass(frozen=True)
+class Call(Generic[R]):
+    """A question to a server whose answer is an ``R``.
+
+    Attributes:
+        model_name: The model that is meant; empty where the server itself is.
+        model_version: The version that is meant; empty for the server's choice.
+    """
+
+    does: ClassVar[str]
+    """What the call does, for messages."""
+
+    model_name: str = ""
+    model_version: str = ""
+
+    @property
+    def subject(self) -> str:
+        """Whom the call is about, for messages: "the server", "model 'lenet5'", "model 'lenet5' version 3"."""
+        if not self.model_name:
+            return "the server"
+        version = f" version {self.model_version}" if self.model_version else ""
+        return f"model {self.model_name!r}{version}"
+
+
+@dataclass(frozen=True)
+class ServerLive(Call[bool]):
+    """Does the server's process answer?"""
+
+    does: ClassVar = "ask whether it lives"
+
+
+@dataclass(frozen=True)
+class ServerReady(Call[bool]):
+    """Is the server ready for requests?"""
+
+    does: ClassVar = "ask whether it is ready"
+
+
+@dataclass(frozen=True)
+class ModelReady(Call[bool]):
+    """Is the model ready for requests?"""
+
+    does: ClassVar = "ask whether it is ready"
+
+
+@dataclass(frozen=True)
+class DescribeModel(Call[ModelMetadata]):
+    """Which tensors does the model take and give?"""
+
+    does: ClassVar = "read its metadata"
+
+
+@dataclass(frozen=True)
+class ReadConfig(Call[dict[str, Any]]):
+    """With which configuration is the model served?"""
+
+    does: ClassVar = "read its configuration"
+
+
+@dataclass(frozen=True)
+class ListModels(Call[list[ModelStatus]]):
+    """Which models does the server know?"""
+
+    does: ClassVar = "list its models"
+
+
+@dataclass(frozen=True)
+class LoadModel(Call[None]):
+    """Load the model, or load it again."""
+
+    does: ClassVar = "load it"
+
+
+@dataclass(frozen=True)
+class UnloadModel(Call[None]):
+    """Unload the model."""
+
+    does: ClassVar = "unload it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Infer(Call[InferResult]):
+    """Run the model.
+
+    Attributes:
+        inputs: The input tensors.
+        outputs: The outputs to send back; empty for all.
+    """
+
+    does: ClassVar = "run it"
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...] = ()

@@ -1,0 +1,196 @@
+"""From images to the tensors that a classifier takes, and from its answer to predictions. Pure: nothing here talks to a server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from convoy.contract.errors import ImageError, InvalidResponseError, UsageError
+from convoy.serving.client._answer import Candidate, InferResult, Prediction
+
+if TYPE_CHECKING:
+    from convoy.contract.image import ImageLike, ImageSpec
+    from convoy.contract.manifest import ModelInterface
+
+SUM_TOLERANCE = 1e-3
+"""How far probabilities may sum from 1: far above what float32 (or a half-precision model) loses, far below any real mistake."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """What a client must know of a served model to classify with it.
+
+    Attributes:
+        interface: Labels, image rule, tensors.
+        max_batch_size: The most images in one request.
+    """
+
+    interface: ModelInterface
+    max_batch_size: int
+
+    @classmethod
+    def from_config(cls, model_name: str, config: dict[str, Any]) -> Classifier:
+        """Read what ``convoy deploy`` wrote into the served configuration.
+
+        Raises:
+            UsageError: The model was not deployed by Convoy, or is none that classifies images in batches.
+            InvalidResponseError: The configuration is damaged.
+        """
+        # Imported here: pydantic and PIL cost a light `from convoy import Client` 100 ms, and `infer` needs neither.
+        from pydantic import ValidationError
+
+        from convoy.contract.manifest import INPUT_NAME, INTERFACE_PARAMETER, PROBABILITIES_NAME, ModelInterface
+
+        elsewhere = "Use client.infer(model_name, {input_name: array}); client.metadata(model_name) names its tensors."
+        try:
+            parameter = (config.get("parameters") or {}).get(INTERFACE_PARAMETER)
+            text = None if parameter is None else parameter["string_value"]
+            max_batch_size = int(config.get("max_batch_size") or 0)
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise InvalidResponseError(
+                f"model {model_name!r}: its configuration has another form than Triton's: {error!r}"
+            ) from error
+        if text is None:
+            raise UsageError(
+                f"model {model_name!r} cannot be used with classify: its configuration has no parameter {INTERFACE_PARAMETER!r} "
+                f"with labels and image size, so `convoy deploy` did not write it. {elsewhere}"
+            )
+        try:
+            interface = ModelInterface.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the document"
+            raise InvalidResponseError(
+                f"model {model_name!r}: the parameter {INTERFACE_PARAMETER!r} of its configuration cannot be read; at {where}: "
+                f"{first['msg']}. It was written by another version of Convoy: deploy the model again, or update this client."
+            ) from error
+        inputs = [(tensor.name, tensor.datatype) for tensor in interface.inputs]
+        outputs = [tensor.name for tensor in interface.outputs]
+        if inputs != [(INPUT_NAME, "UINT8")] or PROBABILITIES_NAME not in outputs or max_batch_size < 1:
+            raise UsageError(
+                f"model {model_name!r} cannot be used with classify: expected the input ({INPUT_NAME!r}, 'UINT8'), an output "
+                f"{PROBABILITIES_NAME!r} and max_batch_size from 1, found {inputs}, {outputs} and {max_batch_size}. {elsewhere}"
+            )
+        return cls(interface, max_batch_size)
+
+
+def batches(images: ImageLike | Iterable[ImageLike], classifier: Classifier) -> Iterator[list[ImageLike] | npt.NDArray[np.uint8]]:
+    """Split what a caller gave into batches of at most ``max_batch_size``.
+
+    Args:
+        images: One image, an iterable of images (read lazily), or an array of shape (N, H, W, C), or (N, H, W) for grey images.
+        classifier: Whom they are for.
+
+    Yields:
+        Lists of images or, where ``images`` already is the model's pixels, views of it.
+
+    Raises:
+        UsageError: It is none of these.
+    """
+    from PIL import Image
+
+    size = classifier.max_batch_size
+    if isinstance(images, np.ndarray):
+        stacked = images.ndim == 4 or (images.ndim == 3 and images.shape[2] not in (1, 3, 4))
+        array: npt.NDArray[Any] = images if stacked else images[None]
+        if array.ndim == 3 and stacked:
+            array = array[..., None]
+        if array.dtype == np.uint8 and array.shape[1:] == classifier.interface.image.dims:
+            for start in range(0, len(array), size):
+                yield array[start : start + size]
+            return
+        images = list(array)
+    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
+        images = [images]
+    if not isinstance(images, Iterable):
+        raise UsageError(f"expected an image, images, or an array of images, found {type(images).__name__}.")
+    iterator = iter(cast("Iterable[ImageLike]", images))
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def to_batch(images: list[ImageLike], spec: ImageSpec, start: int) -> npt.NDArray[np.uint8]:
+    """Bring images to the model's pixels.
+
+    Args:
+        images: The images of one batch.
+        spec: The model's image.
+        start: How many images came before, for messages.
+
+    Returns:
+        uint8, shape (n, height, width, channels).
+
+    Raises:
+        ImageError: One cannot be read; the message says which.
+    """
+    from convoy.contract.image import to_pixels
+
+    pixels = np.empty((len(images), *spec.dims), dtype=np.uint8)
+    for index, image in enumerate(images):
+        try:
+            pixels[index] = to_pixels(image, spec)
+        except ImageError as error:
+            raise ImageError(f"image {start + index}: {error}") from error
+    return pixels
+
+
+def check_top_k(top_k: int) -> int:
+    """Return ``top_k`` where it is a number of candidates.
+
+    Raises:
+        UsageError: It is no whole number from 1.
+    """
+    if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
+        raise UsageError(f"top_k: expected a whole number from 1, found {top_k!r}.")
+    return int(top_k)
+
+
+def to_predictions(result: InferResult, labels: tuple[str, ...], n: int, top_k: int) -> list[Prediction]:
+    """Check a classifier's answer and name its classes.
+
+    Args:
+        result: The answer to ``n`` images.
+        labels: The model's class names.
+        n: How many images were sent.
+        top_k: How many candidates to list; at most the number of classes.
+
+    Raises:
+        InvalidResponseError: Shape or datatype is another, or a row is no distribution over the classes.
+    """
+    from convoy.contract.manifest import PROBABILITIES_NAME
+
+    probabilities = result.outputs.get(PROBABILITIES_NAME)
+    if probabilities is None:
+        raise InvalidResponseError(f"expected the output {PROBABILITIES_NAME!r}, found {sorted(result.outputs)}.")
+    expected = (n, len(labels))
+    if probabilities.shape != expected or probabilities.dtype.kind != "f":
+        raise InvalidResponseError(
+            f"expected {PROBABILITIES_NAME!r} of shape {expected} in floating point, "
+            f"found {probabilities.shape} {probabilities.dtype}."
+        )
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    # Stated as what is right, so that a NaN can not slip through.
+    right = (probabilities >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+    if not right.all():
+        row = int(np.flatnonzero(~right)[0])
+        raise InvalidResponseError(
+            f"expected probabilities from 0 that sum to 1 (within {SUM_TOLERANCE:g}), found a row {row} that sums to "
+            f"{sums[row]:.6g}; {int((~right).sum())} of {n} rows are wrong."
+        )
+    # A stable sort: of equally likely classes the first one comes first, on every machine.
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    likeliest = np.take_along_axis(probabilities, order, axis=1)
+    predictions = []
+    for indices, values in zip(order.tolist(), likeliest.tolist(), strict=True):
+        candidates = tuple(Candidate(labels[index], index, value) for index, value in zip(indices, values, strict=True))
+        first = candidates[0]
+        predictions.append(
+            Prediction(first.label, first.index, first.probability, candidates, result.model_name, result.model_version)
+        )
+    return predictions

@@ -1,0 +1,54 @@
+"""The instant at which a call gives up."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from convoy.contract.errors import DeadlineExceededError, UsageError
+
+
+def check_timeout(timeout_s: float) -> float:
+    """Return ``timeout_s`` where it is a time that can pass.
+
+    Raises:
+        UsageError: It is not a positive, finite number of seconds: no call waits for ever.
+    """
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not math.isfinite(timeout_s) or timeout_s <= 0:
+        raise UsageError(f"timeout_s: expected a positive, finite number of seconds, found {timeout_s!r}.")
+    return float(timeout_s)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """One call's end, kept across all the requests that the call makes.
+
+    Attributes:
+        timeout_s: How long the whole call may take.
+        at_s: The end, on the monotonic clock.
+    """
+
+    timeout_s: float
+    at_s: float
+
+    @classmethod
+    def after(cls, timeout_s: float) -> Deadline:
+        """The deadline ``timeout_s`` seconds from now."""
+        return cls(check_timeout(timeout_s), time.monotonic() + timeout_s)
+
+    def remaining_s(self, what: str) -> float:
+        """Seconds that are left.
+
+        Args:
+            what: The place and work for the message ("grpc://localhost:8001: model 'lenet5'").
+
+        Raises:
+            DeadlineExceededError: None are left.
+        """
+        left = self.at_s - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceededError(
+                f"{what}: the call did not end within its {self.timeout_s:g} s. Pass a larger timeout_s, or fewer images at a time."
+            )
+        return left

@@ -1,0 +1,82 @@
+"""Where a server is: the URL that the caller gave, taken apart and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from convoy.contract.errors import UsageError
+
+DEFAULT_URL: Final = "grpc://localhost:8001"
+
+_DEFAULT_PORTS: Final = {"grpc": 8001, "http": 8000, "grpcs": 443, "https": 443}
+_ACCEPTED: Final = "Accepted: grpc://HOST[:8001], http://HOST[:8000], grpcs://HOST[:443] or https://HOST[:443]."
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One server's address and protocol.
+
+    Attributes:
+        scheme: ``grpc``, ``grpcs``, ``http`` or ``https``.
+        host: A name or an address; IPv6 without brackets.
+        port: 1 to 65535.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str) -> Endpoint:
+        """Take a URL apart.
+
+        Args:
+            url: ``SCHEME://HOST[:PORT]``. The port may be left out: 8001 for ``grpc``, 8000 for ``http`` (Triton's own), 443 for
+                ``grpcs`` and ``https`` (TLS stands in a proxy before the server).
+
+        Raises:
+            UsageError: It is no such URL.
+        """
+        if not isinstance(url, str) or "://" not in url:
+            hint = f" Did you mean grpc://{url}?" if isinstance(url, str) and url and "/" not in url else ""
+            raise UsageError(f"{url!r} is no server URL: the scheme is missing.{hint} {_ACCEPTED}")
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise UsageError(f"{url!r} is no server URL: {error}. {_ACCEPTED}") from error
+        found = ""
+        if parts.scheme not in _DEFAULT_PORTS:
+            found = f"unknown scheme {parts.scheme!r}"
+        elif parts.username is not None or parts.password is not None:
+            found = "it holds credentials; pass them as headers={'authorization': ...}"
+        elif not parts.hostname or any(character.isspace() for character in parts.netloc):
+            found = "the host is missing" if not parts.hostname else "the host holds white space"
+        elif parts.path not in ("", "/") or parts.query or parts.fragment:
+            found = f"nothing may follow the port, found {url.split(parts.netloc, 1)[1]!r}"
+        elif port == 0:
+            found = "port 0 is no address"
+        if found:
+            raise UsageError(f"{url!r} is no server URL: {found}. {_ACCEPTED}")
+        assert parts.hostname is not None
+        return cls(parts.scheme, parts.hostname, port if port is not None else _DEFAULT_PORTS[parts.scheme])
+
+    @property
+    def uses_grpc(self) -> bool:
+        """Whether the server is spoken to by gRPC (else by REST)."""
+        return self.scheme in ("grpc", "grpcs")
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme in ("grpcs", "https")
+
+    @property
+    def address(self) -> str:
+        """``HOST:PORT``, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.address}"

@@ -1,0 +1,140 @@
+"""Every way in which a call fails, mapped to Convoy's errors: one table a wire, one place for the words."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from convoy.contract.errors import (
+    AuthenticationError,
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    InvalidResponseError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerFailureError,
+    UnavailableError,
+)
+from convoy.serving.client._call import Call
+from convoy.serving.client._endpoint import Endpoint
+
+GRPC_STATUS: Final[dict[str, type[ClientError]]] = {
+    "CANCELLED": UnavailableError,  # we never cancel and read on: the server or a proxy went away with the call
+    "UNKNOWN": ServerFailureError,
+    "INVALID_ARGUMENT": InvalidRequestError,
+    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "NOT_FOUND": ModelNotFoundError,
+    "ALREADY_EXISTS": InvalidRequestError,
+    "PERMISSION_DENIED": AuthenticationError,
+    "RESOURCE_EXHAUSTED": OverloadedError,
+    "FAILED_PRECONDITION": InvalidRequestError,
+    "ABORTED": ServerFailureError,
+    "OUT_OF_RANGE": InvalidRequestError,
+    "UNIMPLEMENTED": InvalidRequestError,
+    "INTERNAL": ServerFailureError,
+    "UNAVAILABLE": UnavailableError,
+    "DATA_LOSS": ServerFailureError,
+    "UNAUTHENTICATED": AuthenticationError,
+}
+"""By the name of ``grpc.StatusCode``, so that this table needs no grpc; ``OK`` is no failure."""
+
+HTTP_STATUS: Final[dict[int, type[ClientError]]] = {
+    401: AuthenticationError,
+    403: AuthenticationError,
+    404: ModelNotFoundError,
+    407: AuthenticationError,
+    408: DeadlineExceededError,
+    429: OverloadedError,
+    501: InvalidRequestError,  # the server does not offer what was asked for
+    502: UnavailableError,
+    503: UnavailableError,
+    504: DeadlineExceededError,
+    511: AuthenticationError,
+}
+"""Those that differ from the rest of their hundred: see ``of_http_status``."""
+
+HTTPX_ERRORS: Final[dict[str, type[ClientError]]] = {
+    "ConnectError": UnavailableError,
+    "ConnectTimeout": UnavailableError,
+    "ProxyError": UnavailableError,
+    "ReadError": UnavailableError,
+    "WriteError": UnavailableError,
+    "CloseError": UnavailableError,
+    "NetworkError": UnavailableError,
+    "RemoteProtocolError": UnavailableError,  # as a rule: the server hung up before it answered
+    "ReadTimeout": DeadlineExceededError,
+    "WriteTimeout": DeadlineExceededError,
+    "PoolTimeout": DeadlineExceededError,
+    "TimeoutException": DeadlineExceededError,
+    "LocalProtocolError": InvalidRequestError,
+    "ProtocolError": InvalidResponseError,
+    "UnsupportedProtocol": InvalidRequestError,
+    "TooManyRedirects": InvalidResponseError,
+    "DecodingError": InvalidResponseError,
+    "TransportError": UnavailableError,
+    "RequestError": UnavailableError,
+    "HTTPError": ServerFailureError,
+    "HTTPStatusError": ServerFailureError,
+}
+"""By the name of httpx's class, so that this table needs no httpx."""
+
+# What servers say in words only. Each is refined from the status that it comes under.
+_WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
+    (UnavailableError, "exceeds maximum queue size", OverloadedError),
+    (UnavailableError, "request timeout expired", DeadlineExceededError),
+    (UnavailableError, "unknown model", ModelNotFoundError),
+    (InvalidRequestError, "unknown model", ModelNotFoundError),
+    (ServerFailureError, "unknown model", ModelNotFoundError),
+    (InvalidRequestError, "failed to find model", ModelNotFoundError),
+    (OverloadedError, "message larger than max", InvalidRequestError),
+    (UnavailableError, "http1.x server", InvalidResponseError),
+    (UnavailableError, "http/1.1 header", InvalidResponseError),
+    (UnavailableError, "illegal status line", InvalidResponseError),
+)
+
+_ADVICE: Final[dict[type[ClientError], str]] = {
+    InvalidRequestError: "Compare what was sent with what `client.metadata(model_name)` says.",
+    ModelNotFoundError: "`client.models()` lists what the server has; `convoy models` lists what a repository holds.",
+    AuthenticationError: "Pass credentials with headers={'authorization': ...}.",
+    DeadlineExceededError: "Pass a larger timeout_s, or look at the server's load.",
+    UnavailableError: "Is `convoy serve` running, and is this its address?",
+    OverloadedError: "Send less at a time, or come back later.",
+    InvalidResponseError: "Is this a KServe v2 server, and the right port (Triton's gRPC: 8001, REST: 8000)?",
+    ServerFailureError: "The server's log says more.",
+}
+
+_LONGEST_DETAIL: Final = 600  # characters of a server's own words; a proxy may answer with a whole web page
+
+
+def of_http_status(status: int) -> type[ClientError]:
+    """The error of an HTTP status other than 200: the table's, else 4xx a bad request, 5xx a failed server, any other no answer."""
+    if status in HTTP_STATUS:
+        return HTTP_STATUS[status]
+    if 400 <= status < 500:
+        return InvalidRequestError
+    return ServerFailureError if 500 <= status < 600 else InvalidResponseError
+
+
+def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found: str, timeout_s: float) -> ClientError:
+    """The error to raise for a failed call.
+
+    Args:
+        kind: What the wire's table says; some servers' words refine it.
+        endpoint: Whom was asked.
+        call: What was asked.
+        found: What came instead of an answer: the server's or the library's own words.
+        timeout_s: How long the request had, for errors of time.
+    """
+    said = " ".join(found.split())
+    said = said if len(said) <= _LONGEST_DETAIL else said[:_LONGEST_DETAIL] + "..."
+    lowered = said.lower()
+    for under, words, refined in _WORDS:
+        if kind is under and words in lowered:
+            kind = refined
+            break
+    if kind is DeadlineExceededError:
+        said = f"no answer within {timeout_s:.3g} s ({said})"
+    elif kind is UnavailableError and not call.model_name:
+        said = f"no server answers ({said})"
+    said = said if said.endswith((".", "!", "?")) else said + "."
+    return kind(f"{endpoint}: cannot {call.does} ({call.subject}): {said} {_ADVICE[kind]}")

@@ -1,0 +1,165 @@
+"""Calls as KServe v2 gRPC messages. The one module that imports tritonclient: its protobuf stubs, nothing else of it."""
+
+from __future__ import annotations
+
+from typing import Any, Final, cast
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from tritonclient.grpc import service_pb2
+
+from convoy.contract.errors import InvalidResponseError
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, TensorMetadata
+from convoy.serving.client._call import (
+    Call,
+    DescribeModel,
+    Infer,
+    ListModels,
+    LoadModel,
+    ModelReady,
+    R,
+    ReadConfig,
+    ServerLive,
+    ServerReady,
+    UnloadModel,
+)
+from convoy.serving.client._datatype import Array, decode, from_values
+
+_SERVICE: Final = "/inference.GRPCInferenceService/"
+
+# call -> method, request's type, response's type, whether the request names a model and a version, or a model of the repository
+_METHODS: Final[dict[type[Call[Any]], str]] = {
+    ServerLive: "ServerLive",
+    ServerReady: "ServerReady",
+    ModelReady: "ModelReady",
+    DescribeModel: "ModelMetadata",
+    ReadConfig: "ModelConfig",
+    ListModels: "RepositoryIndex",
+    LoadModel: "RepositoryModelLoad",
+    UnloadModel: "RepositoryModelUnload",
+    Infer: "ModelInfer",
+}
+METHODS: Final = tuple(_SERVICE + method for method in _METHODS.values())
+"""The full names of the methods that calls use."""
+
+_CONTENTS: Final = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Where other servers than Triton put elements of small tensors."""
+
+
+def method_of(call: Call[Any]) -> str:
+    """The full name of the gRPC method that answers ``call``."""
+    return _SERVICE + _METHODS[type(call)]
+
+
+def encode_request(call: Call[Any], timeout_s: float) -> bytes:
+    """``call`` as its method's request, serialised."""
+    request = getattr(service_pb2, _METHODS[type(call)] + "Request")()
+    if isinstance(call, (ModelReady, DescribeModel, ReadConfig)):
+        request.name, request.version = call.model_name, call.model_version
+    elif isinstance(call, (LoadModel, UnloadModel)):
+        request.model_name = call.model_name
+    elif isinstance(call, Infer):
+        _fill_infer(request, call, timeout_s)
+    return cast(bytes, request.SerializeToString())
+
+
+def decode_response(call: Call[R], data: bytes) -> R:
+    """The answer behind a serialised response.
+
+    Raises:
+        InvalidResponseError: It is no such response, or its tensors are not what it says.
+    """
+    response = getattr(service_pb2, _METHODS[type(call)] + "Response")()
+    try:
+        response.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidResponseError(f"expected a {type(response).__name__} message, found {len(data)} other bytes") from error
+    answer: Any = None
+    if isinstance(call, ServerLive):
+        answer = bool(response.live)
+    elif isinstance(call, (ServerReady, ModelReady)):
+        answer = bool(response.ready)
+    elif isinstance(call, DescribeModel):
+        answer = ModelMetadata(
+            response.name, tuple(response.versions), response.platform, _tensors(response.inputs), _tensors(response.outputs)
+        )
+    elif isinstance(call, ReadConfig):
+        answer = _plain(response.config)
+    elif isinstance(call, ListModels):
+        answer = [ModelStatus(model.name, model.version, model.state, model.reason) for model in response.models]
+    elif isinstance(call, Infer):
+        answer = InferResult(response.model_name, response.model_version, _outputs(response))
+    return cast(R, answer)
+
+
+def _fill_infer(request: Any, call: Infer, timeout_s: float) -> None:
+    request.model_name, request.model_version = call.model_name, call.model_version
+    # How long the request may wait in Triton's queue; counts where the model's queue policy allows it.
+    request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
+    for tensor in call.inputs:
+        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        request.raw_input_contents.append(bytes(tensor.data))
+    for name in call.outputs:
+        request.outputs.add(name=name)
+
+
+def _tensors(tensors: Any) -> tuple[TensorMetadata, ...]:
+    return tuple(TensorMetadata(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
+
+
+def _outputs(response: Any) -> dict[str, Array]:
+    raw = response.raw_output_contents
+    if raw and len(raw) != len(response.outputs):
+        raise InvalidResponseError(f"expected raw contents for {len(response.outputs)} outputs, found {len(raw)}")
+    outputs: dict[str, Array] = {}
+    for index, tensor in enumerate(response.outputs):
+        shape = tuple(tensor.shape)
+        try:
+            if raw:
+                outputs[tensor.name] = decode(raw[index], tensor.datatype, shape)
+            else:
+                values = getattr(tensor.contents, _CONTENTS[tensor.datatype]) if tensor.datatype in _CONTENTS else ()
+                outputs[tensor.name] = from_values(list(values), tensor.datatype, shape)
+        except InvalidResponseError as error:
+            raise InvalidResponseError(f"output {tensor.name!r}: {error}") from error
+    return outputs
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as JSON's values, with the defaults written out and 64-bit numbers as numbers: the form of Triton's REST."""
+    plain: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        # A field of a oneof, and a message, says something by being there; anything else has its default.
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        value = getattr(message, field.name)
+        entry = field.message_type
+        if entry is not None and entry.GetOptions().map_entry:
+            plain[field.name] = {str(key): _value(entry.fields_by_name["value"], value[key]) for key in sorted(value)}
+        elif field.is_repeated:
+            plain[field.name] = [_value(field, element) for element in value]
+        else:
+            plain[field.name] = _value(field, value)
+    return plain
+
+
+def _value(field: FieldDescriptor, value: Any) -> Any:
+    if field.message_type is not None:
+        return _plain(value)
+    if field.enum_type is not None:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known is not None else value
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
