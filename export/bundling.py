@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from convoy import __version__
+from convoy.contract.agreement import compare
 from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALIDATION_FILE, Bundle
 from convoy.contract.errors import ExportError, UsageError
 from convoy.contract.files import sha256_bytes, sha256_file, sync_folder, sync_tree
@@ -28,9 +29,10 @@ from convoy.contract.manifest import (
     TrainingFacts,
     check_model_name,
 )
-from convoy.contract.validation import ValidationReport, sum_up
+from convoy.contract.validation import Check, ValidationReport, sum_up
 from convoy.export.gate.evidence import EvaluationSet
-from convoy.export.gate.gate import Findings, Progress, run_gate
+from convoy.export.gate.gate import Findings, Progress, check_agreement, run_gate
+from convoy.export.gate.runtime import open_session, run_session
 from convoy.export.graph.exporting import to_onnx
 from convoy.export.graph.targets import check_targets
 
@@ -142,6 +144,26 @@ def revalidate(
         n_classes=len(manifest.labels),
         max_batch_size=manifest.max_batch_size,
         on_progress=on_progress,
+    )
+
+
+def replay_goldens(bundle: Bundle) -> tuple[Check, ...]:
+    """Run the golden inputs through ONNX Runtime and compare with PyTorch's outputs; needs no network and no data set.
+
+    Args:
+        bundle: The export, digests checked.
+    """
+    goldens = bundle.goldens()
+    name = f"{len(goldens)} goldens in ONNX Runtime"
+    try:
+        actual = run_session(open_session(bundle.model_path), goldens.image, bundle.manifest.max_batch_size)
+    except ExportError as error:
+        return (Check(name=name, verdict="failed", expected="answers", found=str(error)),)
+    pairs = ((LOGITS_NAME, goldens.logits), (PROBABILITIES_NAME, goldens.probabilities))
+    return tuple(
+        check_agreement(output, name, compare(expected, actual[output], tolerance), tolerance)
+        for output, expected in pairs
+        for tolerance in (bundle.report.tolerances[output],)
     )
 
 

@@ -183,11 +183,19 @@ def _compare_batches(
         except ValueError as error:
             checks.append(Check(name=f"{name}, {where}", verdict="failed", expected="one row an image", found=str(error)))
             continue
-        checks.append(_check_agreement(name, where, agreement, tolerances[name]))
+        checks.append(check_agreement(name, where, agreement, tolerances[name]))
     return _BatchFindings(checks, actual if all(check.verdict == "passed" for check in checks) else None)
 
 
-def _check_agreement(name: str, where: str, agreement: Agreement, tolerance: Tolerance) -> Check:
+def check_agreement(name: str, where: str, agreement: Agreement, tolerance: Tolerance) -> Check:
+    """What a comparison of one output says as a check.
+
+    Args:
+        name: The output.
+        where: Which batches, on what.
+        agreement: What was found.
+        tolerance: What passes.
+    """
     ties = f"; top-1 ties inside the tolerance at rows {list(agreement.ties)}" if agreement.ties else ""
     return Check(
         name=f"{name}, {where}",

@@ -1,0 +1,53 @@
+# Everything runs in .venv, which `make setup` makes from the hashed lock file.
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup-done
+# The server's wheel is for Python 3.10 to 3.12; the first of these that is one is taken. Yours: make PYTHON=/path/to/python
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && { command -v $$p; break; }; done)
+# No index address stands in the lock file: pip takes the packages from wherever it is configured to.
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+.PHONY: help setup demo test lint types imports format lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything in it (a few minutes the first time)
+
+$(STAMP): requirements.lock pyproject.toml deploy/system-packages.sh
+	@test -n "$(PYTHON)" || { echo "Convoy's server needs Python 3.10, 3.11 or 3.12, and none was found: install one, or say make PYTHON=/path/to/python" >&2; exit 2; }
+	@sh deploy/system-packages.sh "$(PYTHON)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@echo "Installing $$(grep -c '==' requirements.lock) packages into $(VENV); torch alone brings several GB, this takes a few minutes ..."
+	@$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## Train, export, validate, deploy, serve, classify, score: the main job on data that comes along
+	@$(BIN)/convoy demo
+
+test: setup ## Run all tests (the real Triton server among them)
+	@$(BIN)/python -m pytest
+
+lint: setup ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup ## Check types (mypy, strict)
+	@$(BIN)/mypy
+
+imports: setup ## Check that imports run one way (import-linter)
+	@$(BIN)/lint-imports --no-cache
+
+format: setup ## Format the code and mend what the linter can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: setup ## Resolve the dependencies anew into the lock files
+	@$(BIN)/uv pip compile pyproject.toml --extra all --group dev --universal --python-version 3.10 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade -q -o requirements.lock
+
+clean: ## Remove .venv, caches and what runs have made in this folder
+	@rm -rf $(VENV) runs exports demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
