@@ -1,0 +1,3 @@
+"""Where Triton looks for the backend ``onnxruntime`` (a Python-based backend is a ``model.py`` in the backend's folder)."""
+
+from convoy.serving.triton.backend import TritonPythonModel as TritonPythonModel

@@ -1,0 +1,89 @@
+"""The proof that a served model works: an inference. Triton calls a model ready whose process has died."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from convoy.contract.bundle import MANIFEST_FILE, Bundle
+from convoy.contract.errors import ServerError
+
+if TYPE_CHECKING:
+    from convoy.serving.client import Client, InferResult
+
+_DTYPES: dict[str, Any] = {
+    "BOOL": np.bool_, "FP16": np.float16, "BF16": np.float32, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
+    **{f"{sign}INT{bits}": np.dtype(f"{'u' if sign else ''}int{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What an inference showed.
+
+    Attributes:
+        model_name: The model.
+        model_version: The version that answered.
+        n_goldens: How many golden inputs were replayed and agreed; 0 where the version has none and zeros were sent.
+        test_accuracy: The served model's accuracy on its test set, measured at export, as a fraction; None where nobody knows.
+    """
+
+    model_name: str
+    model_version: str
+    n_goldens: int
+    test_accuracy: float | None
+
+
+def prove(client: Client, repository: Path, model_name: str, timeout_s: float = 60.0) -> Proof:
+    """Replay a served model's golden inputs; send zeros where it has none.
+
+    Args:
+        client: A client of the server.
+        repository: The repository that the server serves.
+        model_name: The model.
+        timeout_s: How long the first answer may take.
+
+    Raises:
+        ServerError: The server's answers are not PyTorch's.
+        ClientError: The server did not answer.
+        ContractError: The version's files are damaged.
+    """
+    from convoy.serving.probe import replay
+
+    answer = ask(client, model_name, timeout_s=timeout_s)
+    version = answer.model_version
+    folder = repository / model_name / version
+    if not (folder / MANIFEST_FILE).is_file():
+        return Proof(model_name, version, 0, None)
+    bundle = Bundle.open(folder)
+    for output, agreement in replay(client, bundle, model_name, version).items():
+        if not agreement.passed:
+            raise ServerError(
+                f"{model_name} version {version}: the served model does not answer as the trained one did: {output}: "
+                f"{agreement.n_outside + agreement.n_nonfinite} values out of tolerance, {agreement.n_top1_differs} of {agreement.n} "
+                f"decisions differ, largest difference {agreement.max_abs_diff:.3g}."
+            )
+    accuracy = bundle.report.accuracy
+    return Proof(model_name, version, len(bundle.goldens()), None if accuracy is None else accuracy.onnxruntime)
+
+
+def ask(client: Client, model_name: str, timeout_s: float) -> InferResult:
+    """Ask a model about one row of zeros (or empty strings).
+
+    Raises:
+        ClientError: The server did not answer.
+    """
+    metadata = client.metadata(model_name, timeout_s=timeout_s)
+    inputs = {tensor.name: _zeros(tensor.datatype, tensor.shape) for tensor in metadata.inputs}
+    return client.infer(model_name, inputs, timeout_s=timeout_s)
+
+
+def _zeros(datatype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    extents = tuple(1 if extent < 0 else extent for extent in shape)
+    if datatype == "BYTES":
+        return np.full(extents, b"", dtype=np.object_)
+    return np.zeros(extents, dtype=_DTYPES[datatype])

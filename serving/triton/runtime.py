@@ -1,0 +1,188 @@
+"""The temporary folder that one Triton of ours runs from, and what dead ones have left behind.
+
+::
+
+    /tmp/convoy-triton-<token>/
+      lock            held (flock) by the guard as long as it lives: who can take it may clear the folder away
+      triton.log      what the server and its backend processes say
+      cwd/            empty: the backend's process looks for modules where it was started
+      backends/{python,onnxruntime}/   what Triton calls backends
+      python/         an overlay of this Python environment, found by the stub as `python3` on PATH
+      lib/            the one libpython
+
+The stub runs Python isolated: it ignores PYTHONHOME and PYTHONPATH, looks for a ``python3`` on PATH, and takes the
+``pyvenv.cfg`` beside it for the description of its environment. So the overlay is a small virtual environment of our own, whose
+``.pth`` file adds the packages of the environment that Convoy runs in, activated or not, editable installs included.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+import site
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Final
+
+from convoy.contract.errors import MissingDependencyError
+from convoy.serving.triton.guard import SHM
+from convoy.serving.triton.installation import Installation
+from convoy.serving.triton.libpython import library_name
+
+PREFIX: Final = "convoy-triton-"
+BACKENDS: Final = ("python", "onnxruntime")
+_NEEDED_PACKAGES = ("convoy", "numpy", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime folder that is in use by this process.
+
+    Attributes:
+        folder: The folder.
+        lock: A descriptor that holds the folder's lock; the guard inherits it.
+    """
+
+    folder: Path
+    lock: int
+
+    @property
+    def shm_prefix(self) -> str:
+        """How the names of this server's shared-memory segments begin."""
+        return shm_prefix(self.folder)
+
+    @property
+    def backends(self) -> Path:
+        """Triton's backend directory."""
+        return self.folder / "backends"
+
+    @property
+    def cwd(self) -> Path:
+        """An empty folder to start the server in."""
+        return self.folder / "cwd"
+
+    @property
+    def log_path(self) -> Path:
+        """The log, unless the caller named another."""
+        return self.folder / "triton.log"
+
+    @classmethod
+    def create(cls, installation: Installation) -> Runtime:
+        """Make a runtime folder for ``installation``."""
+        folder = Path(tempfile.gettempdir()).resolve() / f"{PREFIX}{secrets.token_hex(6)}"
+        folder.mkdir(mode=0o700)
+        lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        runtime = cls(folder, lock)
+        try:
+            runtime.cwd.mkdir()
+            _assemble_backends(runtime.backends, installation)
+            _assemble_python(folder / "python", installation)
+            (folder / "lib").mkdir()
+            (folder / "lib" / library_name()).symlink_to(installation.libpython.path)
+        except BaseException:
+            runtime.remove()
+            raise
+        return runtime
+
+    def environment(self, installation: Installation) -> dict[str, str]:
+        """The environment variables of the server's process, made from this process's own."""
+        variables = dict(os.environ)
+        libraries = [str(self.folder / "lib"), str(installation.libraries), variables.get("LD_LIBRARY_PATH", "")]
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
+        variables["PATH"] = os.pathsep.join(filter(None, [str(self.folder / "python" / "bin"), variables.get("PATH", os.defpath)]))
+        variables["PYTHONDONTWRITEBYTECODE"] = "1"
+        return variables
+
+    def release(self) -> None:
+        """Let go of the lock; the guard goes on holding it."""
+        os.close(self.lock)
+
+    def remove(self) -> None:
+        """Let go of the lock and remove the folder."""
+        self.release()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def shm_prefix(folder: Path) -> str:
+    """How the names of the shared-memory segments of the server in ``folder`` begin."""
+    return f"convoy_{folder.name.removeprefix(PREFIX)}_"
+
+
+def clear_stale() -> list[Path]:
+    """Remove the folders and shared-memory segments of this user's dead servers; nobody else's.
+
+    A server is dead where nobody holds its folder's lock. Returns the folders that were removed.
+    """
+    removed = []
+    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*"):
+        try:
+            if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
+                continue
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # being made, being removed, or not ours to judge
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue
+        else:
+            for segment in SHM.glob(f"{shm_prefix(folder)}*"):
+                segment.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            removed.append(folder)
+        finally:
+            os.close(lock)
+    return removed
+
+
+def _assemble_backends(backends: Path, installation: Installation) -> None:
+    """Both names get the Python backend and the stub; ``onnxruntime`` also gets our ``model.py``.
+
+    They are copies: Triton refuses a library whose links lead out of the backend directory.
+    """
+    ours = Path(__file__).with_name("backends") / "onnxruntime" / "model.py"
+    for name in BACKENDS:
+        folder = backends / name
+        folder.mkdir(parents=True)
+        for path in installation.python_backend.iterdir():
+            if path.is_file():
+                shutil.copy(path, folder)
+        shutil.copy(installation.stub, folder)
+    shutil.copyfile(ours, backends / "onnxruntime" / ours.name)
+
+
+def _assemble_python(folder: Path, installation: Installation) -> None:
+    packages = folder / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    packages.mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python3").symlink_to(sys.executable)
+    (folder / "pyvenv.cfg").write_text(f"home = {installation.libpython.home}\ninclude-system-site-packages = false\n")
+    lines = [f"import site; site.addsitedir({str(path)!r})" for path in site_folders()]
+    (packages / "convoy.pth").write_text("\n".join([*lines, *map(str, package_folders())]) + "\n")
+
+
+def site_folders() -> list[Path]:
+    """The folders of installed packages that this Python uses; their ``.pth`` files count."""
+    named = [Path(path) for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
+    return [path for path in dict.fromkeys([*named, *map(Path, site.getsitepackages())]) if path.is_dir()]
+
+
+def package_folders() -> list[Path]:
+    """The folders that hold the packages which the backend imports, wherever they were imported from.
+
+    Raises:
+        MissingDependencyError: One is not installed.
+    """
+    folders = []
+    for name in _NEEDED_PACKAGES:
+        spec = util.find_spec(name)
+        if spec is None or spec.origin is None:
+            raise MissingDependencyError(f"the package {name} is not installed. pip install 'convoy[serve]'")
+        folders.append(Path(spec.origin).parents[1])
+    return list(dict.fromkeys(folders))

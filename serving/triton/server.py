@@ -1,0 +1,298 @@
+"""``TritonServer``: the real tritonserver on this machine, started, proven and stopped without a trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from typing_extensions import Self
+
+from convoy.contract.errors import ClientError, ConvoyError, ServerError
+from convoy.serving.triton import guard
+from convoy.serving.triton.folder import check_repository
+from convoy.serving.triton.installation import Installation
+from convoy.serving.triton.log import TritonLog
+from convoy.serving.triton.port import HOST, check_port, free_port
+from convoy.serving.triton.proof import Proof, prove
+from convoy.serving.triton.runtime import BACKENDS, Runtime, clear_stale
+
+if TYPE_CHECKING:
+    from convoy.serving.client import Client
+
+_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server serves after its start.
+
+    Attributes:
+        proofs: The models that answered an inference.
+        failures: By name, why the others did not.
+    """
+
+    proofs: tuple[Proof, ...]
+    failures: dict[str, str]
+
+
+class TritonServer:
+    """NVIDIA Triton on a model repository, on 127.0.0.1; a context manager.
+
+    The server runs under a guard process which stops it and clears up after it when this process ends, in whatever way.
+
+    Args:
+        repository: The model repository.
+        http_port: Where REST listens; 0 for any free port.
+        grpc_port: Where gRPC listens; 0 for any free port.
+        metrics_port: Where Prometheus metrics are; 0 for any free port.
+        log_path: Where to append the server's log; a temporary file where None.
+        keep_going: Serve the other models where one cannot be loaded; otherwise ``start`` fails.
+        start_timeout_s: How long the server and all its models may take to answer.
+        stop_timeout_s: How long requests under way may take at the stop; then the server is killed.
+
+    Example:
+        >>> with TritonServer(Path("model_repository"), grpc_port=0) as server:
+        ...     Client(server.grpc_url).classify("lenet5", "digit.png")
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        http_port: int = 8000,
+        grpc_port: int = 8001,
+        metrics_port: int = 8002,
+        log_path: Path | None = None,
+        keep_going: bool = False,
+        start_timeout_s: float = 120.0,
+        stop_timeout_s: float = 15.0,
+    ) -> None:
+        self.repository = repository
+        self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self.keep_going = keep_going
+        self.start_timeout_s = start_timeout_s
+        self.stop_timeout_s = stop_timeout_s
+        self.served = Served((), {})
+        self._log_path = log_path
+        self._log: TritonLog | None = None
+        self._runtime: Runtime | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
+
+    @property
+    def http_url(self) -> str:
+        """``http://127.0.0.1:PORT``: REST."""
+        return f"http://{HOST}:{self.ports['http']}"
+
+    @property
+    def grpc_url(self) -> str:
+        """``grpc://127.0.0.1:PORT``."""
+        return f"grpc://{HOST}:{self.ports['grpc']}"
+
+    @property
+    def metrics_url(self) -> str:
+        """``http://127.0.0.1:PORT/metrics``: Prometheus."""
+        return f"http://{HOST}:{self.ports['metrics']}/metrics"
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process runs."""
+        return self._guard is not None and self._guard.poll() is None
+
+    @property
+    def log(self) -> TritonLog:
+        """The server's log."""
+        if self._log is None:
+            raise ServerError("the server was not started.")
+        return self._log
+
+    @property
+    def client(self) -> Client:
+        """A client of the server for checks and control, on gRPC: control calls on REST hold up other callers."""
+        if self._client is None:
+            raise ServerError("the server was not started.")
+        return self._client
+
+    @property
+    def shm_prefix(self) -> str:
+        """How the names of the server's shared-memory segments begin."""
+        if self._runtime is None:
+            raise ServerError("the server was not started.")
+        return self._runtime.shm_prefix
+
+    def start(self) -> Served:
+        """Start the server; returns when every model has answered an inference.
+
+        Raises:
+            MissingDependencyError: The machine lacks something that Triton needs.
+            RepositoryError: The repository is none, or is empty.
+            ServerError: The server did not start, or a model cannot be served; the message has Triton's own reason.
+        """
+        if self._guard is not None:
+            raise ServerError("the server was started already.")
+        models = list(check_repository(self.repository))
+        installation = Installation.find()
+        clear_stale()
+        self._choose_ports()
+        self._runtime = Runtime.create(installation)
+        try:
+            self._log = TritonLog(self._log_path or self._runtime.log_path)
+            self._launch(installation, models)
+            deadline = time.monotonic() + self.start_timeout_s
+            self._wait_until_live(deadline)
+            self.served = self._prove_all(models, deadline)
+            if self.served.failures and not (self.keep_going and self.served.proofs):
+                raise ServerError(_explain(self.served))
+        except BaseException:
+            self.stop()
+            raise
+        return self.served
+
+    def stop(self) -> None:
+        """Stop the server: requests under way end, then every process and trace of it is gone. May be called again."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._guard is not None:
+            if self._guard.stdin is not None and not self._guard.stdin.closed:
+                try:
+                    self._guard.stdin.write(b"stop")
+                    self._guard.stdin.close()
+                except BrokenPipeError:
+                    pass  # it has ended already
+            try:
+                self._guard.wait(self.stop_timeout_s + 10)
+            except subprocess.TimeoutExpired:
+                self._guard.kill()
+                self._guard.wait()
+            self._guard = None
+        if self._runtime is not None:
+            for segment in guard.SHM.glob(f"{self._runtime.shm_prefix}*"):
+                segment.unlink(missing_ok=True)
+            self._runtime.remove()
+            self._runtime = None
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def pid(self) -> int | None:
+        """The process of tritonserver itself; None where it does not run."""
+        if self._guard is None or not self.running:
+            return None
+        children = Path(f"/proc/{self._guard.pid}/task/{self._guard.pid}/children").read_text().split()
+        return int(children[0]) if children else None
+
+    def died(self) -> ServerError:
+        """The error for a server whose process has ended by itself, with its last words."""
+        status = self._guard.poll() if self._guard is not None else None
+        reasons = self.log.errors()[-4:] or self.log.tail(8)
+        how = f"was killed by signal {status - 128}" if status is not None and status > 128 else f"ended with status {status}"
+        said = "\n  ".join(reasons) or "nothing"
+        return ServerError(f"tritonserver {how}. Its last words:\n  {said}{_advice(said)}")
+
+    def _choose_ports(self) -> None:
+        for name, port in self.ports.items():
+            if port:
+                check_port(port, f"--{name}-port")
+        taken = [port for port in self.ports.values() if port]
+        if len(set(taken)) < len(taken):
+            raise ServerError(f"each of the three ports must differ from the others, found {taken}.")
+        for name, port in self.ports.items():
+            while port == 0:
+                port = free_port()
+                port = 0 if port in self.ports.values() else port
+            self.ports[name] = port
+
+    def _launch(self, installation: Installation, models: list[str]) -> None:
+        runtime, log = self._runtime, self._log
+        assert runtime is not None and log is not None  # start() has just made them
+        program = [
+            str(installation.server),
+            f"--model-repository={self.repository.resolve()}",
+            f"--backend-directory={runtime.backends}",
+            "--model-control-mode=explicit",
+            *[f"--load-model={name}" for name in models],
+            "--exit-on-error=false",
+            f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}",
+            *[f"--backend-config={name},shm-region-prefix-name={runtime.shm_prefix}" for name in BACKENDS],
+            *[f"--{name}-address={HOST}" for name in self.ports],
+            *[f"--{name}-port={port}" for name, port in self.ports.items()],
+        ]
+        words = [str(runtime.lock), str(self.stop_timeout_s), runtime.shm_prefix, str(runtime.folder), "--", *program]
+        self._guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(Path(guard.__file__)), *words],
+            stdin=subprocess.PIPE,
+            stdout=log.file,
+            stderr=subprocess.STDOUT,
+            cwd=runtime.cwd,
+            env=runtime.environment(installation),
+            pass_fds=[runtime.lock],
+            start_new_session=True,  # Ctrl-C in a terminal goes to this process alone, which stops the server in order
+        )
+
+    def _wait_until_live(self, deadline: float) -> None:
+        from convoy.serving.client import Client
+
+        self._client = Client(self.grpc_url)
+        with Client(self.http_url) as rest:
+            while not (self._client.live(timeout_s=2) and rest.live(timeout_s=2)):
+                if not self.running:
+                    raise self.died()
+                if time.monotonic() > deadline:
+                    raise ServerError(
+                        f"tritonserver did not answer within {self.start_timeout_s:g} s. Its last words:\n  "
+                        + "\n  ".join(self.log.tail())
+                    )
+                time.sleep(_POLL_S)
+
+    def _prove_all(self, models: list[str], deadline: float) -> Served:
+        proofs, failures = [], {}
+        states = {
+            status.name: status for status in self.client.models() if status.state != "UNAVAILABLE" or status.reason != "unloaded"
+        }
+        for name in models:
+            status = states.get(name)
+            if status is None or status.state != "READY":
+                failures[name] = self.why_not_loaded(name)
+                continue
+            try:
+                proofs.append(prove(self.client, self.repository, name, max(1.0, deadline - time.monotonic())))
+            except ConvoyError as error:
+                failures[name] = str(error)
+            if not self.running:
+                raise self.died()
+        return Served(tuple(proofs), failures)
+
+    def why_not_loaded(self, model_name: str) -> str:
+        """Try to load a model that is not ready, and give Triton's own reason why it cannot be."""
+        since = self.log.position()
+        try:
+            self.client.load(model_name, timeout_s=self.start_timeout_s)
+        except ClientError as error:
+            said = [line for line in self.log.errors(since) if "failed to load" not in line or model_name in line]
+            return "\n".join(said) or str(error)
+        return "it was loaded only at the second attempt"
+
+
+def _explain(served: Served) -> str:
+    lines = [f"{name}: {reason}" for name, reason in served.failures.items()]
+    good = f" The other {len(served.proofs)} answer: --keep-going serves them without it." if served.proofs else ""
+    return f"{len(served.failures)} of the models cannot be served:\n  " + "\n  ".join(lines) + good
+
+
+def _advice(said: str) -> str:
+    if "already in use" in said or "Address already in use" in said:
+        return "\nAnother process took a port in the meantime: choose others with --http-port, --grpc-port, --metrics-port."
+    return ""
