@@ -53,7 +53,8 @@ class Goldens:
             ContractError: The file is missing or damaged, or its arrays do not belong together.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            # read whole first: numpy leaves a damaged file open
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
                 arrays = {key: archive[key] for key in _KEYS}
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ContractError(f"{path}: expected golden inputs and outputs ({', '.join(_KEYS)}): {error}") from error
