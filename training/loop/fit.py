@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from convoy.training.loop.listener import EpochRecord, Listener
 from convoy.training.loop.optimization import learning_rate_at, make_optimizer
 from convoy.training.networks.classifier import ImageClassifier
 from convoy.training.recipes.recipe import Recipe
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,10 @@ def fit(
         is_best = (score.top1_error, score.loss) < (best_score.top1_error, best_score.loss)
         if is_best:
             best_epoch, best_score, best_weights = epoch, score, _copy_weights(classifier)
+        _log.info(
+            "epoch %d: loss %.4f, validation loss %.4f, validation error %.2f %%%s",
+            *(epoch, train.loss, score.loss, 100 * score.top1_error, ", the best so far" if is_best else ""),
+        )
         listener.on_epoch(record, is_best=is_best)
         if epoch - best_epoch >= recipe.patience_epochs:
             break

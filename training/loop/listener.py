@@ -10,7 +10,7 @@ class EpochRecord(BaseModel):
 
     Attributes:
         epoch: Its number, from 1.
-        train_loss: Mean over the epoch's batches, augmented, while the weights moved.
+        train_loss: Mean over the epoch's batches, augmented, while the weights moved: above what the final weights would give.
         train_top1_error: Likewise.
         validation_loss: On the validation split, after the epoch.
         validation_top1_error: Likewise.

@@ -62,20 +62,25 @@ def draw_curves(history: Sequence[EpochRecord], *, best_epoch: int, test_top1_er
 
 
 def _draw(axes: Axes, history: Sequence[EpochRecord], train: Sequence[float], validation: Sequence[float]) -> None:
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
     epochs = [record.epoch for record in history]
     marker: dict[str, Any] = {"marker": "." if len(epochs) <= 30 else ""}
-    axes.plot(epochs, train, color=_TRAIN, linewidth=1.6, label="train (distorted images, while learning)", **marker)
+    axes.plot(epochs, train, color=_TRAIN, linewidth=1.6, label="train, while learning", **marker)
     axes.plot(epochs, validation, color=_VALIDATION, linewidth=1.8, label="validation", **marker)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if all(value > 0 for value in (*train, *validation)):
-        # the last tenths of a percent are what counts, and a linear axis hides them behind the first epoch
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim(0.5, max(epochs) + 0.5)
+    # the last tenths of a percent are what counts, and a linear axis hides them behind the first epoch; the errors of a small
+    # set reach 0, which a logarithm does not: the axis is linear from 0 to the smallest value above it
+    smallest = min((value for value in (*train, *validation) if value > 0), default=1.0)
+    if min(*train, *validation) > 0:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else ""))
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("symlog", linthresh=smallest, linscale=0.4)
+        axes.set_ylim(bottom=-0.1 * smallest)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value == 0 or value >= smallest else ""))
+    axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= smallest else ""))
     axes.grid(visible=True, which="major", color="#d9dce1", linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from convoy.training.data import Augment, Dataset
+from convoy.training.networks.preprocessing import has_light_border
+from convoy.training.recipes import Augmentation, get_recipe
+
+LENET5 = get_recipe("lenet5").augmentation
+
+
+def augment(amounts: Augmentation, images: Tensor, seed: int = 0) -> Tensor:
+    return Augment(amounts, torch.Generator().manual_seed(seed))(images)
+
+
+@pytest.fixture
+def images(digits: Dataset) -> Tensor:
+    return torch.from_numpy(digits.train.images[:32])
+
+
+def test_it_is_drawn_anew_each_time_and_repeats_with_the_seed(images: Tensor) -> None:
+    generator = torch.Generator().manual_seed(3)
+    distort = Augment(LENET5, generator)
+    first, second = distort(images), distort(images)
+    assert first.dtype == torch.uint8
+    assert first.shape == images.shape
+    assert not torch.equal(first, second)
+    generator.manual_seed(3)
+    assert torch.equal(distort(images), first)
+
+
+def test_each_image_is_distorted_differently(images: Tensor) -> None:
+    same = images[:1].expand(8, -1, -1, -1)
+    distorted = augment(LENET5, same)
+    assert len({image.numpy().tobytes() for image in distorted}) == 8
+
+
+def test_it_leaves_its_input_alone(images: Tensor) -> None:
+    before = images.clone()
+    augment(LENET5, images)
+    assert torch.equal(images, before)
+
+
+def test_zero_amounts_change_nothing(images: Tensor) -> None:
+    assert Augmentation().is_off
+    assert augment(Augmentation(), images) is images
+    barely = Augmentation(rotation_deg=1e-9)
+    assert torch.equal(augment(barely, images), images)
+
+
+@pytest.mark.parametrize("background", [0, 90, 255])
+def test_what_moves_in_is_the_background(background: int) -> None:
+    image = torch.full((16, 20, 30, 3), background, dtype=torch.uint8)
+    image[:, 8:12, 10:20] = 128
+    moved = augment(Augmentation(shift_px=6, rotation_deg=30, scale_fraction=0.5, shear_deg=20), image)
+    corners = moved[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners == background).all()
+
+
+def test_a_shift_stays_within_its_bound_and_reaches_all_sides() -> None:
+    image = torch.zeros((200, 21, 21, 1), dtype=torch.uint8)
+    image[:, 10, 10] = 255
+    moved = augment(Augmentation(shift_px=3), image).float()[..., 0]
+    places = torch.arange(21.0) - 10
+    mass = moved.sum(dim=(1, 2))
+    y, x = (moved.sum(dim=2) @ places) / mass, (moved.sum(dim=1) @ places) / mass
+    for offset in (x, y):
+        assert offset.abs().max() <= 3.02
+        assert offset.min() < -2.5
+        assert offset.max() > 2.5
+
+
+@pytest.mark.parametrize(("height", "width"), [(41, 41), (31, 61)])
+def test_a_rotation_keeps_lengths_in_pixels_whatever_the_aspect(height: int, width: int) -> None:
+    image = torch.zeros((64, height, width, 1), dtype=torch.uint8)
+    image[:, height // 2 - 12 : height // 2 + 13, width // 2 - 1 : width // 2 + 2] = 255  # an upright bar, 25 px long
+    turned = augment(Augmentation(rotation_deg=60), image).double()[..., 0]
+    y, x = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
+    mass = turned.sum(dim=(1, 2))
+    xx = (turned * (x - width // 2) ** 2).sum(dim=(1, 2)) / mass
+    yy = (turned * (y - height // 2) ** 2).sum(dim=(1, 2)) / mass
+    assert xx.max() > 20  # some do turn
+    spread = (xx + yy).sqrt()  # the radius of gyration does not depend on the angle
+    assert spread.max() / spread.min() < 1.05
+
+
+def test_scales_are_as_often_up_as_down() -> None:
+    image = torch.zeros((400, 41, 41, 1), dtype=torch.uint8)
+    image[:, 13:28, 13:28] = 255
+    area = (augment(Augmentation(scale_fraction=0.3), image).float() / 255).sum(dim=(1, 2, 3)) / 15**2
+    assert 1 / 1.3**2 - 0.02 <= area.min() < 0.75
+    assert 1.35 < area.max() <= 1.3**2 + 0.02
+    assert abs((area > 1).float().mean() - 0.5) < 0.08
+
+
+def test_faded_images_keep_their_polarity_and_some_of_their_contrast(images: Tensor) -> None:
+    both = torch.cat([images, 255 - images])
+    faded = augment(Augmentation(contrast_fraction=0.49), both)
+    dark = has_light_border(faded.permute(0, 3, 1, 2).float())
+    assert dark.tolist() == [False] * len(images) + [True] * len(images)
+    spread = faded.amax(dim=(1, 2, 3)).int() - faded.amin(dim=(1, 2, 3)).int()
+    original = both.amax(dim=(1, 2, 3)).int() - both.amin(dim=(1, 2, 3)).int()
+    assert (spread >= 0.5 * original).all()
+    assert (spread <= original).all()
+    assert spread.float().std() > 5
+
+
+def test_a_seed_distorts_alike_on_every_machine() -> None:
+    image = torch.zeros((2, 9, 9, 1), dtype=torch.uint8)
+    image[:, 3:6, 3:6] = 200
+    distorted = augment(Augmentation(shift_px=2, rotation_deg=20), image, seed=1)
+    mass = distorted.numpy().astype(np.int64).sum(axis=(1, 2, 3))
+    assert np.abs(mass - 9 * 200).max() < 90  # interpolation moves mass, it neither makes nor loses it

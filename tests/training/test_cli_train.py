@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from convoy.cli.program import program
+from convoy.contract.errors import UsageError
+from convoy.training.data import Dataset
+from convoy.training.recipes import get_recipe, recipe_names, settings
+from convoy.training.run_folder import load_run
+
+QUICK = ("--set", "epochs=2", "--set", "batch_size=32", "--device", "cpu")
+
+
+@pytest.fixture
+def convoy(tmp_path: Path, few_digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call the command line in an empty folder, on few digits."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("convoy.training.data.load_dataset", lambda name, **kwargs: replace(few_digits, name=name))
+
+    def call(*arguments: str) -> Result:
+        return CliRunner().invoke(program, arguments)
+
+    return call
+
+
+def test_it_tells_what_came_out_and_what_comes_next(convoy: Any, tmp_path: Path) -> None:
+    result = convoy("train", "lenet5", *QUICK)
+    assert result.exit_code == 0, result.output
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("lenet5-digits-2")
+    metrics = load_run(folder).metrics
+    assert "61,706 parameters" in result.stdout
+    assert f"test error        {100 * metrics.test_top1_error:.2f} %" in result.stdout
+    assert result.stdout.endswith(f"Next: convoy export runs/{folder.name}\n")
+
+
+def test_json_is_one_document(convoy: Any, tmp_path: Path) -> None:
+    result = convoy("train", "lenet5", *QUICK, "--out", "mine/first", "--seed", "3", "--json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    loaded = load_run(tmp_path / "mine" / "first")
+    assert document["run"] == "mine/first"
+    assert document["run_id"] == loaded.run.run_id
+    assert document["seed"] == loaded.run.seed == 3
+    assert document["epochs"] == len(loaded.metrics.history) == 2
+    assert document["test_top1_error"] == loaded.metrics.test_top1_error
+    assert document["weights_sha256"] == loaded.run.weights_sha256
+
+
+def test_what_is_set_is_recorded(convoy: Any, tmp_path: Path) -> None:
+    result = convoy("train", "lenet5", *QUICK, "--set", "augmentation.rotation_deg=1.5", "--out", "run")
+    assert result.exit_code == 0, result.output
+    recipe = load_run(tmp_path / "run").run.recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.augmentation.rotation_deg) == (2, 32, 1.5)
+
+
+PROGRAM = [sys.executable, "-c", "from convoy.cli import main; main()"]
+
+
+def test_wrong_use_exits_2_and_writes_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "train", "lenet5", "--set", "epoch=3"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "convoy: error: --set epoch: recipe 'lenet5' has no such field; did you mean 'epochs'?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lenet-5",), "did you mean 'lenet5'"),
+        (("lenet5", "--set", "epochs=x"), "expected a valid integer"),
+        (("lenet5", "--device", "tpu"), "expected auto, cpu, cuda"),
+        (("lenet5", "--out", "full"), "expected a new or an empty folder"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_data_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("convoy.training.data.load_dataset", None)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UsageError, match=message):
+        program.main(["train", *arguments], standalone_mode=False)
+
+
+def test_an_interrupt_exits_130_and_leaves_no_run_folder(tmp_path: Path) -> None:
+    endless = ("--set", "epochs=10000", "--set", "patience_epochs=10000", "--device", "cpu", "--out", "runs/one")
+    with subprocess.Popen(
+        [*PROGRAM, "-v", "train", "lenet5", *endless], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any("epoch 1:" in line for line in process.stderr)  # it is training now
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert stdout == ""
+    assert stderr.endswith("convoy: interrupted\n")
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_recipes_lists_what_train_knows(convoy: Any) -> None:
+    result = convoy("recipes")
+    assert result.exit_code == 0
+    assert "lenet5" in result.stdout
+    assert "section II.B" in result.stdout
+    assert [recipe["name"] for recipe in json.loads(convoy("recipes", "--json").stdout)] == list(recipe_names())
+
+
+def test_recipes_of_one_lists_every_field_that_set_changes(convoy: Any) -> None:
+    result = convoy("recipes", "lenet5", "--data", "mnist")
+    assert result.exit_code == 0
+    for setting in settings(get_recipe("lenet5", data="mnist")):
+        assert setting.key in result.stdout
+    assert json.loads(convoy("recipes", "lenet5", "--json").stdout) == get_recipe("lenet5").model_dump(mode="json")
+
+
+def test_recipes_needs_no_torch() -> None:
+    call = "import sys; from convoy.cli.program import program; program(['recipes', 'lenet5'], standalone_mode=False)"
+    code = f"{call}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\nFalse\n")

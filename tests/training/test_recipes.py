@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from convoy.contract.errors import UsageError
+from convoy.training.recipes import Recipe, get_recipe, recipe_names, settings
+
+
+def test_lenet5_trains_on_digits_unless_told_otherwise() -> None:
+    assert "lenet5" in recipe_names()
+    assert get_recipe("lenet5").data == "digits"
+    assert get_recipe("lenet5", data="mnist").data == "mnist"
+
+
+def test_the_data_set_changes_the_recipe_and_the_person_has_the_last_word() -> None:
+    assert get_recipe("lenet5", data="mnist").epochs != get_recipe("lenet5").epochs
+    assert get_recipe("lenet5", data="mnist", assignments=["epochs=2"]).epochs == 2
+
+
+def test_every_recipe_names_its_source_and_explains_every_field() -> None:
+    for name in recipe_names():
+        recipe = get_recipe(name)
+        assert "section" in recipe.source
+        assert all(setting.description for setting in settings(recipe))
+
+
+def test_a_recipe_is_frozen_and_survives_json() -> None:
+    recipe = get_recipe("lenet5", data="mnist")
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe.epochs = 3
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        Recipe.model_validate({**get_recipe("lenet5").model_dump(), "epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "field", "value"),
+    [
+        ("epochs=3", "epochs", 3),
+        ("learning_rate=1e-4", "learning_rate", 1e-4),
+        ("learning_rate = 1", "learning_rate", 1.0),
+        ("optimizer=sgd", "optimizer", "sgd"),
+        ('optimizer="sgd"', "optimizer", "sgd"),
+    ],
+)
+def test_set_changes_a_field(assignment: str, field: str, value: object) -> None:
+    assert getattr(get_recipe("lenet5", assignments=[assignment]), field) == value
+
+
+def test_set_changes_fields_of_groups_and_the_last_one_wins() -> None:
+    recipe = get_recipe(
+        "lenet5",
+        assignments=[
+            "augmentation.shift_px=1",
+            "augmentation.shift_px=0.5",
+            "normalisation.mean=[0.1]",
+            "normalisation.std=[0.3]",
+            "normalisation.polarity=as-is",
+        ],
+    )
+    assert recipe.augmentation.shift_px == 0.5
+    assert recipe.normalisation.mean == (0.1,)
+    assert recipe.normalisation.polarity == "as-is"
+
+
+def test_what_set_changes_is_all_that_settings_lists() -> None:
+    recipe = get_recipe("lenet5")
+    for setting in settings(recipe):
+        text = setting.value if isinstance(setting.value, str) else str(setting.value).replace("None", "null")
+        assert get_recipe("lenet5", assignments=[f"{setting.key}={text}"]) == recipe
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("epochs", "expected key=value"),
+        ("=3", "expected key=value"),
+        ("epoch=3", "did you mean 'epochs'"),
+        ("rotation_deg=3", "did you mean 'augmentation.rotation_deg'"),
+        ("augmentation.rotation=3", "did you mean 'augmentation.rotation_deg'"),
+        ("qqq=3", "known: network, normalisation.polarity"),
+        ("augmentation=3", "set one of augmentation.shift_px"),
+        ("name=mine", "cannot be set"),
+        ("data=mnist", "chosen with --data"),
+        ("epochs=many", 'epochs: expected a valid integer.*, found "many"'),
+        ("epochs=1.5", "epochs: expected a valid integer.*found 1.5"),
+        ("epochs=true", "epochs: expected a valid integer.*found true"),
+        ("epochs=0", "greater than or equal to 1"),
+        ("batch_size=", 'found ""'),
+        ("learning_rate=NaN", "found"),
+        ("learning_rate=-1", "greater than 0"),
+        ("learning_rate=1e999", "found"),
+        ("optimizer=adam", "'sgd' or 'adamw'"),
+        ("normalisation.mean=[0.1]", "go together"),
+        ("augmentation.contrast_fraction=0.5", "less than 0.5"),
+        ("warmup_fraction=0", "one-cycle rises first"),
+    ],
+)
+def test_a_wrong_set_says_what_is_wrong(assignment: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        get_recipe("lenet5", assignments=[assignment])
+
+
+def test_a_std_of_zero_is_refused() -> None:
+    with pytest.raises(UsageError, match="std: each value must be above 0"):
+        get_recipe("lenet5", assignments=["normalisation.mean=[0]", "normalisation.std=[0.0]"])
+
+
+def test_an_unknown_recipe_comes_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="did you mean 'lenet5'"):
+        get_recipe("lenet-5")
