@@ -1,0 +1,67 @@
+"""What git tracks, and the documents and hooks that must follow the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+# Home folders and the like of whoever wrote a file; the root of this checkout is added to them.
+_MACHINE_PATH = re.compile(rb"(?<![\w.$}/-])/(?:home|Users|root|work|private/var)/[\w.-]+")
+_BINARY_PATH = re.compile(rb"site-packages|dist-packages")
+
+
+def test_nothing_that_is_tracked_names_a_path_of_a_machine(root: Path, tracked: frozenset[str]) -> None:
+    here = str(root).encode()
+    found = []
+    for path in sorted(tracked):
+        file = root / path
+        if file.is_symlink() or not file.is_file():
+            continue
+        data = file.read_bytes()
+        match = _MACHINE_PATH.search(data)
+        if match or here in data:
+            found.append(f"{path}: {match[0].decode() if match else str(root)}")
+    assert found == []
+
+
+def test_no_model_that_is_tracked_names_the_environment_that_made_it(root: Path, tracked: frozenset[str]) -> None:
+    models = [root / path for path in tracked if path.startswith("model_repository/") and (root / path).is_file()]
+    assert [str(path.relative_to(root)) for path in models if _BINARY_PATH.search(path.read_bytes())] == []
+
+
+def test_nothing_that_is_built_is_tracked(tracked: frozenset[str]) -> None:
+    assert [path for path in tracked if re.search(r"(^|/)(__pycache__|\.venv|dist|runs|\.mypy_cache)/|\.pyc$|\.tmp$", path)] == []
+
+
+def test_every_dependency_is_explained(root: Path, pyproject: dict[str, Any]) -> None:
+    text = (root / "docs" / "dependencies.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `([a-z0-9-]+)", text, re.MULTILINE))
+    project = pyproject["project"]
+    requirements = [*project["dependencies"], *pyproject["dependency-groups"]["dev"], *pyproject["build-system"]["requires"]]
+    for extra in project["optional-dependencies"].values():
+        requirements += extra
+    declared = {re.split(r"[\[<>=;! ]", requirement)[0].lower() for requirement in requirements} - {"convoy"}
+    assert declared - explained == set()
+    assert explained - declared == set()
+
+
+def test_the_hooks_call_targets_that_the_makefile_has(root: Path) -> None:
+    config = yaml.safe_load((root / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    entries = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
+    assert entries
+    for entry in entries:
+        program, target = entry.split()
+        assert program == "make"
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", ["docs/deployment.md", "docs/triton.md", "docs/dependencies.md"])
+def test_the_documents_link_to_files_that_are_there(document: str, root: Path) -> None:
+    text = (root / document).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
+    assert [link for link in links if not (root / document).parent.joinpath(link).exists()] == []
