@@ -12,7 +12,7 @@ from convoy.cli.console import json_option, print_json, remark
 if TYPE_CHECKING:
     from convoy.contract.bundle import Bundle
     from convoy.contract.validation import Check
-    from convoy.export import EvaluationSet
+    from convoy.export import EvaluationSet, ModelFacts
     from convoy.training.run_folder import LoadedRun
 
 EXPORTS_FOLDER = "exports"
@@ -33,12 +33,26 @@ def command(run_dir: Path, out: Path | None, name: str | None, max_batch_size: i
     The graph takes raw pixels (uint8, NHWC) and gives logits and probabilities. Then the gate: PyTorch against ONNX Runtime on the
     run's test split at batch sizes 1, 7 and the largest. Exit status 1 where it does not pass; the report is written all the same.
     """
-    from convoy.export import ModelFacts, export_classifier
+    from convoy.export import export_classifier
     from convoy.training.run_folder import load_run
 
     run = load_run(run_dir)
     out = out or Path(EXPORTS_FOLDER) / run_dir.resolve().name
-    facts = ModelFacts(
+    facts = facts_of(run, name=name, max_batch_size=max_batch_size)
+    bundle = export_classifier(run.classifier, facts, test_split(run), out, force=force, on_progress=_say)
+    if as_json:
+        print_json({"export_dir": str(out), "manifest": bundle.manifest.model_dump(mode="json"), **_report(bundle)})
+    else:
+        print_checks(bundle.report.checks)
+        _print_verdict(out, bundle)
+    raise_unless_passed(bundle)
+
+
+def facts_of(run: LoadedRun, *, name: str | None = None, max_batch_size: int = 64) -> ModelFacts:
+    """What the manifest says of a run's network; its name is the recipe's where none is given."""
+    from convoy.export import ModelFacts
+
+    return ModelFacts(
         model_name=name or run.run.recipe.name,
         labels=run.run.labels,
         image=run.run.image,
@@ -47,13 +61,6 @@ def command(run_dir: Path, out: Path | None, name: str | None, max_batch_size: i
         weights_sha256=run.run.weights_sha256,
         max_batch_size=max_batch_size,
     )
-    bundle = export_classifier(run.classifier, facts, test_split(run), out, force=force, on_progress=_say)
-    if as_json:
-        print_json({"export_dir": str(out), "manifest": bundle.manifest.model_dump(mode="json"), **_report(bundle)})
-    else:
-        print_checks(bundle.report.checks)
-        _print_verdict(out, bundle)
-    raise_unless_passed(bundle)
 
 
 def test_split(run: LoadedRun) -> EvaluationSet:
@@ -114,9 +121,8 @@ def _print_verdict(out: Path, bundle: Bundle) -> None:
         f"batches up to {manifest.max_batch_size}"
     )
     if accuracy is not None:
-        click.echo(
-            f"accuracy on {accuracy.n:,} images ({accuracy.split}): PyTorch {accuracy.pytorch:.2%}, ONNX Runtime {accuracy.onnxruntime:.2%}"
-        )
+        both = f"PyTorch {accuracy.pytorch:.2%}, ONNX Runtime {accuracy.onnxruntime:.2%}"
+        click.echo(f"accuracy on {accuracy.n:,} images ({accuracy.split}): {both}")
     click.echo(f"validation: {bundle.report.verdict}; written to {out}")
     if bundle.report.verdict == "passed":
         click.echo(f"Next: convoy deploy {out}")

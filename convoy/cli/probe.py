@@ -21,8 +21,8 @@ from convoy.cli.deploy import repository_option
 def command(url: str, model_names: tuple[str, ...], repository: Path, timeout_s: float, as_json: bool) -> None:
     """Replay the golden inputs of every MODEL (all of the repository's, where none is named) on the server at URL.
 
-    The goldens and the tolerances come from the repository's served version; PyTorch's outputs were written at export. Exit status 1
-    where an answer differs.
+    The goldens and the tolerances come from the repository's served version; PyTorch's outputs were written at export. Exit
+    status 1 where an answer differs.
     """
     from convoy.contract.bundle import Bundle
     from convoy.contract.errors import RepositoryError, ValidationFailedError
