@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convoy.serving.triton.server import TritonServer as TritonServer
     from convoy.serving.triton.supervisor import Supervisor as Supervisor
+
+    from convoy.serving.triton.server import TritonServer as TritonServer
 
 __all__ = ["Supervisor", "TritonServer"]
 

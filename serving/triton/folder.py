@@ -1,4 +1,4 @@
-"""A model repository as Triton will see it: which models, and whether one has changed. No schema, no validation: Triton's word counts."""
+"""A model repository as Triton will see it: which models, and whether one has changed. What is valid is for Triton to say."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
         if os.getppid() != me:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    child = subprocess.Popen(program, stdin=subprocess.DEVNULL, preexec_fn=die_with_guard)  # noqa: PLW1509 - no threads here
+    child = subprocess.Popen(program, stdin=subprocess.DEVNULL, preexec_fn=die_with_guard)
     orphaned = _wait(child, woken)
     _stop(child, float(stop_timeout_s))
     _kill_descendants()

@@ -18,7 +18,10 @@ from convoy.contract.errors import MissingDependencyError
 
 SYSTEM_FOLDERS = tuple(Path(folder) for folder in ("/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"))
 SYSTEM_HOME = Path("/usr/bin")
-_PRINT_VERSION = "import ctypes, sys; lib = ctypes.CDLL(sys.argv[1]); lib.Py_GetVersion.restype = ctypes.c_char_p; print(lib.Py_GetVersion().decode())"
+_PRINT_VERSION = (
+    "import ctypes, sys; library = ctypes.CDLL(sys.argv[1]); library.Py_GetVersion.restype = ctypes.c_char_p; "
+    "print(library.Py_GetVersion().decode())"
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 _STAMP = re.compile(r"^[EWIF]\d{4} [\d:.]+ \d+ [\w./-]+:\d+\]\s*")
+_ERROR = re.compile(r"^[EF]\d{4} ")
 _NOISE = ("NVML", "CudaDriverHelper", "DCGM", "pinned system memory", "pinned_memory_manager", "cuda_memory_manager")
 _MAX_READ_BYTES = 256 * 1024
 
@@ -40,11 +41,8 @@ class TritonLog:
 
     def errors(self, since: int | None = None) -> list[str]:
         """What went wrong, in Triton's words, without stamps."""
-        said = []
-        for line in self.read(since).splitlines():
-            if _says_something(line) and (line.startswith(("E", "F")) and _STAMP.match(line) or line.startswith("error:")):
-                said.append(strip(line))
-        return list(dict.fromkeys(said))
+        lines = filter(_says_something, self.read(since).splitlines())
+        return list(dict.fromkeys(strip(line) for line in lines if line.startswith("error:") or _ERROR.match(line)))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -64,8 +64,8 @@ def prove(client: Client, repository: Path, model_name: str, timeout_s: float = 
         if not agreement.passed:
             raise ServerError(
                 f"{model_name} version {version}: the served model does not answer as the trained one did: {output}: "
-                f"{agreement.n_outside + agreement.n_nonfinite} values out of tolerance, {agreement.n_top1_differs} of {agreement.n} "
-                f"decisions differ, largest difference {agreement.max_abs_diff:.3g}."
+                f"{agreement.n_outside + agreement.n_nonfinite} values out of tolerance, "
+                f"{agreement.n_top1_differs} of {agreement.n} decisions differ, largest difference {agreement.max_abs_diff:.3g}."
             )
     accuracy = bundle.report.accuracy
     return Proof(model_name, version, len(bundle.goldens()), None if accuracy is None else accuracy.onnxruntime)

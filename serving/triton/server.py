@@ -139,10 +139,10 @@ class TritonServer:
         installation = Installation.find()
         clear_stale()
         self._choose_ports()
-        self._runtime = Runtime.create(installation)
+        self._runtime = runtime = Runtime.create(installation)
         try:
-            self._log = TritonLog(self._log_path or self._runtime.log_path)
-            self._launch(installation, models)
+            self._log = TritonLog(self._log_path or runtime.log_path)
+            self._launch(installation, runtime, self._log, models)
             deadline = time.monotonic() + self.start_timeout_s
             self._wait_until_live(deadline)
             self.served = self._prove_all(models, deadline)
@@ -215,9 +215,7 @@ class TritonServer:
                 port = 0 if port in self.ports.values() else port
             self.ports[name] = port
 
-    def _launch(self, installation: Installation, models: list[str]) -> None:
-        runtime, log = self._runtime, self._log
-        assert runtime is not None and log is not None  # start() has just made them
+    def _launch(self, installation: Installation, runtime: Runtime, log: TritonLog, models: list[str]) -> None:
         program = [
             str(installation.server),
             f"--model-repository={self.repository.resolve()}",
