@@ -38,7 +38,7 @@ class Call(Generic[R]):
     """
 
     does: ClassVar[str]
-    """What the call does, for messages."""
+    """What the call does to its subject, for messages."""
 
     model_name: str = ""
     model_version: str = ""
@@ -56,56 +56,56 @@ class Call(Generic[R]):
 class ServerLive(Call[bool]):
     """Does the server's process answer?"""
 
-    does: ClassVar = "ask whether it lives"
+    does: ClassVar = "reach"
 
 
 @dataclass(frozen=True)
 class ServerReady(Call[bool]):
     """Is the server ready for requests?"""
 
-    does: ClassVar = "ask whether it is ready"
+    does: ClassVar = "reach"
 
 
 @dataclass(frozen=True)
 class ModelReady(Call[bool]):
     """Is the model ready for requests?"""
 
-    does: ClassVar = "ask whether it is ready"
+    does: ClassVar = "reach"
 
 
 @dataclass(frozen=True)
 class DescribeModel(Call[ModelMetadata]):
     """Which tensors does the model take and give?"""
 
-    does: ClassVar = "read its metadata"
+    does: ClassVar = "read the metadata of"
 
 
 @dataclass(frozen=True)
 class ReadConfig(Call[dict[str, Any]]):
     """With which configuration is the model served?"""
 
-    does: ClassVar = "read its configuration"
+    does: ClassVar = "read the configuration of"
 
 
 @dataclass(frozen=True)
 class ListModels(Call[list[ModelStatus]]):
     """Which models does the server know?"""
 
-    does: ClassVar = "list its models"
+    does: ClassVar = "list the models of"
 
 
 @dataclass(frozen=True)
 class LoadModel(Call[None]):
     """Load the model, or load it again."""
 
-    does: ClassVar = "load it"
+    does: ClassVar = "load"
 
 
 @dataclass(frozen=True)
 class UnloadModel(Call[None]):
     """Unload the model."""
 
-    does: ClassVar = "unload it"
+    does: ClassVar = "unload"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ class Infer(Call[InferResult]):
         outputs: The outputs to send back; empty for all.
     """
 
-    does: ClassVar = "run it"
+    does: ClassVar = "run"
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...] = ()

@@ -97,11 +97,14 @@ def batches(images: ImageLike | Iterable[ImageLike], classifier: Classifier) -> 
 
     size = classifier.max_batch_size
     if isinstance(images, np.ndarray):
-        stacked = images.ndim == 4 or (images.ndim == 3 and images.shape[2] not in (1, 3, 4))
+        # Three axes are one image with its channels last, unless they can not be, or are grey images of just the model's size.
+        spec = classifier.interface.image
+        grey = images.ndim == 3 and (images.shape[2] not in (1, 3, 4) or (*images.shape[1:], 1) == spec.dims)
+        stacked = images.ndim == 4 or grey
         array: npt.NDArray[Any] = images if stacked else images[None]
-        if array.ndim == 3 and stacked:
+        if grey:
             array = array[..., None]
-        if array.dtype == np.uint8 and array.shape[1:] == classifier.interface.image.dims:
+        if array.dtype == np.uint8 and array.shape[1:] == spec.dims:
             for start in range(0, len(array), size):
                 yield array[start : start + size]
             return

@@ -88,8 +88,9 @@ _WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
     (InvalidRequestError, "failed to find model", ModelNotFoundError),
     (OverloadedError, "message larger than max", InvalidRequestError),
     (UnavailableError, "http1.x server", InvalidResponseError),
-    (UnavailableError, "http/1.1 header", InvalidResponseError),
+    (UnavailableError, "expected settings frame", InvalidResponseError),
     (UnavailableError, "illegal status line", InvalidResponseError),
+    (UnavailableError, "illegal request line", InvalidResponseError),
 )
 
 _ADVICE: Final[dict[type[ClientError], str]] = {
@@ -137,4 +138,4 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
     elif kind is UnavailableError and not call.model_name:
         said = f"no server answers ({said})"
     said = said if said.endswith((".", "!", "?")) else said + "."
-    return kind(f"{endpoint}: cannot {call.does} ({call.subject}): {said} {_ADVICE[kind]}")
+    return kind(f"{endpoint}: cannot {call.does} {call.subject}: {said} {_ADVICE[kind]}")

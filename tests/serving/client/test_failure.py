@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import http
+import json
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from convoy.contract import errors
+from convoy.contract.errors import (
+    AuthenticationError,
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    InvalidResponseError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerFailureError,
+    UnavailableError,
+)
+from convoy.serving.client import AsyncClient, Client
+from convoy.serving.client._call import DescribeModel, ListModels
+from convoy.serving.client._endpoint import Endpoint
+from convoy.serving.client._failure import GRPC_STATUS, HTTPX_ERRORS, failure, of_http_status
+
+ENDPOINT = Endpoint("grpc", "host", 8001)
+
+EXPECTED = {
+    "CANCELLED": UnavailableError,
+    "UNKNOWN": ServerFailureError,
+    "INVALID_ARGUMENT": InvalidRequestError,
+    "DEADLINE_EXCEEDED": DeadlineExceededError,
+    "NOT_FOUND": ModelNotFoundError,
+    "ALREADY_EXISTS": InvalidRequestError,
+    "PERMISSION_DENIED": AuthenticationError,
+    "RESOURCE_EXHAUSTED": OverloadedError,
+    "FAILED_PRECONDITION": InvalidRequestError,
+    "ABORTED": ServerFailureError,
+    "OUT_OF_RANGE": InvalidRequestError,
+    "UNIMPLEMENTED": InvalidRequestError,
+    "INTERNAL": ServerFailureError,
+    "UNAVAILABLE": UnavailableError,
+    "DATA_LOSS": ServerFailureError,
+    "UNAUTHENTICATED": AuthenticationError,
+}
+
+
+@pytest.mark.parametrize("status", [status for status in grpc.StatusCode if status is not grpc.StatusCode.OK])
+async def test_every_grpc_status_becomes_one_error_for_both_clients(status: grpc.StatusCode, grpc_double: Any) -> None:
+    double = grpc_double(lambda method, request, context: context.abort(status, "the server's own words"))
+    caught = []
+    with Client(double.url) as client, pytest.raises(ClientError) as blocking:
+        client.metadata("m")
+    caught.append(blocking.value)
+    async with AsyncClient(double.url) as client:
+        with pytest.raises(ClientError) as awaited:
+            await client.metadata("m")
+    caught.append(awaited.value)
+    for error in caught:
+        assert type(error) is EXPECTED[status.name]
+        assert isinstance(error.__cause__, grpc.RpcError)
+        assert all(part in str(error) for part in (double.url, "model 'm'", "the server's own words", status.name))
+
+
+def test_the_grpc_table_names_every_status_and_no_other() -> None:
+    assert set(GRPC_STATUS) == {status.name for status in grpc.StatusCode} - {"OK"}
+
+
+HTTP_STATUSES = [status for status in http.HTTPStatus if status >= 203 and status not in (204, 205, 206, 304)]
+
+
+async def test_every_http_status_becomes_one_error_for_both_clients(http_double: Any) -> None:
+    double = http_double(lambda *request: (200, {}, b""))
+    with Client(double.url) as client:
+        async with AsyncClient(double.url) as aclient:
+            for status in HTTP_STATUSES:
+                body = json.dumps({"error": "the server's own words"}).encode()
+                double.behave = lambda *request, status=status, body=body: (int(status), {}, body)
+                with pytest.raises(ClientError) as blocking:
+                    client.metadata("m")
+                with pytest.raises(ClientError) as awaited:
+                    await aclient.metadata("m")
+                for error in (blocking.value, awaited.value):
+                    assert type(error) is of_http_status(status)
+                    assert all(part in str(error) for part in (double.url, "model 'm'", "own words", f"HTTP {int(status)}"))
+
+
+@pytest.mark.parametrize("status", [status for status in http.HTTPStatus if status != 200])
+def test_the_http_table_knows_what_every_status_is(status: http.HTTPStatus) -> None:
+    special = {
+        401: AuthenticationError,
+        403: AuthenticationError,
+        404: ModelNotFoundError,
+        407: AuthenticationError,
+        408: DeadlineExceededError,
+        429: OverloadedError,
+        501: InvalidRequestError,
+        502: UnavailableError,
+        503: UnavailableError,
+        504: DeadlineExceededError,
+        511: AuthenticationError,
+    }
+    hundred = {4: InvalidRequestError, 5: ServerFailureError}.get(status // 100, InvalidResponseError)
+    assert of_http_status(status) is special.get(status, hundred)
+
+
+def test_every_exception_that_httpx_raises_in_a_call_is_mapped() -> None:
+    def below(kind: type) -> set[type]:
+        return {kind}.union(*(below(child) for child in kind.__subclasses__()))
+
+    assert set(HTTPX_ERRORS) == {kind.__name__ for kind in below(httpx.HTTPError)}
+
+
+def test_every_client_error_comes_with_advice_that_ends_in_a_sentence() -> None:
+    for kind in ClientError.__subclasses__():
+        error = failure(kind, ENDPOINT, DescribeModel("m", "2"), "words", 1.0)
+        assert str(error).startswith("grpc://host:8001: cannot read the metadata of model 'm' version 2: ")
+        assert str(error)[-1] in ".?)"
+        assert kind.__name__ in errors.__doc__
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "refined"),
+    [
+        (UnavailableError, "Exceeds maximum queue size", OverloadedError),
+        (UnavailableError, "Request timeout expired", DeadlineExceededError),
+        (UnavailableError, "Request for unknown model: 'm' has no available versions", ModelNotFoundError),
+        (InvalidRequestError, "Request for unknown model: 'm' is not found", ModelNotFoundError),
+        (OverloadedError, "Received message larger than max (5 vs. 4)", InvalidRequestError),
+        (UnavailableError, "Trying to connect an http1.x server", InvalidResponseError),
+        (UnavailableError, "Connection refused", UnavailableError),
+        (InvalidRequestError, "unexpected shape", InvalidRequestError),
+    ],
+)
+def test_what_servers_say_in_words_only_refines_the_error(kind: type, words: str, refined: type) -> None:
+    assert type(failure(kind, ENDPOINT, ListModels(), words, 1.0)) is refined
+
+
+def test_a_web_page_in_place_of_an_answer_is_cut_short() -> None:
+    assert len(str(failure(ServerFailureError, ENDPOINT, ListModels(), "<p>\n" * 10_000, 1.0))) < 1000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b"{}",
+        b'{"outputs": 3}',
+        b'{"outputs": [{"name": "y"}]}',
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1]}]}',
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [2], "data": [1]}]}',
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": "x", "data": [1]}]}',
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": 4}}]}',
+        b'{"outputs": [{"name": "y", "datatype": "FP32", "shape": [1], "parameters": {"binary_data_size": -1}}]}',
+        b'{"model_name": "other", "outputs": []}',
+        b'{"model_name": "echo", "outputs": []}',
+    ],
+)
+@pytest.mark.parametrize("stated", [None, "0", "99999", "-1", "x"])
+def test_a_rest_answer_that_is_none_is_an_invalid_response(answer: bytes, stated: str | None, http_double: Any) -> None:
+    metadata = {"name": "echo", "inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}], "outputs": []}
+    headers = {} if stated is None else {"inference-header-content-length": stated}
+
+    def behave(method: str, path: str, *rest: Any) -> Any:
+        return (200, headers, answer) if path.endswith("infer") else (200, {}, json.dumps(metadata).encode())
+
+    import numpy as np
+
+    with Client(http_double(behave).url) as client, pytest.raises(InvalidResponseError) as caught:
+        client.infer("echo", {"x": np.zeros(1, np.float32)}, outputs=["y"])
+    assert "model 'echo'" in str(caught.value)
+
+
+@pytest.mark.parametrize("answer", [b"\xff\xff\xff", b"\x0a\xff"])
+def test_a_grpc_answer_that_is_none_is_an_invalid_response(answer: bytes, grpc_double: Any) -> None:
+    with (
+        Client(grpc_double(lambda *request: answer).url) as client,
+        pytest.raises(InvalidResponseError, match="expected a ModelMetadataResponse message"),
+    ):
+        client.metadata("m")
+
+
+@pytest.mark.parametrize("document", [b"nope", b"3", b'{"name": "m"}', b'{"name": "m", "inputs": [1], "outputs": []}'])
+def test_rest_metadata_that_is_none_is_an_invalid_response(document: bytes, http_double: Callable[..., Any]) -> None:
+    with Client(http_double(lambda *request: (200, {}, document)).url) as client, pytest.raises(InvalidResponseError):
+        client.metadata("m")
+
+
+def test_the_other_protocols_port_is_explained(grpc_double: Any, http_double: Any) -> None:
+    http_port = http_double(lambda *request: (200, {}, b"")).port
+    with Client(f"grpc://127.0.0.1:{http_port}") as client, pytest.raises(ClientError) as caught:
+        client.models()
+    assert "REST: 8000" in str(caught.value)
+    grpc_port = grpc_double(lambda *request: b"").port
+    with Client(f"http://127.0.0.1:{grpc_port}") as client, pytest.raises(ClientError) as caught:
+        client.models()
+    assert "REST: 8000" in str(caught.value)
