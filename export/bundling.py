@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import secrets
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+import torch
 
 from convoy import __version__
 from convoy.contract.agreement import compare
@@ -50,18 +52,18 @@ class ModelFacts:
         model_name: The name to serve it under.
         labels: Class names in the order of the logits.
         image: The model's image.
-        preprocessing: What the network does with the pixels.
-        training: Where the weights come from.
-        weights_sha256: Digest of the weights' file.
+        preprocessing: What the network does with the pixels, where that can be said.
+        training: Where the weights come from, where Convoy trained them.
+        weights_sha256: Digest of the weights' file; of the tensors themselves where None.
         max_batch_size: The largest batch that the server may form.
     """
 
     model_name: str
     labels: tuple[str, ...]
     image: ImageSpec
-    preprocessing: Preprocessing
-    training: TrainingFacts
-    weights_sha256: str
+    preprocessing: Preprocessing | None = None
+    training: TrainingFacts | None = None
+    weights_sha256: str | None = None
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
 
 
@@ -114,7 +116,7 @@ def export_classifier(
     aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     aside.mkdir(parents=True)
     try:
-        _write(aside, model, proto, facts, evaluation, findings)
+        _write(aside, model, proto, classifier, facts, evaluation, findings)
         bundle = Bundle.open(aside)  # what was written is read back and every digest checked
         sync_tree(aside)
         _replace(aside, out)
@@ -167,6 +169,15 @@ def replay_goldens(bundle: Bundle) -> tuple[Check, ...]:
     )
 
 
+def weights_digest(classifier: nn.Module) -> str:
+    """The SHA-256 digest of a network's tensors: names, dtypes, shapes and values, in the order of its state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in classifier.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def versions() -> dict[str, str]:
     """The versions of what takes part in an export."""
     found = {"convoy": __version__, "python": platform.python_version()}
@@ -205,7 +216,13 @@ def _replace(aside: Path, out: Path) -> None:
 
 
 def _write(
-    folder: Path, model: bytes, proto: onnx.ModelProto, facts: ModelFacts, evaluation: EvaluationSet, findings: Findings
+    folder: Path,
+    model: bytes,
+    proto: onnx.ModelProto,
+    classifier: nn.Module,
+    facts: ModelFacts,
+    evaluation: EvaluationSet,
+    findings: Findings,
 ) -> None:
     (folder / MODEL_FILE).write_bytes(model)
     chosen = evaluation.goldens()
@@ -245,10 +262,11 @@ def _write(
         opset_version=next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
         ir_version=proto.ir_version,
         model_sha256=report.model_sha256,
-        weights_sha256=facts.weights_sha256,
+        weights_sha256=facts.weights_sha256 or weights_digest(classifier),
         goldens_sha256=report.goldens_sha256,
         validation_sha256=sha256_file(folder / VALIDATION_FILE),
         training=facts.training,
+        accuracy=findings.accuracy,
         versions=versions(),
     )
     manifest.save(folder / MANIFEST_FILE)

@@ -43,14 +43,21 @@ def _as_dict(entry: ModelEntry) -> dict[str, Any]:
             {
                 "version": str(version.version),
                 "served": version.version == entry.served,
-                "test_top1_error": version.manifest.training.test_top1_error if version.manifest else None,
-                "dataset": version.manifest.training.dataset if version.manifest else None,
-                "run_id": version.manifest.training.run_id if version.manifest else None,
-                "model_sha256": version.manifest.model_sha256 if version.manifest else None,
+                **_facts(version),
                 "problem": version.problem or None,
             }
             for version in entry.versions
         ],
+    }
+
+
+def _facts(version: VersionEntry) -> dict[str, Any]:
+    manifest = version.manifest
+    return {
+        "accuracy": manifest.accuracy.onnxruntime if manifest and manifest.accuracy else None,
+        "split": manifest.accuracy.split if manifest and manifest.accuracy else None,
+        "run_id": manifest.training.run_id if manifest and manifest.training else None,
+        "model_sha256": manifest.model_sha256 if manifest else None,
     }
 
 
@@ -60,7 +67,7 @@ def _print(repository: Path, entries: list[ModelEntry]) -> None:
     if not entries:
         click.echo(f"{repository}: no models yet; `convoy deploy` writes the first.")
         return
-    table = Table("model", "version", "served", "test accuracy", "data", "run", "problem", box=None, header_style="bold")
+    table = Table("model", "version", "served", "accuracy", "on", "run", "problem", box=None, header_style="bold")
     for entry in entries:
         if not entry.versions:
             table.add_row(entry.name, "-", "", "", "", "", entry.problem or "no versions")
@@ -74,6 +81,7 @@ def _row(entry: ModelEntry, version: VersionEntry) -> list[str]:
     problem = version.problem or (entry.problem if served or entry.served is None else "")
     if version.manifest is None:
         return [entry.name, str(version.version), "served" if served else "", "", "", "", problem]
-    facts = version.manifest.training
-    accuracy = f"{1 - facts.test_top1_error:.2%}"
-    return [entry.name, str(version.version), "served" if served else "", accuracy, facts.dataset, facts.run_id, problem]
+    accuracy, training = version.manifest.accuracy, version.manifest.training
+    measured = [f"{accuracy.onnxruntime:.2%}", f"{accuracy.n:,} images of {accuracy.split}"] if accuracy else ["", ""]
+    source = training.run_id if training else "trained elsewhere"
+    return [entry.name, str(version.version), "served" if served else "", *measured, source, problem]

@@ -92,6 +92,22 @@ class TrainingFacts(_Part):
     test_top1_error: float
 
 
+class Accuracy(_Part):
+    """Top-1 accuracy on one and the same labelled split, as fractions in [0, 1].
+
+    Attributes:
+        split: Which images ("mnist test").
+        n: How many.
+        pytorch: Of the network that was trained.
+        onnxruntime: Of the ONNX file.
+    """
+
+    split: str
+    n: int
+    pytorch: float
+    onnxruntime: float
+
+
 class Manifest(Document):
     """The one contract between export, repository, server and client.
 
@@ -101,7 +117,7 @@ class Manifest(Document):
         task: What the outputs mean.
         labels: Class names, in the order of the outputs' last axis.
         image: How any image becomes the input's pixels; the client's one job.
-        preprocessing: What the graph does with the pixels then.
+        preprocessing: What the graph does with the pixels then; None where the network came from elsewhere.
         inputs: The model's input tensors.
         outputs: The model's output tensors.
         max_batch_size: The largest batch that was validated and that the server may form.
@@ -109,10 +125,11 @@ class Manifest(Document):
         opset_version: The ONNX operator set of the file.
         ir_version: The ONNX file format's version.
         model_sha256: Digest of ``model.onnx``.
-        weights_sha256: Digest of the run's ``weights.safetensors``.
+        weights_sha256: Digest of the weights.
         goldens_sha256: Digest of ``goldens.npz``.
         validation_sha256: Digest of ``validation.json``.
-        training: Where the weights come from.
+        training: Where the weights come from; None where they were trained elsewhere.
+        accuracy: Measured by the gate; None only where it failed before it got so far.
         versions: The versions of Python and the libraries that made the file.
     """
 
@@ -121,7 +138,7 @@ class Manifest(Document):
     task: Literal["image-classification"] = "image-classification"
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
     image: ImageSpec
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None = None
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     max_batch_size: int = Field(ge=1, le=4096)
@@ -132,7 +149,8 @@ class Manifest(Document):
     weights_sha256: Sha256
     goldens_sha256: Sha256
     validation_sha256: Sha256
-    training: TrainingFacts
+    training: TrainingFacts | None = None
+    accuracy: Accuracy | None
     versions: dict[str, str]
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from convoy.contract.agreement import Tolerance
 from convoy.contract.files import Document
-from convoy.contract.manifest import ModelName, Sha256
+from convoy.contract.manifest import Accuracy, ModelName, Sha256
 
 Verdict = Literal["passed", "failed", "undecided"]
 
@@ -32,17 +32,6 @@ class Check(BaseModel):
     expected: str
     found: str
     detail: str = ""
-
-
-class Accuracy(BaseModel):
-    """Top-1 accuracy on one and the same split, as fractions in [0, 1]."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    split: str
-    n: int
-    pytorch: float
-    onnxruntime: float
 
 
 class ValidationReport(Document):

@@ -13,8 +13,8 @@ import onnx
 from convoy.contract.agreement import Agreement, Tolerance, compare
 from convoy.contract.errors import ExportError
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME
-from convoy.contract.validation import Accuracy, Check
+from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, Accuracy
+from convoy.contract.validation import Check
 from convoy.export.gate.evidence import MIN_IMAGES, N_SMALL_BATCH_IMAGES, EvaluationSet, edge_images
 from convoy.export.gate.reference import Reference, derive_tolerances, run_pytorch
 from convoy.export.gate.runtime import open_session, run_session, usable_providers

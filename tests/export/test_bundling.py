@@ -125,3 +125,15 @@ def test_a_failed_gate_is_written_down_and_marked(case, tmp_path, monkeypatch):
     bundle = export(case, tmp_path / "out")
     assert bundle.report.verdict == "failed"
     assert (tmp_path / "out" / "validation.json").exists()
+
+
+def test_a_network_from_elsewhere_needs_nothing_but_its_labels_and_its_image(case, tmp_path):
+    from convoy.export import ModelFacts
+
+    facts = ModelFacts(model_name="mine", labels=case.facts.labels, image=case.facts.image)
+    manifest = export_classifier(case.classifier, facts, case.evaluation, tmp_path / "out").manifest
+    assert manifest.training is None
+    assert manifest.accuracy is not None
+    other = copy.deepcopy(case.classifier)
+    other.head.bias.data[0] += 1e-6
+    assert export_classifier(other, facts, case.evaluation, tmp_path / "other").manifest.weights_sha256 != manifest.weights_sha256

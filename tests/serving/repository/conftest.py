@@ -47,6 +47,7 @@ def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "p
             run_id="run", recipe="tiny", dataset="noise", seed=0, epochs=1, best_epoch=1, n_parameters=1, n_train=1, n_validation=1,
             n_test=1, validation_top1_error=0.1, test_top1_error=0.1,
         ),
+        accuracy=None,
         versions={},
         **digests,
     ).save(folder / MANIFEST_FILE)  # fmt: skip
