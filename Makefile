@@ -8,6 +8,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && { command -v $$p; break; }; done)
 # No index address stands in the lock file: pip takes the packages from wherever it is configured to.
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+RESOLVE := $(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--no-annotate --no-header --upgrade -q
 
 .PHONY: help setup demo test lint types imports format lock clean
 
@@ -46,8 +48,9 @@ format: setup ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into the lock files
-	@$(BIN)/uv pip compile pyproject.toml --extra all --group dev --universal --python-version 3.10 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade -q -o requirements.lock
+	@$(RESOLVE) pyproject.toml --extra all --group dev -o requirements.lock
+	@$(RESOLVE) pyproject.toml --extra score --no-config -o deploy/requirements-client.lock
+	@$(RESOLVE) deploy/requirements-build.in --no-config -o deploy/requirements-build.lock
 
 clean: ## Remove .venv, caches and what runs have made in this folder
 	@rm -rf $(VENV) runs exports demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
