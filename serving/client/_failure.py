@@ -98,12 +98,13 @@ _ADVICE: Final[dict[type[ClientError], str]] = {
     ModelNotFoundError: "`client.models()` lists what the server has; `convoy models` lists what a repository holds.",
     AuthenticationError: "Pass credentials with headers={'authorization': ...}.",
     DeadlineExceededError: "Pass a larger timeout_s, or look at the server's load.",
-    UnavailableError: "Is `convoy serve` running, and is this its address?",
+    UnavailableError: "Is `convoy serve` running, and is this its address (Triton's gRPC: 8001, REST: 8000)?",
     OverloadedError: "Send less at a time, or come back later.",
     InvalidResponseError: "Is this a KServe v2 server, and the right port (Triton's gRPC: 8001, REST: 8000)?",
     ServerFailureError: "The server's log says more.",
 }
 
+_NO_REQUEST_ID: Final = "[request id: <id_unknown>] "  # what Triton writes before its reason where a request has no id
 _LONGEST_DETAIL: Final = 600  # characters of a server's own words; a proxy may answer with a whole web page
 
 
@@ -126,7 +127,7 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
         found: What came instead of an answer: the server's or the library's own words.
         timeout_s: How long the request had, for errors of time.
     """
-    said = " ".join(found.split())
+    said = " ".join(found.replace(_NO_REQUEST_ID, "").split())
     said = said if len(said) <= _LONGEST_DETAIL else said[:_LONGEST_DETAIL] + "..."
     lowered = said.lower()
     for under, words, refined in _WORDS:

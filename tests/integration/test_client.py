@@ -1,0 +1,197 @@
+"""The client on the real Triton: both wires, sync and async, its own errors."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convoy.contract.errors import (
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    UnavailableError,
+)
+from convoy.serving.client import AsyncClient, Client, ModelStatus
+from convoy.serving.triton import TritonServer
+
+pytestmark = pytest.mark.integration
+
+
+def images(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, 4, 4, 1), dtype=np.uint8)
+
+
+@pytest.fixture(params=["grpc", "http"])
+def url(request: pytest.FixtureRequest, triton: TritonServer) -> str:
+    return triton.grpc_url if request.param == "grpc" else triton.http_url
+
+
+async def test_both_wires_and_both_clients_answer_alike(triton: TritonServer, tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(images(1)[0, ..., 0]).save(path)
+    answers = []
+    for url in (triton.grpc_url, triton.http_url):
+        with Client(url) as client:
+            answers.append((client.classify("tiny", images(21), top_k=3), client.classify("tiny", path)))
+        async with AsyncClient(url) as aclient:
+            answers.append((await aclient.classify("tiny", images(21), top_k=3), await aclient.classify("tiny", path)))
+    for many, one in answers:
+        assert len(many) == 21
+        assert [p.label for p in many] == [p.label for p in answers[0][0]]
+        assert np.allclose([p.probability for p in many], [p.probability for p in answers[0][0]], atol=1e-6)
+        assert one[0].label == many[0].label
+        assert {p.model_version for p in many} == {"1"}
+
+
+def test_infer_gives_the_raw_outputs(url: str) -> None:
+    with Client(url) as client:
+        result = client.infer("tiny", {"image": images(5)})
+        assert set(result.outputs) == {"logits", "probabilities"}
+        assert result["logits"].shape == (5, 3)
+        assert result["logits"].dtype == np.float32
+        assert (result.model_name, result.model_version) == ("tiny", "1")
+        assert set(client.infer("tiny", {"image": images(1)}, outputs=["logits"], model_version="1").outputs) == {"logits"}
+        exp = np.exp(result["logits"] - result["logits"].max(axis=1, keepdims=True))
+        assert np.allclose(exp / exp.sum(axis=1, keepdims=True), result["probabilities"], atol=1e-6)
+
+
+async def test_the_server_describes_itself_alike_on_both_wires(triton: TritonServer) -> None:
+    seen: list[Any] = []
+    for url in (triton.grpc_url, triton.http_url):
+        with Client(url) as client:
+            assert client.live()
+            assert client.ready()
+            assert client.ready("tiny")
+            assert client.ready("tiny", "1")
+            assert not client.ready("tiny", "9")
+            assert not client.ready("nobody")
+            assert ModelStatus("tiny", "1", "READY", "") in client.models()
+            seen.append((client.metadata("tiny"), client.interface("tiny"), client.config("tiny")))
+        async with AsyncClient(url) as aclient:
+            assert await aclient.ready("tiny")
+            assert not await aclient.ready("nobody")
+    assert seen[0][0] == seen[1][0]
+    assert seen[0][0].inputs[0].shape == (-1, 4, 4, 1)
+    assert seen[0][1] == seen[1][1]
+    assert seen[0][1].labels == ("ant", "bee", "cat")
+    assert seen[0][2] == seen[1][2]
+
+
+@pytest.mark.parametrize(
+    ("model_name", "model_version", "error"),
+    [
+        ("nobody", "", ModelNotFoundError),
+        ("tiny", "9", ModelNotFoundError),
+        ("../tiny", "", ClientError),
+        ("tiny", "x", ClientError),
+    ],
+)
+def test_a_model_or_version_that_is_not_there_is_said(url: str, model_name: str, model_version: str, error: type) -> None:
+    with Client(url) as client:
+        with pytest.raises(error) as caught:
+            client.classify(model_name, images(1), model_version=model_version)
+        assert repr(model_name) in str(caught.value)
+        with pytest.raises(error):
+            client.infer(model_name, {"image": images(1)}, model_version=model_version)
+        with pytest.raises(error):
+            client.metadata(model_name, model_version)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"image": np.zeros((1, 5, 4, 1), np.uint8)}, "shape"),
+        ({"image": np.zeros((9, 4, 4, 1), np.uint8)}, "batch"),
+        ({"image": np.zeros((1, 4, 4, 1), np.float32)}, "UINT8"),
+        ({"picture": np.zeros((1, 4, 4, 1), np.uint8)}, "picture"),
+    ],
+)
+def test_tensors_that_the_model_does_not_take_are_refused(url: str, inputs: dict[str, np.ndarray], message: str) -> None:
+    with Client(url) as client, pytest.raises(InvalidRequestError, match=message):
+        client.infer("tiny", inputs)
+
+
+def test_what_the_server_itself_says_of_wrong_tensors_is_an_invalid_request(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from convoy.serving.client import _session
+
+    monkeypatch.setattr(_session.Session, "_tensors", _unchecked)
+    with Client(url) as client:
+        for inputs in (
+            {"image": np.zeros((1, 5, 4, 1), np.uint8)},
+            {"picture": np.zeros((1, 4, 4, 1), np.uint8)},
+            {"image": np.zeros((1, 4, 4, 1), np.float32)},
+        ):
+            with pytest.raises(InvalidRequestError):
+                client.infer("tiny", inputs)
+        with pytest.raises(InvalidRequestError):
+            client.infer("tiny", {"image": images(1)}, outputs=["nothing"])
+
+
+def test_no_images_at_all_are_answered_by_none(url: str) -> None:
+    with Client(url) as client:
+        assert client.classify("tiny", []) == []
+        assert client.classify("tiny", images(0)) == []
+        with pytest.raises(InvalidRequestError):  # Triton takes no batch of none
+            client.infer("tiny", {"image": images(0)})
+
+
+def _unchecked(self: Any, metadata: Any, arrays: dict[str, np.ndarray], *rest: Any) -> Any:
+    from convoy.serving.client._call import Tensor
+    from convoy.serving.client._datatype import datatype_of, encode
+
+    return tuple(
+        Tensor(name, datatype_of(array) or "", array.shape, encode(array, datatype_of(array) or ""))
+        for name, array in arrays.items()
+    )
+
+
+def test_a_request_that_can_not_be_met_in_time_is_a_deadline_exceeded(url: str) -> None:
+    with Client(url) as client:
+        client.classify("tiny", images(1))
+        with pytest.raises((DeadlineExceededError, UnavailableError)):
+            client.classify("tiny", images(8), timeout_s=1e-5)
+        assert len(client.classify("tiny", images(8))) == 8
+
+
+def test_the_rest_port_given_as_grpc_and_the_other_way_round_are_explained(triton: TritonServer) -> None:
+    for wrong in (triton.http_url.replace("http", "grpc"), triton.grpc_url.replace("grpc", "http")):
+        with Client(wrong, timeout_s=5) as client, pytest.raises(ClientError, match="REST: 8000"):
+            client.models()
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_killed_under_a_call_is_unavailable_within_the_deadline(scheme: str, triton: TritonServer, tmp_path: Path) -> None:
+    shutil.copytree(triton.repository, tmp_path / "repository")
+    server = TritonServer(tmp_path / "repository", http_port=0, grpc_port=0, metrics_port=0)
+    with server, Client(server.grpc_url if scheme == "grpc" else server.http_url, timeout_s=10) as client:
+        client.classify("tiny", images(1))
+        caught: list[ClientError] = []
+
+        def call() -> None:
+            try:
+                while True:
+                    client.classify("tiny", images(8))
+            except ClientError as error:
+                caught.append(error)
+
+        threads = [threading.Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        pid = server.pid()
+        assert pid is not None
+        start = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        for thread in threads:
+            thread.join(15)
+        assert [type(error) for error in caught] == [UnavailableError] * 4, caught
+        assert time.monotonic() - start < 15
