@@ -6,16 +6,18 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
 from convoy.contract.errors import MissingDependencyError
-from convoy.serving.triton.finding import Finding, ok, problem
+from convoy.serving.triton.finding import Finding, ok, problem, warning
 from convoy.serving.triton.libpython import LibPython, find_libpython
 
 PACKAGE = "nvidia-pytriton"
 INSTALL = "pip install 'convoy[serve]'"
+ONNXRUNTIME_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 _MIN_GLIBC = (2, 35)
 _PYTHONS = ((3, 10), (3, 12))
 
@@ -62,7 +64,7 @@ def examine() -> tuple[list[Finding], Installation | None]:
     Returns:
         The findings, and the installation where the wheel and a libpython were found (problems may stand beside it).
     """
-    findings = [check_platform(), check_glibc(), check_python(), check_numpy()]
+    findings = [check_platform(), check_glibc(), check_python(), check_numpy(), check_onnxruntime(), check_temporary_folder()]
     wheel = _find_wheel()
     if wheel is None:
         findings.append(problem("Triton", f"the wheel {PACKAGE} is not installed.", f"{INSTALL} (Linux x86-64 only)."))
@@ -130,13 +132,39 @@ def check_python() -> Finding:
 
 def check_numpy() -> Finding:
     """Triton's Python backend was built for numpy 1."""
-    try:
-        version = metadata.version("numpy")
-    except metadata.PackageNotFoundError:
+    version = _version("numpy")
+    if version is None:
         return problem("numpy", "not installed.", f"{INSTALL}.")
     if int(version.split(".")[0]) < 2:
         return ok("numpy", version)
     return problem("numpy", f"expected numpy below 2 for Triton's Python backend, found {version}.", "pip install 'numpy<2'.")
+
+
+def check_onnxruntime() -> Finding:
+    """ONNX Runtime is installed, in one of its builds only: two of them overwrite each other's files."""
+    found = {name: version for name in ONNXRUNTIME_BUILDS if (version := _version(name))}
+    said = " and ".join(f"{name} {version}" for name, version in found.items())
+    if not found or util.find_spec("onnxruntime") is None:
+        return problem("ONNX Runtime", "not installed.", f"{INSTALL}.")
+    if len(found) > 1:
+        return warning(
+            "ONNX Runtime",
+            f"{said} are both installed: each overwrote files of the other.",
+            f"pip uninstall -y {' '.join(found)}, then pip install onnxruntime-gpu (which also runs on CPUs).",
+        )
+    return ok("ONNX Runtime", said)
+
+
+def check_temporary_folder() -> Finding:
+    """The server's libraries are copied to the temporary folder and run from there."""
+    folder = tempfile.gettempdir()
+    state = os.statvfs(folder)
+    if state.f_flag & os.ST_NOEXEC:
+        return problem("temporary folder", f"{folder} forbids running programs (noexec).", "Set TMPDIR to a folder that does not.")
+    free_mib = state.f_bavail * state.f_frsize // 2**20
+    if free_mib < 64:
+        return problem("temporary folder", f"{folder} has {free_mib} MiB free.", "Make room, or set TMPDIR to another folder.")
+    return ok("temporary folder", f"{folder}, {free_mib:,} MiB free")
 
 
 def check_stub(installation: Installation) -> Finding:
@@ -156,8 +184,12 @@ def _find_wheel() -> tuple[Path, str] | None:
     spec = util.find_spec("pytriton")
     if spec is None or spec.origin is None:
         return None
+    version = _version(PACKAGE)
+    return None if version is None else (Path(spec.origin).parent / "tritonserver", version)
+
+
+def _version(distribution: str) -> str | None:
     try:
-        version = metadata.version(PACKAGE)
+        return metadata.version(distribution)
     except metadata.PackageNotFoundError:
         return None
-    return Path(spec.origin).parent / "tritonserver", version

@@ -16,7 +16,7 @@ from convoy.contract.errors import ClientError, ConvoyError, ServerError
 from convoy.serving.triton import guard
 from convoy.serving.triton.folder import check_repository
 from convoy.serving.triton.installation import Installation
-from convoy.serving.triton.log import TritonLog
+from convoy.serving.triton.log import TritonLog, reason_in
 from convoy.serving.triton.port import HOST, check_port, free_port
 from convoy.serving.triton.proof import Proof, prove
 from convoy.serving.triton.runtime import BACKENDS, Runtime, clear_stale
@@ -197,7 +197,7 @@ class TritonServer:
     def died(self) -> ServerError:
         """The error for a server whose process has ended by itself, with its last words."""
         status = self._guard.poll() if self._guard is not None else None
-        reasons = self.log.errors()[-4:] or self.log.tail(8)
+        reasons = self.log.tail(8) if self.served.proofs else self.log.errors()[-4:] or self.log.tail(8)
         how = f"was killed by signal {status - 128}" if status is not None and status > 128 else f"ended with status {status}"
         said = "\n  ".join(reasons) or "nothing"
         return ServerError(f"tritonserver {how}. Its last words:\n  {said}{_advice(said)}")
@@ -257,15 +257,13 @@ class TritonServer:
 
     def _prove_all(self, models: list[str], deadline: float) -> Served:
         proofs, failures = [], {}
-        states = {
-            status.name: status for status in self.client.models() if status.state != "UNAVAILABLE" or status.reason != "unloaded"
-        }
+        states = {status.name: status for status in self.client.models() if status.state == "READY" or status.reason}
         for name in models:
-            status = states.get(name)
-            if status is None or status.state != "READY":
-                failures[name] = self.why_not_loaded(name)
-                continue
             try:
+                if name not in states:  # Triton did not even try: it says why where it is asked for
+                    self.load(name)
+                elif states[name].state != "READY":
+                    raise ServerError(reason_in(states[name].reason))
                 proofs.append(prove(self.client, self.repository, name, max(1.0, deadline - time.monotonic())))
             except ConvoyError as error:
                 failures[name] = str(error)
@@ -273,21 +271,29 @@ class TritonServer:
                 raise self.died()
         return Served(tuple(proofs), failures)
 
-    def why_not_loaded(self, model_name: str) -> str:
-        """Try to load a model that is not ready, and give Triton's own reason why it cannot be."""
+    def load(self, model_name: str, timeout_s: float = 300.0) -> None:
+        """Load a model, or load it again with what the repository holds now. What was served before stays served on failure.
+
+        Raises:
+            ServerError: It cannot be loaded; the message has Triton's own reason.
+        """
         since = self.log.position()
         try:
-            self.client.load(model_name, timeout_s=self.start_timeout_s)
+            self.client.load(model_name, timeout_s=timeout_s)
         except ClientError as error:
-            said = [line for line in self.log.errors(since) if "failed to load" not in line or model_name in line]
-            return "\n".join(said) or str(error)
-        return "it was loaded only at the second attempt"
+            if not self.running:
+                raise self.died() from error
+            raise ServerError("; ".join(self.log.errors(since)) or str(error)) from error
 
 
 def _explain(served: Served) -> str:
     lines = [f"{name}: {reason}" for name, reason in served.failures.items()]
-    good = f" The other {len(served.proofs)} answer: --keep-going serves them without it." if served.proofs else ""
-    return f"{len(served.failures)} of the models cannot be served:\n  " + "\n  ".join(lines) + good
+    good = f"\nThe other {len(served.proofs)} answer: --keep-going serves them." if served.proofs else ""
+    return (
+        f"{len(served.failures)} of {len(served.failures) + len(served.proofs)} models cannot be served:\n  "
+        + "\n  ".join(lines)
+        + good
+    )
 
 
 def _advice(said: str) -> str:

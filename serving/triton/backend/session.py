@@ -132,7 +132,9 @@ def _open(path: Path, options: Options, threads: int, provider: str) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), settings, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
-        raise ContractError(f"{path.name} (version {path.parent.name}) cannot be loaded: {reason_of(error)}") from error
+        damaged = type(error).__name__ == "InvalidProtobuf"
+        hint = f" Its {path.stat().st_size} bytes are no ONNX file, or one that was cut short." if damaged else ""
+        raise ContractError(f"{path.name} (version {path.parent.name}) cannot be loaded: {reason_of(error)}{hint}") from error
 
 
 def reason_of(error: Exception) -> str:
