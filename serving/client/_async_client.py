@@ -89,17 +89,17 @@ class AsyncClient:
         """Run a model on tensors; see ``Client.infer``."""
         return await self._run(self._session.infer(model_name, inputs, outputs, model_version), timeout_s)
 
-    async def interface(self, model_name: str, *, timeout_s: float | None = None) -> ModelInterface:
+    async def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote; see ``Client.interface``."""
-        return await self._run(self._session.interface(model_name), timeout_s)
+        return await self._run(self._session.interface(model_name, model_version), timeout_s)
 
     async def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives; see ``Client.metadata``."""
         return await self._run(ask(DescribeModel(check_name(model_name), check_version(model_version))), timeout_s)
 
-    async def config(self, model_name: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    async def config(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> dict[str, Any]:
         """The configuration with which Triton serves a model: ``ModelConfig`` in its JSON form; see ``Client.config``."""
-        return await self._run(ask(ReadConfig(check_name(model_name))), timeout_s)
+        return await self._run(ask(ReadConfig(check_name(model_name), check_version(model_version))), timeout_s)
 
     async def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time; see ``Client.live``."""

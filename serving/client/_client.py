@@ -127,14 +127,14 @@ class Client:
         """
         return self._run(self._session.infer(model_name, inputs, outputs, model_version), timeout_s)
 
-    def interface(self, model_name: str, *, timeout_s: float | None = None) -> ModelInterface:
+    def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote, as the server has them now.
 
         Raises:
             UsageError: The model was not deployed by Convoy.
             ClientError: The call failed.
         """
-        return self._run(self._session.interface(model_name), timeout_s)
+        return self._run(self._session.interface(model_name, model_version), timeout_s)
 
     def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives.
@@ -144,13 +144,13 @@ class Client:
         """
         return self._run(ask(DescribeModel(check_name(model_name), check_version(model_version))), timeout_s)
 
-    def config(self, model_name: str, *, timeout_s: float | None = None) -> dict[str, Any]:
+    def config(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> dict[str, Any]:
         """The configuration with which Triton serves a model: ``ModelConfig`` in its JSON form.
 
         Raises:
             ClientError: The call failed.
         """
-        return self._run(ask(ReadConfig(check_name(model_name))), timeout_s)
+        return self._run(ask(ReadConfig(check_name(model_name), check_version(model_version))), timeout_s)
 
     def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time."""

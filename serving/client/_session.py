@@ -94,9 +94,9 @@ class Session:
             return (yield from is_up(ServerReady()))
         return (yield from is_up(ModelReady(check_name(model_name), check_version(model_version))))
 
-    def interface(self, model_name: str) -> Steps[ModelInterface]:
+    def interface(self, model_name: str, model_version: str) -> Steps[ModelInterface]:
         """The model's labels, image rule and tensors, as the server has them now."""
-        classifier = yield from self._look_up(check_name(model_name), "")
+        classifier = yield from self._look_up(check_name(model_name), check_version(model_version))
         return classifier.interface
 
     def infer(
