@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convoy.contract.agreement import FloatArray, Tolerance
+from convoy.contract.errors import ExportError
 from convoy.contract.manifest import LOGITS_NAME, PROBABILITIES_NAME
 from convoy.export.graph.servable import Servable
 
@@ -68,7 +72,11 @@ def derive_tolerances(
         batch_size: Images a call.
     """
     double = Servable(copy.deepcopy(classifier).double()).eval()
-    truths = dict(zip((LOGITS_NAME, PROBABILITIES_NAME), _run(double, images, batch_size), strict=True))
+    try:
+        with in_float64():
+            truths = dict(zip((LOGITS_NAME, PROBABILITIES_NAME), _run(double, images, batch_size), strict=True))
+    except RuntimeError as error:
+        raise ExportError(f"the network cannot be run in float64, which the tolerances are derived from: {error}") from error
     tolerances = {}
     for name, actual in reference.outputs().items():
         truth = truths[name]
@@ -78,6 +86,26 @@ def derive_tolerances(
         # A non-finite reference must fail the gate, not widen it without bound.
         tolerances[name] = Tolerance(atol=atol if np.isfinite(atol) else 0.0, rtol=FLOOR_EPS * _EPS)
     return tolerances
+
+
+class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no types here
+    """Turns requests for float32 (``x.float()``, ``x.to(torch.float32)``) into requests for float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        wide = [torch.float64 if arg is torch.float32 else arg for arg in args]
+        return func(*wide, **{key: torch.float64 if arg is torch.float32 else arg for key, arg in (kwargs or {}).items()})
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Compute in float64 also where a network's code names float32, or relies on it being the default."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with _Widened():  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _run(servable: nn.Module, images: npt.NDArray[np.uint8], batch_size: int) -> tuple[FloatArray, FloatArray]:

@@ -8,12 +8,15 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
+from torch import nn
 
 from convoy.contract.validation import sum_up
 from convoy.export import EvaluationSet
 from convoy.export.gate.evidence import edge_images
 from convoy.export.gate.gate import Findings, run_gate
+from convoy.export.gate.reference import derive_tolerances, run_pytorch
 from convoy.export.graph.exporting import to_onnx
 
 
@@ -131,3 +134,34 @@ def test_edge_images_are_what_they_say(case):
     assert (pixel > 0).sum() == 1
     assert abs(int((checkers > 0).sum()) - checkers.size // 2) <= 1
     assert set(np.unique(noise)) == {0, 255}
+
+
+@pytest.mark.parametrize("cast", ["default", "float", "to", "tensor"])
+def test_the_float64_truth_is_float64_whatever_the_network_asks_for(case, cast):
+    ways = {
+        "default": lambda x: x / 255,
+        "float": lambda x: x.float() / 255,
+        "to": lambda x: x.to(torch.float32) / 255,
+        "tensor": lambda x: x * torch.tensor(1 / 255),
+    }
+
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            logits = self.inner(ways[cast](image))
+            seen.append(logits.dtype)
+            return logits
+
+    seen: list[torch.dtype] = []
+    network = Own().eval()
+    images = case.evaluation.images
+    reference = run_pytorch(network, images, 16)
+    assert set(seen) == {torch.float32}
+    seen.clear()
+    tolerances = derive_tolerances(network, images, reference, 16)
+    assert set(seen) == {torch.float64}
+    assert 1e-8 < tolerances["logits"].atol < 1e-4
+    assert torch.get_default_dtype() is torch.float32
