@@ -31,6 +31,7 @@ class _Stopped(BaseException):
     type=click.Path(path_type=Path),
     default=Path("model_repository"),
     show_default=True,
+    envvar="CONVOY_REPOSITORY",
     help="The model repository.",
 )
 @click.option("--http-port", type=int, default=8000, show_default=True, help="Where REST listens; 0 for any free port.")
