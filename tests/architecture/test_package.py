@@ -120,6 +120,20 @@ def test_the_lock_covers_what_is_declared(root: Path, pyproject: dict[str, Any])
     assert declared - locked - {"convoy", "onnxruntime"} == set()  # plain onnxruntime is for the platforms that the lock is not for
 
 
+@pytest.mark.parametrize("lock", LOCKS)
+def test_no_locked_version_breaks_what_is_declared(root: Path, pyproject: dict[str, Any], lock: str) -> None:
+    """A lock that was not resolved again after a change of pyproject.toml shows here."""
+    requirements_of = pytest.importorskip("packaging.requirements")
+    project, broken = pyproject["project"], []
+    extras = ["score"] if "client" in lock else list(project["optional-dependencies"])
+    declared = [*project["dependencies"], *(text for extra in extras for text in project["optional-dependencies"][extra])]
+    specifiers = [requirements_of.Requirement(text) for text in [*declared, *pyproject["build-system"]["requires"]]]
+    for line in re.findall(r"^([A-Za-z0-9._-]+==[^ ;\\]+)", (root / lock).read_text(encoding="utf-8"), re.MULTILINE):
+        name, version = line.split("==")
+        broken += [f"{line} for {wanted}" for wanted in specifiers if wanted.name == name and version not in wanted.specifier]
+    assert broken == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_its_module(name: str, root: Path) -> None:
     path = root / "convoy" / "cli" / f"{name}.py"
