@@ -148,7 +148,7 @@ class _Demo:
         self._say("6  Score", f"{len(evaluation)} test images from {source} ...")
         summary = score("lenet5", source, scores, url=server.grpc_url, labels_from_folders=True)
         self._figures["accuracy"]["served"] = summary.accuracy
-        self._say("", f"{summary.n_scored} scored, {summary.n_failed} failed, {summary.images_per_s:,.0f} images/s; {scores}")
+        self._say("", f"{summary.n_scored} scored, {summary.n_failed} failed, {summary.throughput_ips:,.0f} images/s; {scores}")
 
     def _sum_up(self) -> None:
         accuracy = self._figures["accuracy"]

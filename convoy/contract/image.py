@@ -71,16 +71,13 @@ def open_image(image: ImageLike) -> Image.Image:
     name = "the image"
     try:
         if isinstance(image, Image.Image):
-            opened = image
-        elif isinstance(image, bytes):
+            return _decode(image, name)
+        if isinstance(image, bytes):
             name = f"the image ({len(image)} bytes)"
-            opened = Image.open(io.BytesIO(image))
-        else:
-            name = os.fspath(image)
-            opened = Image.open(Path(image))
-        if opened.width * opened.height > MAX_IMAGE_PIXELS:
-            raise ImageError(f"{name}: {opened.width}x{opened.height} pixels are more than the {MAX_IMAGE_PIXELS:,} that are read.")
-        return ImageOps.exif_transpose(opened)
+            return _decode(Image.open(io.BytesIO(image)), name)
+        name = os.fspath(image)
+        with Path(image).open("rb") as file:  # opened here: PIL leaves the file of a damaged image open
+            return _decode(Image.open(file), name)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -114,10 +111,17 @@ def to_pixels(image: ImageLike, spec: ImageSpec) -> Pixels:
     opened = open_image(image)
     try:
         flat = _flatten(opened).convert("L" if spec.channels == 1 else "RGB")
-    except Exception as error:  # the pixels are decoded only here: a truncated file shows itself now
+    except Exception as error:  # PIL refuses some conversions of odd modes with errors of its own
         raise ImageError(f"{_name(image)}: cannot be read as an image: {error}") from error
     resized = _resize(flat, spec)
     return np.asarray(resized, dtype=np.uint8).reshape(spec.dims)
+
+
+def _decode(opened: Image.Image, name: str) -> Image.Image:
+    if opened.width * opened.height > MAX_IMAGE_PIXELS:
+        raise ImageError(f"{name}: {opened.width}x{opened.height} pixels are more than the {MAX_IMAGE_PIXELS:,} that are read.")
+    opened.load()
+    return ImageOps.exif_transpose(opened)
 
 
 def _name(image: ImageLike) -> str:

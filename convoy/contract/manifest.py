@@ -188,3 +188,6 @@ class ModelInterface(Document):
 
 INTERFACE_PARAMETER: Final = "convoy_interface"
 """The key of ``config.pbtxt``'s ``parameters`` under which the ``ModelInterface`` travels, as one line of JSON."""
+
+DIGEST_PARAMETER: Final = "convoy_model_sha256"
+"""The key under which the SHA-256 digest of the served ``model.onnx`` travels."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tritonclient.grpc import model_config_pb2
 
 from convoy.contract.errors import RepositoryError
-from convoy.contract.manifest import INTERFACE_PARAMETER, ModelInterface
+from convoy.contract.manifest import DIGEST_PARAMETER, INTERFACE_PARAMETER, ModelInterface
 
 if TYPE_CHECKING:
     from convoy.contract.manifest import Manifest, TensorSpec
@@ -54,7 +54,7 @@ def make_config(manifest: Manifest, model_name: str, version: int) -> Any:
             sample.data_type = tensor.data_type
             sample.dims.extend(tensor.dims)
             sample.zero_data = True
-    _own(config, manifest.interface, version, previous=None)
+    _own(config, manifest, version, previous=None)
     return config
 
 
@@ -69,15 +69,16 @@ def update_config(current: Any, manifest: Manifest, version: int) -> Any:
     config = model_config_pb2.ModelConfig()
     config.CopyFrom(current)
     config.max_batch_size = min(current.max_batch_size, manifest.max_batch_size)
-    _own(config, manifest.interface, version, previous=served_version(current))
+    _own(config, manifest, version, previous=served_version(current))
     return config
 
 
-def _own(config: Any, interface: ModelInterface, version: int, previous: int | None) -> None:
+def _own(config: Any, manifest: Manifest, version: int, previous: int | None) -> None:
     """Write the fields that are Convoy's."""
     config.ClearField("version_policy")
     config.version_policy.specific.versions.append(version)
-    config.parameters[INTERFACE_PARAMETER].string_value = interface.model_dump_json()
+    config.parameters[INTERFACE_PARAMETER].string_value = manifest.interface.model_dump_json()
+    config.parameters[DIGEST_PARAMETER].string_value = manifest.model_sha256
     if previous is None:
         config.parameters.pop(PREVIOUS_VERSION_PARAMETER, None)
     else:

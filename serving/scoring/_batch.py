@@ -19,12 +19,9 @@ from convoy.contract.errors import (
     UnavailableError,
 )
 from convoy.contract.image import to_pixels
-from convoy.contract.manifest import ModelInterface
+from convoy.contract.manifest import DIGEST_PARAMETER, ModelInterface
 from convoy.serving.client import Client, Prediction
 from convoy.serving.scoring._source import Item, printable
-
-DIGEST_PARAMETER: Final = "convoy_model_sha256"
-"""The key of the served configuration's ``parameters`` under which the digest of the ONNX file may travel."""
 
 ENDS_THE_RUN: Final = (UnavailableError, AuthenticationError, ModelNotFoundError)
 """No batch after these can fare better. Any other failure of a batch becomes its rows' error."""
