@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "grpc://localhost:8001"
 
 _BAR_WIDTH = 20  # characters for a probability of 1
+_PIPE_WIDTH = 10_000  # what no terminal shows is not folded: `grep` and `awk` read whole lines
 
 
 def server_options(function: Any) -> Any:
@@ -109,7 +110,7 @@ def _print(results: list[tuple[str, Prediction | None, str | None]]) -> None:
             )
             table.add_row(*(Text(cell, overflow="fold") for cell in cells))  # Text: a name may look like markup
     if table.row_count:
-        console.print(table)
+        console.print(table, width=None if console.is_terminal else _PIPE_WIDTH)
     for _, _, error in results:
         if error is not None:
             click.echo(f"convoy: {error}", err=True)

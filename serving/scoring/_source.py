@@ -6,6 +6,7 @@ import gzip
 import os
 import stat
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -147,11 +148,11 @@ def _file(path: Path) -> Source:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
-        return _array(_numpy(path), path)
+        return _array(_numpy(path, head), path)
     if head.startswith(_IDX_MAGIC):
-        return _array(_idx(path, None), path)
+        return _array(_idx(path, head, None), path)
     if head.startswith(b"\x1f\x8b"):
-        return _array(_idx(path, _unzipped(path)), path)
+        return _array(_idx_unzipped(path), path)
     if suffix in IMAGE_SUFFIXES:
         raise UsageError(f"{path}: one image is no set: `convoy predict` classifies images named one by one. {_ACCEPTED}")
     if b"\0" in head:
@@ -183,33 +184,43 @@ def _array(images: npt.NDArray[Any], path: Path) -> Source:
     return Source(len(images), items)
 
 
-def _numpy(path: Path) -> npt.NDArray[Any]:
+def _numpy(path: Path, head: bytes) -> npt.NDArray[Any]:
     try:
-        loaded = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: an array larger than memory is read as it is used
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded as archive:
-            names = list(archive)
-            name = names[0] if len(names) == 1 else next((name for name in ("image", "images", "x") if name in names), None)
-            if name is None:
-                raise UsageError(f"{path}: expected one array, or one named 'image', 'images' or 'x', found {names}.")
-            array: npt.NDArray[Any] = archive[name]
-            return array
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read as a numpy file: {error}") from error
+        if head.startswith(b"PK"):
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return _images_of(archive, path)
+        # Mapped: an array that is larger than memory is read as it is used. Pickled objects can not be mapped.
+        mapped: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
+        return mapped
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as a numpy file of images: {error}") from error
 
 
-def _unzipped(path: Path) -> bytes:
+def _images_of(archive: Mapping[str, npt.NDArray[Any]], path: Path) -> npt.NDArray[Any]:
+    names = list(archive)
+    name = names[0] if len(names) == 1 else next((name for name in ("image", "images", "x") if name in names), None)
+    if name is None:
+        raise UsageError(f"{path}: expected one array, or one named 'image', 'images' or 'x', found {names}.")
+    return archive[name]
+
+
+def _idx_unzipped(path: Path) -> npt.NDArray[np.uint8]:
     try:
         with gzip.open(path) as file:
-            return file.read()
-    except (OSError, EOFError) as error:
+            content = file.read()
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be unzipped: {error}") from error
+    return _idx(path, content[:64], content)
 
 
-def _idx(path: Path, content: bytes | None) -> npt.NDArray[np.uint8]:
-    """The images of an IDX file, the form of the MNIST files: magic number, extents (big-endian, 4 bytes each), then the bytes."""
-    head = content[:64] if content is not None else path.open("rb").read(64)
+def _idx(path: Path, head: bytes, content: bytes | None) -> npt.NDArray[np.uint8]:
+    """The images of an IDX file, the form of the MNIST files: magic number, extents (big-endian, 4 bytes each), then the bytes.
+
+    Args:
+        path: The file, mapped where ``content`` is None.
+        head: Its first bytes.
+        content: All of it where it had to be unzipped.
+    """
     axes = head[3] if head.startswith(_IDX_MAGIC) and len(head) >= 4 else 0
     if axes not in (3, 4) or len(head) < 4 + 4 * axes:
         raise UsageError(f"{path}: expected an IDX file of images (unsigned bytes, 3 or 4 axes). {_ACCEPTED}")
@@ -218,7 +229,7 @@ def _idx(path: Path, content: bytes | None) -> npt.NDArray[np.uint8]:
     size = (len(content) if content is not None else path.stat().st_size) - offset
     if size != prod(shape):
         raise DataError(f"{path}: expected {prod(shape)} bytes of images {shape}, found {size}. The file is damaged or cut short.")
-    if content is not None or size == 0:
+    if content is not None or size == 0:  # nothing can not be mapped
         return np.frombuffer((content or b"")[offset:], np.uint8).reshape(shape)
     return np.memmap(path, np.uint8, "r", offset, shape)
 
