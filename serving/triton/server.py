@@ -198,7 +198,11 @@ class TritonServer:
         """The error for a server whose process has ended by itself, with its last words."""
         status = self._guard.poll() if self._guard is not None else None
         reasons = self.log.tail(8) if self.served.proofs else self.log.errors()[-4:] or self.log.tail(8)
-        how = f"was killed by signal {status - 128}" if status is not None and status > 128 else f"ended with status {status}"
+        how = f"ended with status {status}"
+        if status is not None and status > 128:
+            how = f"was killed by signal {status - 128}"
+        elif status is not None and status < 0:
+            how = f"was stopped because its guard process was killed by signal {-status}"
         said = "\n  ".join(reasons) or "nothing"
         return ServerError(f"tritonserver {how}. Its last words:\n  {said}{_advice(said)}")
 

@@ -154,14 +154,14 @@ def complete(config: Any, border: Border) -> None:
         config.set_max_batch_size(max_batch_size)
         config.set_dynamic_batching()
     skip = 1 if max_batch_size > 0 else 0
-    for tensors, entries, add in (
-        (border.inputs, said.get("input", []), config.add_input),
-        (border.outputs, said.get("output", []), config.add_output),
+    for tensors, entries, add, all_of_them in (
+        (border.inputs, said.get("input", []), config.add_input, True),
+        (border.outputs, said.get("output", []), config.add_output, False),
     ):
         named = {entry["name"]: entry for entry in entries}
         for tensor in tensors:
             entry = named.get(tensor.name)
-            if entry is None and named and add is config.add_output:
+            if entry is None and named and not all_of_them:
                 continue  # a person listed the outputs: the others are not wanted
             dims = [int(extent) for extent in (entry or {}).get("dims") or tensor.shape[skip:]]
             add({"name": tensor.name, "data_type": tensor.datatype, "dims": dims})
