@@ -68,3 +68,12 @@ def test_a_stratified_draw_has_some_of_each_class_and_leaves_some(fraction: floa
 def test_a_class_of_one_image_cannot_be_split() -> None:
     with pytest.raises(DataError, match="at least two images of class 1"):
         draw_stratified(np.array([0, 0, 1], dtype=np.int64), 0.5, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.37])
+def test_the_shares_of_a_draw_add_up_to_the_fraction(fraction: float) -> None:
+    counts = np.array([97, 103, 88, 112, 5, 41])
+    labels = np.repeat(np.arange(6), counts).astype(np.int64)
+    drawn, _ = draw_stratified(labels, fraction, np.random.default_rng(0))
+    assert len(drawn) == round(fraction * len(labels))
+    assert np.abs(np.bincount(labels[drawn]) - fraction * counts).max() < 1

@@ -94,7 +94,8 @@ def draw_stratified(
 
     Args:
         labels: int64, shape (n,).
-        fraction: The share of each class that is drawn, rounded to whole images, at least one and never all.
+        fraction: The share of all images that is drawn; of each class that share to the nearest image below or above, at least
+            one and never all.
         generator: Where the randomness comes from.
 
     Returns:
@@ -103,11 +104,15 @@ def draw_stratified(
     Raises:
         DataError: A class has fewer than two images.
     """
+    classes, counts = np.unique(labels, return_counts=True)
+    if counts.min(initial=2) < 2:
+        raise DataError(f"expected at least two images of class {classes[counts.argmin()]} to split them, found {counts.min()}.")
+    quotas = fraction * counts
+    shares = np.floor(quotas).astype(np.int64)
+    # what rounding down leaves goes to the classes that lost most by it, so that the sum is the fraction of all
+    left = round(fraction * len(labels)) - shares.sum()
+    shares[np.argsort(shares - quotas, kind="stable")[:left]] += 1
     drawn = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        if len(members) < 2:
-            raise DataError(f"expected at least two images of class {label} to split them, found {len(members)}.")
-        n = min(max(1, round(fraction * len(members))), len(members) - 1)
-        drawn[generator.permutation(members)[:n]] = True
+    for label, share in zip(classes, np.clip(shares, 1, counts - 1), strict=True):
+        drawn[generator.permutation(np.flatnonzero(labels == label))[:share]] = True
     return np.flatnonzero(drawn), np.flatnonzero(~drawn)

@@ -29,19 +29,22 @@ _LENET5 = _Entry(
         network="lenet5",
         data="digits",
         normalisation=Normalisation(polarity="auto"),
-        augmentation=Augmentation(shift_px=2.0, rotation_deg=12.0, scale_fraction=0.15, shear_deg=8.0, contrast_fraction=0.3),
+        # More than MNIST's own test set asks for: digits from elsewhere are larger, smaller and fainter. Without the fading,
+        # a quarter of MNIST's digits in faint ink on grey paper are misread; with it, as many as of the originals.
+        augmentation=Augmentation(shift_px=2.0, rotation_deg=12.0, scale_fraction=0.25, shear_deg=8.0, contrast_fraction=0.3),
         validation_fraction=0.1,
-        epochs=60,
-        patience_epochs=30,
+        epochs=40,
+        patience_epochs=20,
         batch_size=64,
-        optimizer="adamw",
-        learning_rate=5e-3,
-        weight_decay=1e-2,
+        optimizer="sgd",
+        learning_rate=0.05,
+        momentum=0.9,
+        weight_decay=5e-4,
         schedule="one-cycle",
         warmup_fraction=0.2,
     ),
-    # 54,000 images instead of 1,294: fewer epochs are more steps
-    by_data={"mnist": {"epochs": 15, "patience_epochs": 15, "batch_size": 128}},
+    # 54,000 images instead of 1,295: an epoch has more steps, so fewer epochs do, and larger batches are faster
+    by_data={"mnist": {"epochs": 12, "patience_epochs": 12, "batch_size": 128}},
 )
 
 _ENTRIES: Final[Mapping[str, _Entry]] = MappingProxyType({entry.recipe.name: entry for entry in (_LENET5,)})
