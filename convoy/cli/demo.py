@@ -79,6 +79,9 @@ class _Demo:
         """
         from convoy.contract.errors import ValidationFailedError
 
+        answers = self._figures["classified"]
+        if answers["gRPC"] != answers["REST"]:
+            raise ValidationFailedError(f"expected the same answers over gRPC and REST, found {answers}.")
         accuracies = self._figures["accuracy"]
         if len(set(accuracies.values())) != 1:
             raise ValidationFailedError(f"expected one accuracy in PyTorch, in ONNX Runtime and served, found {accuracies}.")
@@ -127,18 +130,15 @@ class _Demo:
     def _classify(self, server: TritonServer, evaluation: EvaluationSet) -> None:
         from convoy.serving.client import Client
 
-        images = evaluation.images[:5]
-        truth = " ".join(str(label) for label in evaluation.labels[:5])
-        for url, wire in ((server.grpc_url, "gRPC"), (server.http_url, "REST")):
+        chosen = evaluation.goldens()[:10]  # the first test image of each class
+        self._say("5  Classify", f"the digits {' '.join(str(label) for label in evaluation.labels[chosen])}")
+        for wire, url in (("gRPC", server.grpc_url), ("REST", server.http_url)):
             with Client(url) as client:
-                predictions = client.classify("lenet5", images)
-            answers = " ".join(prediction.label for prediction in predictions)
-            sure = min(prediction.probability for prediction in predictions)
-            self._say(
-                "5  Classify" if wire == "gRPC" else "",
-                f"{wire}: five test digits {truth} read as {answers} (at least {sure:.0%} sure)",
-            )
-            self._figures[wire.lower()] = answers
+                predictions = client.classify("lenet5", evaluation.images[chosen])
+            answers = [prediction.label for prediction in predictions]
+            least = min(prediction.probability for prediction in predictions)
+            self._say("", f"{wire} reads   {' '.join(answers)}   (the least sure of them {least:.0%})")
+            self._figures.setdefault("classified", {})[wire] = answers
 
     def _score(self, server: TritonServer, bundle: Bundle, evaluation: EvaluationSet) -> None:
         from convoy.serving.scoring import score
@@ -152,7 +152,8 @@ class _Demo:
 
     def _sum_up(self) -> None:
         accuracy = self._figures["accuracy"]
-        line = "   ".join(f"{name} {value:.2%}" for name, value in accuracy.items())
+        names = {"pytorch": "PyTorch", "onnxruntime": "ONNX Runtime", "served": "served by Triton"}
+        line = ", ".join(f"{names[name]} {value:.2%}" for name, value in accuracy.items())
         self._say("", "")
         self._say("Accuracy", line)
         self._say("Time", f"{self._figures['seconds']:.0f} s")
