@@ -94,6 +94,8 @@ def _print(results: list[tuple[str, Prediction | None, str | None]]) -> None:
     from rich.text import Text
 
     console = stdout_console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
     block = "█" if console.encoding.lower().startswith("utf") else "#"
     table = Table("image", "label", "probability", "", "version", box=None, header_style="bold", pad_edge=False)
     table.columns[2].justify = "right"
@@ -110,7 +112,7 @@ def _print(results: list[tuple[str, Prediction | None, str | None]]) -> None:
             )
             table.add_row(*(Text(cell, overflow="fold") for cell in cells))  # Text: a name may look like markup
     if table.row_count:
-        console.print(table, width=None if console.is_terminal else _PIPE_WIDTH)
+        console.print(table)
     for _, _, error in results:
         if error is not None:
             click.echo(f"convoy: {error}", err=True)
