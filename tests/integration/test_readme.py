@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -28,9 +28,10 @@ def blocks() -> list[tuple[str, str]]:
 @pytest.mark.integration
 def test_every_block_of_the_tour_runs(tmp_path):
     ports = {"8000": free_port(), "8001": free_port(), "8002": free_port()}
+    options = [f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), ports.values(), strict=True)]
     url = f"grpc://localhost:{ports['8001']}"
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    server: subprocess.Popen[str] | None = None
+    server: subprocess.Popen[bytes] | None = None
     said: dict[str, str] = {}
     try:
         for language, text in blocks():
@@ -43,11 +44,11 @@ def test_every_block_of_the_tour_runs(tmp_path):
                 continue
             for line in text.splitlines():
                 if line.startswith("convoy serve"):
-                    options = [f"--{kind}-port={port}" for kind, port in zip(("http", "grpc", "metrics"), ports.values(), strict=True)]
                     server = start([*line.split(), *options], tmp_path, environment)
                     continue
                 line = re.sub(r"^convoy (predict|score) (.*)$", rf"convoy \1 \2 --url {url}", line)
-                done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+                command = ["bash", "-c", line]
+                done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
                 said[line.split(" --url")[0]] = done.stdout
     finally:
@@ -60,19 +61,14 @@ def test_every_block_of_the_tour_runs(tmp_path):
     assert (tmp_path / "scores.parquet").exists()
 
 
-def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[str]:
+def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start `convoy serve` and wait until it says that it serves."""
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    watchdog = threading.Timer(120, process.kill)
-    watchdog.start()
-    heard = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        heard.append(line)
-        if "grpc://" in line:
-            break
-    else:
-        pytest.fail(f"convoy serve ended: {''.join(heard)}")
-    watchdog.cancel()
-    threading.Thread(target=process.stdout.read, daemon=True).start()  # or a full pipe would stop the server
+    log = folder / "serve.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while "grpc://" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
     return process
