@@ -103,7 +103,8 @@ def release_of(path: Path) -> str:
         [sys.executable, "-I", "-S", "-c", _PRINT_VERSION, str(path)], capture_output=True, text=True, timeout=30, check=False
     )
     if asked.returncode != 0:
-        raise MissingDependencyError(f"{path} cannot be loaded: {asked.stderr.strip().splitlines()[-1:] or asked.returncode}")
+        said = asked.stderr.strip().splitlines()
+        raise MissingDependencyError(f"{path} cannot be loaded: {said[-1] if said else f'exit status {asked.returncode}'}")
     return asked.stdout.split()[0]
 
 

@@ -78,7 +78,7 @@ class FakeLogger:
         self.infos.append(text)
 
 
-class FakeModelException(Exception):
+class FakeModelError(Exception):
     """``pb_utils.TritonModelException``."""
 
 
@@ -96,7 +96,7 @@ def pb(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
         "InferenceRequest": FakeRequest,
         "InferenceResponse": FakeResponse,
         "TritonError": FakeError,
-        "TritonModelException": FakeModelException,
+        "TritonModelException": FakeModelError,
         "Logger": FakeLogger(),
     }.items():
         setattr(module, name, value)

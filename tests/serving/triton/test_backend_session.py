@@ -60,12 +60,12 @@ def test_a_truncated_file_is_named_with_the_reason(onnx_file: Any) -> None:
 
 
 def test_a_file_of_an_operator_that_does_not_exist_is_named_with_the_reason(onnx_file: Any) -> None:
-    with pytest.raises(ContractError, match="model.onnx .*NoSuchOperator"):
+    with pytest.raises(ContractError, match=r"model.onnx .*NoSuchOperator"):
         open_session(onnx_file("NoSuchOperator"), Options())
 
 
 def test_a_missing_file_is_named(tmp_path: Any) -> None:
-    with pytest.raises(ContractError, match="other.onnx: no such file"):
+    with pytest.raises(ContractError, match=r"other\.onnx: no such file"):
         model_path(tmp_path, "other.onnx")
 
 
