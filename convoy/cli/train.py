@@ -88,11 +88,8 @@ def _bar() -> Iterator[Listener]:
                 bar.advance(task, n_images)
 
             def on_epoch(self, record: EpochRecord, *, is_best: bool) -> None:
-                if is_best:
-                    bar.update(
-                        task,
-                        description=f"training; epoch {record.epoch}: {record.validation_top1_error:.2%} wrong, the best so far",
-                    )
+                if is_best:  # short: the bar, the counts and the times share a line of 80 characters with it
+                    bar.update(task, description=f"error {record.validation_top1_error:.2%}")
 
         yield Bar()
 
@@ -132,7 +129,7 @@ def _tell(folder: Path, run: TrainedRun) -> None:
     table.add_column(style="bold")
     rows = {
         "network": f"{record.recipe.network}, {record.n_parameters:,} parameters",
-        "data": f"{record.dataset.name}: {record.dataset.n_train:,} images to train on, "
+        "data": f"{record.dataset.name}: {record.dataset.n_train:,} to train, "
         f"{record.dataset.n_validation:,} to validate, {record.dataset.n_test:,} to test",
         "epochs": f"{epochs} of {record.recipe.epochs}, the best is {metrics.best_epoch}{stopped}",
         "validation error": _percent(metrics.validation_top1_error, record.dataset.n_validation),

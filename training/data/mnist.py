@@ -115,5 +115,6 @@ def _download(location: DataLocation) -> Path:
             shutil.rmtree(kept, ignore_errors=True)
             Path(fetched.raw_folder).rename(kept)
     except (OSError, RuntimeError) as error:  # no network (URLError is an OSError), a wrong checksum, a full disk
-        raise DataError(f"MNIST is in none of {looked}, and fetching it failed: {error}. {advice}") from error
+        reason = " ".join(str(error).split()).removesuffix(".")  # torchvision's reason is several lines long
+        raise DataError(f"MNIST is in none of {looked}, and fetching it failed: {reason}. {advice}") from error
     return kept
