@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -88,7 +89,13 @@ def _shown(model_name: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar that is told how far the run is."""
     with progress(unit="images") as bar:
         task = bar.add_task(f"scoring with {model_name}", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        started = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, description=f"scoring with {model_name}, {rate:,.0f} images/s", completed=done, total=total)
+
+        yield show
 
 
 @contextmanager

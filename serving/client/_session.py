@@ -35,7 +35,7 @@ from convoy.serving.client._call import (
     Tensor,
 )
 from convoy.serving.client._classification import Classifier, batches, check_top_k, to_batch, to_predictions
-from convoy.serving.client._datatype import Array, datatype_of, encode, fits
+from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
 
 if TYPE_CHECKING:
     from convoy.contract.image import ImageLike
@@ -218,10 +218,10 @@ class Session:
                 raise InvalidRequestError(f"{where}: expected the inputs {sorted(known)}, found {name!r}. Nothing was sent.")
             datatype, shape = known[name].datatype, known[name].shape
             if not fits(array, datatype):
-                cast = "" if datatype == "BYTES" else f" Cast it with .astype(...) to what {datatype} is in numpy."
+                dtype = NUMPY_DTYPES[datatype].name if datatype in NUMPY_DTYPES else {"BF16": "float32"}.get(datatype, "object")
                 raise InvalidRequestError(
                     f"{where}: input {name!r}: expected {datatype}, found dtype {array.dtype} "
-                    f"({datatype_of(array) or 'no datatype'}).{cast} Nothing was sent."
+                    f"({datatype_of(array) or 'no datatype'}). Convert it, with .astype({dtype!r}) say. Nothing was sent."
                 )
             if len(shape) != array.ndim or any(want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)):
                 raise InvalidRequestError(

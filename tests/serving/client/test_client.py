@@ -24,6 +24,7 @@ from convoy.contract.errors import (
 )
 from convoy.serving.client import AsyncClient, Candidate, Client, ModelStatus, Prediction
 from convoy.serving.client._call import DescribeModel, Infer, ReadConfig
+from convoy.serving.client._datatype import DATATYPES
 from convoy.serving.client.testing import AsyncFakeTransport, FakeModel, FakeTransport
 
 
@@ -240,6 +241,19 @@ def test_tensors_that_the_model_does_not_take_are_not_sent(
         Client(transport=fake).infer("echo", inputs, outputs=outputs)
     assert "Nothing was sent." in str(caught.value)
     assert not infers(fake)
+
+
+@pytest.mark.parametrize("datatype", [*DATATYPES, "FP8"])
+def test_a_tensor_of_no_datatype_is_refused_whatever_the_model_takes(datatype: str, fake: FakeTransport) -> None:
+    fake.models["any"] = FakeModel.of_tensors({"x": (datatype, (-1,))}, lambda inputs: inputs)
+    with pytest.raises(InvalidRequestError, match=rf"expected {datatype}, found dtype complex128 \(no datatype\)\. Convert it"):
+        Client(transport=fake).infer("any", {"x": np.zeros(1, complex)})
+
+
+def test_float32_is_sent_as_bfloat16_where_the_model_takes_that(fake: FakeTransport) -> None:
+    fake.models["any"] = FakeModel.of_tensors({"x": ("BF16", (-1,))}, lambda inputs: inputs)
+    result = Client(transport=fake).infer("any", {"x": np.array([1.0, 1 / 3], np.float32)})
+    assert result["x"].tolist() == [1.0, 0.333984375]
 
 
 @pytest.mark.parametrize("inputs", [{}, None, [np.zeros(1)], {"x": [1.0]}])
