@@ -97,6 +97,9 @@ class Runtime:
         variables["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
         variables["PATH"] = os.pathsep.join(filter(None, [str(self.folder / "python" / "bin"), variables.get("PATH", os.defpath)]))
         variables["PYTHONDONTWRITEBYTECODE"] = "1"
+        variables.setdefault(
+            "ORT_DISABLE_TELEMETRY", "1"
+        )  # from 1.29 on, ONNX Runtime's wheels tell Microsoft which models they open
         return variables
 
     def release(self) -> None:

@@ -16,12 +16,14 @@ class Stub:
         pid: Its process.
         model_name: The model that it runs.
         model_version: The version of it.
+        instance_name: The instance that it is, as Triton's messages name it.
         shm_name: Its shared-memory segment.
     """
 
     pid: int
     model_name: str
     model_version: str
+    instance_name: str
     shm_name: str
 
 
@@ -37,7 +39,7 @@ def find_stubs(server_pid: int) -> list[Stub]:
 
 
 def _stub(pid: int) -> Stub | None:
-    """What a process is, by its arguments: PROGRAM REPOSITORY/MODEL/VERSION/FILE SHM_NAME ...; None where it is no stub."""
+    """What a process is, by its arguments: PROGRAM MODEL/VERSION/FILE SHM_NAME ... INSTANCE ...; None where it is no stub."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
@@ -47,7 +49,7 @@ def _stub(pid: int) -> Stub | None:
     version = next((parent for parent in Path(words[1]).parents if parent.name.isdecimal()), None)
     if version is None:
         return None
-    return Stub(pid, version.parent.name, version.name, words[2].lstrip("/"))
+    return Stub(pid, version.parent.name, version.name, words[8] if len(words) > 8 else "", words[2].lstrip("/"))
 
 
 def instance_count(config: Mapping[str, Any]) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -174,9 +177,9 @@ class Supervisor:
             return
         model.suspect = False
         if time.monotonic() >= model.next_check:
-            self._ask(model)
+            self._ask(model, stubs)
 
-    def _ask(self, model: _Model) -> None:
+    def _ask(self, model: _Model, stubs: list[Stub]) -> None:
         model.next_check = time.monotonic() + CHECK_EVERY_S
         try:
             version = ask(self._server.client, model.name, ANSWER_WITHIN_S)
@@ -187,6 +190,7 @@ class Supervisor:
                 self._say_once(model, f"{model.name}: no answer for more than {_SILENT_S:.0f} s: overloaded, or stuck. {error}")
         except ServerFailureError as error:
             if "not healthy" in str(error):
+                _kill([stub for stub in stubs if stub.model_name == model.name and f"'{stub.instance_name}'" in str(error)])
                 self._heal(model, "its backend process does not answer")
             else:
                 self._say_once(model, f"{model.name}: an inference fails: {error}")
@@ -249,6 +253,13 @@ class Supervisor:
         if model.said != message:
             model.said = message
             self._say(message)
+
+
+def _kill(stubs: list[Stub]) -> None:
+    """Kill backend processes that hang: Triton gives them up, but does not end them."""
+    for stub in stubs:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stub.pid, signal.SIGKILL)
 
 
 def describe(proof: Proof) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ parameters {{ key: "{INTERFACE_PARAMETER}" value {{ string_value: "{escaped}" }}
 """
 
 
-def write_tiny_model(repository: Path, name: str = "tiny", *, versions: tuple[int, ...] = (1,), extra: str = "") -> Path:
+def write_tiny_model_folder(repository: Path, name: str = "tiny", *, versions: tuple[int, ...] = (1,), extra: str = "") -> Path:
     """Write the tiny classifier into a repository; version N has the bias N. The last version is served."""
     folder = repository / name
     for version in versions:
@@ -76,10 +76,29 @@ def write_tiny_model(repository: Path, name: str = "tiny", *, versions: tuple[in
     return folder
 
 
+def write_tiny_config_file(folder: Path, *, version: int) -> None:
+    """Replace the tiny classifier's ``config.pbtxt`` in one step, as ``convoy deploy`` does."""
+    aside = folder / ".config.pbtxt.tmp"
+    aside.write_text(tiny_config(folder.name, version=version))
+    aside.replace(folder / "config.pbtxt")
+
+
+@pytest.fixture(scope="session")
+def write_tiny_model() -> Callable[..., Path]:
+    """Writes the tiny classifier into a repository: ``(repository, name="tiny", *, versions=(1,), extra="")`` -> its folder."""
+    return write_tiny_model_folder
+
+
+@pytest.fixture(scope="session")
+def write_tiny_config() -> Callable[..., None]:
+    """Replaces the tiny classifier's configuration: ``(folder, *, version)``."""
+    return write_tiny_config_file
+
+
 @pytest.fixture(scope="session")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     """A Triton that serves the model ``tiny`` for the whole session: talk to it, do not change it."""
     repository = tmp_path_factory.mktemp("repository")
-    write_tiny_model(repository)
+    write_tiny_model_folder(repository)
     with TritonServer(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
         yield server

@@ -135,7 +135,7 @@ error: creating server: Internal - failed to load all models
     ("said", "reason"),
     [
         (
-            "load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: TritonModelException: cut short\n\nAt:\n  a\n;",
+            "load failed for model 'm': version 1 is at UNAVAILABLE state: Internal: TritonModelException: cut short\n\nAt:\n a\n;",
             "cut short",
         ),
         ("Poll failed for model directory 'm': unexpected name", "unexpected name"),
@@ -194,6 +194,7 @@ def test_the_runtime_folder_has_both_backends_and_an_overlay_of_this_environment
         )
         assert Path(found.stdout.strip()) == runtime.folder / "python"
         assert runtime.environment(installation)["PATH"].startswith(str(program.parent))
+        assert runtime.environment(installation)["ORT_DISABLE_TELEMETRY"] == "1"
     finally:
         runtime.remove()
     assert list(temporary.iterdir()) == []
@@ -301,13 +302,13 @@ def test_backend_processes_are_told_by_their_arguments(tmp_path: Path) -> None:
     model = tmp_path / "lenet5" / "3" / "model.onnx"
     model.parent.mkdir(parents=True)
     model.write_text("read line")  # a shell stands in for the stub: it runs what its first argument names
-    words = [str(tmp_path / "triton_python_backend_stub"), str(model), "/convoy_x_1", "1048576"]
+    words = [str(tmp_path / "triton_python_backend_stub"), str(model), "/convoy_x_1", *"34567", "lenet5_0"]
     stub = subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE)
     other = subprocess.Popen(["other", str(model), "/convoy_x_2"], executable="/bin/sh", stdin=subprocess.PIPE)
     try:
         wait_for(lambda: find_stubs(os.getpid()))
 
-        assert find_stubs(os.getpid()) == [Stub(stub.pid, "lenet5", "3", "convoy_x_1")]
+        assert find_stubs(os.getpid()) == [Stub(stub.pid, "lenet5", "3", "lenet5_0", "convoy_x_1")]
         stub.kill()
         wait_for(lambda: not exists(stub.pid))
         assert find_stubs(os.getpid()) == []  # it has ended, though nobody has asked for its status yet

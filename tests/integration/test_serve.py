@@ -1,0 +1,233 @@
+"""``convoy serve`` as a process: how it starts, explains, stops, and what it leaves behind: nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from convoy.serving.client import Client
+
+SHM = Path("/dev/shm")
+
+pytestmark = pytest.mark.integration
+
+Serve = Callable[..., subprocess.Popen[str]]
+WriteModel = Callable[..., Path]
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float = 20.0, what: str = "it") -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def temporary(tmp_path: Path) -> Path:
+    """The temporary folder of the servers that a test starts."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def serve(tmp_path: Path, temporary: Path) -> Iterator[Serve]:
+    """Starts ``convoy serve`` on free ports, its stderr in ``tmp_path / "stderr"``."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(repository: Path, *words: str, ports: tuple[int, int, int] = (0, 0, 0)) -> subprocess.Popen[str]:
+        options = [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
+        program = [
+            sys.executable,
+            "-c",
+            "from convoy.cli import main; main()",
+            "serve",
+            "--repository",
+            str(repository),
+            *options,
+            *words,
+        ]
+        with (tmp_path / "stderr").open("w") as stderr:
+            process = subprocess.Popen(
+                program,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env={**os.environ, "TMPDIR": str(temporary)},
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait(20)
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def introduction(process: subprocess.Popen[str]) -> str:
+    """What it says when everything answers."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("Ctrl-C"):
+            break
+    return "".join(lines)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
+
+
+def segments(temporary: Path) -> list[str]:
+    """The shared-memory segments of servers that run from ``temporary``, found by their tokens."""
+    tokens = [folder.name.removeprefix("convoy-triton-") for folder in temporary.iterdir()]
+    return [path.name for path in SHM.iterdir() if any(token in path.name for token in tokens)]
+
+
+def assert_nothing_is_left(processes: list[psutil.Process], names: list[str], temporary: Path) -> None:
+    wait_for(lambda: not any(process.is_running() for process in processes), what="the end of every process")
+    wait_for(lambda: not any((SHM / name).exists() for name in names), what="the removal of the segments")
+    wait_for(lambda: not list(temporary.iterdir()), what="the removal of the runtime folder")
+
+
+def test_it_says_what_it_serves_and_stops_cleanly_on_sigterm(
+    serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path
+) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository", "--log", str(tmp_path / "triton.log"))
+
+    said = introduction(process)
+    url = re.search(r"grpc://\S+", said)
+    assert url is not None
+    with Client(url.group()) as client:
+        assert client.ready("tiny")
+    processes, names = descendants(process.pid), segments(temporary)
+    process.terminate()
+
+    assert re.search(r"tiny +version 1", said)
+    assert re.search(r"REST +http://127.0.0.1:\d+", said)
+    assert f"convoy predict tiny IMAGE.png --url {url.group()}" in said
+    assert process.wait(20) == 0
+    assert len(processes) == 3, "the guard, the server, the backend's process"
+    assert len(names) == 1
+    assert_nothing_is_left(processes, names, temporary)
+    assert "Started GRPCInferenceService" in (tmp_path / "triton.log").read_text()
+
+
+def test_ctrl_c_before_it_is_up_stops_it_too(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository")
+    wait_for(lambda: len(descendants(process.pid)) >= 2, what="the start of the server")
+
+    process.send_signal(signal.SIGINT)
+
+    assert process.wait(20) == 0
+    assert "Stopped before the server was up" in (tmp_path / "stderr").read_text()
+    assert_nothing_is_left([], [], temporary)
+
+
+def test_killed_with_9_it_leaves_nothing(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository")
+    introduction(process)
+    processes, names = descendants(process.pid), segments(temporary)
+    assert names
+
+    process.kill()
+
+    assert_nothing_is_left(processes, names, temporary)
+
+
+def test_a_killed_server_ends_it_with_the_last_words(
+    serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path
+) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository")
+    introduction(process)
+    processes, names = descendants(process.pid), segments(temporary)
+
+    next(child for child in processes if child.name() == "tritonserver").kill()
+
+    assert process.wait(20) == 1
+    said = (tmp_path / "stderr").read_text()
+    assert "tritonserver was killed by signal 9" in said
+    assert "Started Metrics Service" in said
+    assert_nothing_is_left(processes, names, temporary)
+
+
+def test_a_busy_port_is_explained_before_anything_starts(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "repository")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        process = serve(tmp_path / "repository", ports=(0, port, 0))
+
+        assert process.wait(20) == 1
+
+    said = (tmp_path / "stderr").read_text()
+    assert f"port {port} is busy: process {os.getpid()}" in said
+    assert "--grpc-port" in said
+
+
+def test_a_bad_model_is_named_with_tritons_reason_and_the_good_ones_are_counted(
+    serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path
+) -> None:
+    repository = tmp_path / "repository"
+    write_tiny_model(repository, "good")
+    path = write_tiny_model(repository, "cut") / "1" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:100])
+    (write_tiny_model(repository, "garbled") / "config.pbtxt").write_text("name: 'garbled'\nfoo {")
+    process = serve(repository)
+
+    assert process.wait(30) == 1
+
+    said = (tmp_path / "stderr").read_text()
+    assert "2 of 3 models cannot be served" in said
+    assert re.search(
+        r"cut: model.onnx \(version 1\) cannot be loaded: .*100 bytes are no ONNX file, or one that was cut short", said
+    )
+    assert re.search(r'garbled: 2:5: .*no field named "foo"', said)
+    assert "The other 1 answer: --keep-going serves them" in said
+    assert "Traceback" not in said
+    assert_nothing_is_left([], [], temporary)
+
+
+def test_a_folder_that_is_no_repository_is_explained(serve: Serve, tmp_path: Path) -> None:
+    process = serve(tmp_path / "nothing")
+
+    assert process.wait(20) == 1
+    assert "no such folder. `convoy deploy" in (tmp_path / "stderr").read_text()
+
+
+def test_json_names_urls_and_models_and_sigint_stops_it(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository", "--json")
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line == "}\n":
+            break
+
+    process.send_signal(signal.SIGINT)
+
+    document = json.loads("".join(lines))
+    assert document["models"] == [{"name": "tiny", "version": "1", "test_accuracy": None, "n_goldens": 0}]
+    assert set(document["urls"]) == {"grpc", "http", "metrics"}
+    assert process.wait(20) == 0

@@ -1,0 +1,182 @@
+"""A supervised server: what dies is noticed and mended, what changes is loaded, and callers notice as little as can be."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convoy.contract.errors import ConvoyError
+from convoy.serving.client import Client
+from convoy.serving.triton import Supervisor, TritonServer
+from convoy.serving.triton.stub import find_stubs
+
+pytestmark = pytest.mark.integration
+
+WriteModel = Callable[..., Path]
+WriteConfig = Callable[..., None]
+IMAGE = np.zeros((1, 4, 4, 1), np.uint8)
+
+
+@dataclass
+class Supervised:
+    """A server under supervision, and what the supervisor has said."""
+
+    server: TritonServer
+    repository: Path
+    said: list[str] = field(default_factory=list)
+
+    def wait_for(self, words: str, since: int = 0, timeout_s: float = 20.0) -> str:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for message in self.said[since:]:
+                if words in message:
+                    return message
+            assert time.monotonic() < deadline, f"nobody said {words!r}; said: {self.said[since:]}"
+            time.sleep(0.02)
+
+    def version(self) -> str:
+        with Client(self.server.grpc_url) as client:
+            return client.infer("tiny", {"image": IMAGE}).model_version
+
+
+@pytest.fixture(scope="module")
+def supervised(tmp_path_factory: pytest.TempPathFactory, write_tiny_model: WriteModel) -> Iterator[Supervised]:
+    repository = tmp_path_factory.mktemp("repository")
+    write_tiny_model(repository, versions=(2, 1))
+    broken = write_tiny_model(repository, "broken") / "1" / "model.onnx"
+    broken.write_bytes(b"nonsense")
+    with TritonServer(repository, http_port=0, grpc_port=0, metrics_port=0, keep_going=True, stop_timeout_s=3) as server:
+        result = Supervised(server, repository)
+        stop = threading.Event()
+        thread = threading.Thread(target=Supervisor(server, result.said.append).run, args=(stop,))
+        thread.start()
+        try:
+            yield result
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_a_bad_model_does_not_hide_the_others_where_going_on_was_asked_for(supervised: Supervised) -> None:
+    assert [proof.model_name for proof in supervised.server.served.proofs] == ["tiny"]
+    assert "cannot be loaded" in supervised.server.served.failures["broken"]
+
+
+def test_a_mended_model_is_served(supervised: Supervised, write_tiny_model: WriteModel) -> None:
+    shutil.rmtree(supervised.repository / "broken")
+    write_tiny_model(supervised.repository, "broken")
+
+    supervised.wait_for("now serving version 1")
+
+
+def test_a_killed_backend_process_is_noticed_and_replaced(supervised: Supervised) -> None:
+    pid = supervised.server.pid()
+    assert pid is not None
+    (stub,) = [stub for stub in find_stubs(pid) if stub.model_name == "tiny"]
+    since = len(supervised.said)
+    killed = time.monotonic()
+
+    os.kill(stub.pid, signal.SIGKILL)
+    supervised.wait_for("tiny: its backend process died; loading it again", since)
+    noticed = time.monotonic() - killed
+    supervised.wait_for("tiny: answers again", since)
+
+    assert noticed < 4
+    assert supervised.version() == "1"
+
+
+def test_a_stopped_backend_process_is_noticed_by_inference(supervised: Supervised) -> None:
+    pid = supervised.server.pid()
+    assert pid is not None
+    (stub,) = [stub for stub in find_stubs(pid) if stub.model_name == "tiny"]
+    since = len(supervised.said)
+
+    os.kill(stub.pid, signal.SIGSTOP)
+    try:
+        supervised.wait_for("tiny: answers again", since, timeout_s=40)
+    finally:
+        if Path(f"/proc/{stub.pid}").exists():
+            os.kill(stub.pid, signal.SIGKILL)
+
+    assert supervised.version() == "1"
+
+
+def test_a_new_version_is_swapped_in_under_load_without_a_failed_request(
+    supervised: Supervised, write_tiny_config: WriteConfig
+) -> None:
+    versions: list[str] = []
+    failures: list[ConvoyError] = []
+    stop = threading.Event()
+
+    def call(url: str) -> None:
+        with Client(url) as client:
+            while not stop.is_set():
+                try:
+                    versions.append(client.infer("tiny", {"image": IMAGE}).model_version)
+                except ConvoyError as error:
+                    failures.append(error)
+
+    urls = [supervised.server.grpc_url] * 2 + [supervised.server.http_url]
+    callers = [threading.Thread(target=call, args=(url,)) for url in urls]
+    for caller in callers:
+        caller.start()
+    try:
+        for version in (2, 1):
+            since = len(supervised.said)
+            write_tiny_config(supervised.repository / "tiny", version=version)
+            supervised.wait_for(f"tiny changed: now serving version {version}", since)
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+
+    assert failures == []
+    assert set(versions) == {"1", "2"}
+    assert len(versions) > 100
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_served(supervised: Supervised, write_tiny_config: WriteConfig) -> None:
+    folder = supervised.repository / "tiny"
+    (folder / "3").mkdir()
+    (folder / "3" / "model.onnx").write_bytes(b"cut")
+    since = len(supervised.said)
+
+    write_tiny_config(folder, version=3)
+    message = supervised.wait_for("cannot be loaded", since)
+
+    assert "no ONNX file, or one that was cut short" in message
+    assert "Version 1 stays served" in message
+    assert supervised.version() == "1"
+
+    write_tiny_config(folder, version=1)
+    supervised.wait_for("still serving version 1", since)
+    assert sum("cannot be loaded" in message for message in supervised.said[since:]) == 1, "the same reason is not said twice"
+
+
+def test_a_model_that_leaves_the_repository_is_unloaded(supervised: Supervised) -> None:
+    since = len(supervised.said)
+
+    shutil.rmtree(supervised.repository / "broken")
+    supervised.wait_for("broken: gone from the repository; unloaded", since)
+
+    assert not supervised.server.client.ready("broken")
+
+
+def test_a_model_that_somebody_unloads_is_left_alone(supervised: Supervised, write_tiny_config: WriteConfig) -> None:
+    since = len(supervised.said)
+
+    supervised.server.client.unload("tiny")
+    supervised.wait_for("tiny: somebody unloaded it", since)
+    assert not supervised.server.client.ready("tiny")
+
+    write_tiny_config(supervised.repository / "tiny", version=2)
+    supervised.wait_for("now serving version 2", since)
