@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
+_PIPE_WIDTH = 10_000
+
+
 def json_option(function: Any) -> Any:
     """Add ``--json``, which prints one JSON document on stdout instead of text for people."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")(function)
@@ -29,10 +32,10 @@ def remark(message: str) -> None:
 
 
 def stdout_console() -> Console:
-    """A rich console on stdout, for tables of results."""
+    """A rich console on stdout, for tables of results; what no terminal shows is not folded, so that `grep` reads whole lines."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def progress(*, unit: str) -> Progress:

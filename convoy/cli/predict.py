@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 DEFAULT_URL = "grpc://localhost:8001"
 
 _BAR_WIDTH = 20  # characters for a probability of 1
-_PIPE_WIDTH = 10_000  # what no terminal shows is not folded: `grep` and `awk` read whole lines
 
 
 def server_options(function: Any) -> Any:
@@ -94,8 +93,6 @@ def _print(results: list[tuple[str, Prediction | None, str | None]]) -> None:
     from rich.text import Text
 
     console = stdout_console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
     block = "█" if console.encoding.lower().startswith("utf") else "#"
     table = Table("image", "label", "probability", "", "version", box=None, header_style="bold", pad_edge=False)
     table.columns[2].justify = "right"
