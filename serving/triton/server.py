@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, ServerError
 from convoy.serving.triton import guard
+from convoy.serving.triton.completeness import is_complete
 from convoy.serving.triton.folder import check_repository
 from convoy.serving.triton.installation import Installation
 from convoy.serving.triton.log import TritonLog, reason_in
@@ -78,6 +79,7 @@ class TritonServer:
         self.start_timeout_s = start_timeout_s
         self.stop_timeout_s = stop_timeout_s
         self.served = Served((), {})
+        self._completes = True
         self._log_path = log_path
         self._log: TritonLog | None = None
         self._runtime: Runtime | None = None
@@ -139,6 +141,7 @@ class TritonServer:
         installation = Installation.find()
         clear_stale()
         self._choose_ports()
+        self._completes = not all(is_complete(self.repository / name) for name in models)
         self._runtime = runtime = Runtime.create(installation)
         try:
             self._log = TritonLog(self._log_path or runtime.log_path)
@@ -227,6 +230,7 @@ class TritonServer:
             "--model-control-mode=explicit",
             *[f"--load-model={name}" for name in models],
             "--exit-on-error=false",
+            *([] if self._completes else ["--disable-auto-complete-config"]),
             f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}",
             *[f"--backend-config={name},shm-region-prefix-name={runtime.shm_prefix}" for name in BACKENDS],
             *[f"--{name}-address={HOST}" for name in self.ports],
@@ -287,7 +291,16 @@ class TritonServer:
         except ClientError as error:
             if not self.running:
                 raise self.died() from error
-            raise ServerError("; ".join(self.log.errors(since)) or str(error)) from error
+            said = "; ".join(self.log.errors(since)) or str(error)
+            raise ServerError(f"{said.rstrip('.')}.{self._advice_for(model_name)}") from error
+
+    def _advice_for(self, model_name: str) -> str:
+        if self._completes or is_complete(self.repository / model_name):
+            return ""
+        return (
+            " Its configuration does not name the backend and every tensor with datatype and dims, and this server was started "
+            "for models whose configurations do: complete it, or start the server again."
+        )
 
 
 def _explain(served: Served) -> str:

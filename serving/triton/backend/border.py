@@ -91,6 +91,8 @@ def check(border: Border, config: Mapping[str, Any]) -> None:
             f"max_batch_size is {config['max_batch_size']}, but the first axis of input '{fixed.name}' {list(fixed.shape)} is not "
             "dynamic. Export the model with a dynamic batch axis, or set max_batch_size to 0."
         )
+    if not config.get("output"):
+        raise ContractError(f"config.pbtxt names no outputs, the ONNX file has {sorted(tensor.name for tensor in border.outputs)}.")
     for what, tensors, entries in (
         ("input", border.inputs, config.get("input", [])),
         ("output", border.outputs, config.get("output", [])),

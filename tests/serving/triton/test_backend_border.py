@@ -44,6 +44,7 @@ def test_a_configuration_that_fits_the_file_is_taken(good: dict[str, Any]) -> No
     [
         (config(input=[tensor("image", [2])]), r"unknown \['image'\]; missing \['x'\]"),
         (config(output=[tensor("w", [2])]), r"outputs \['w'\], the ONNX file has \['y', 'z'\]"),
+        (config(output=[]), r"names no outputs, the ONNX file has \['y', 'z'\]"),
         (config(input=[tensor("x", [3])]), r"dims \[3\], the ONNX file has \[2\]"),
         (config(input=[tensor("x", [2, 1])]), r"dims \[2, 1\], the ONNX file has \[2\]"),
         (config(output=[tensor("y", [2], "TYPE_INT8")]), "TYPE_INT8, the ONNX file has TYPE_FP32"),

@@ -1,0 +1,272 @@
+"""The supervisor's judgement, with a server that does what the test says."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from convoy.contract.errors import DeadlineExceededError, ServerError, ServerFailureError, UnavailableError
+from convoy.serving.client import ModelStatus
+from convoy.serving.triton import supervisor as module
+from convoy.serving.triton.proof import Proof
+from convoy.serving.triton.server import Served
+from convoy.serving.triton.stub import Stub
+from convoy.serving.triton.supervisor import Supervisor, describe
+
+
+@dataclass
+class FakeServer:
+    """A server of one model, ``m``, in version 1; stands for its client too."""
+
+    repository: Path
+    served: Served = field(default_factory=lambda: Served((Proof("m", "1", 0, None),), {}))
+    running: bool = True
+    shm_prefix: str = "convoy_no_such_server_"
+    ready: str = "1"
+    stubs: int = 1
+    refusal: str = ""
+    answer: Exception | None = None
+    calls: list[str] = field(default_factory=list)
+
+    @property
+    def client(self) -> Any:
+        return self
+
+    def pid(self) -> int:
+        return 1
+
+    def died(self) -> ServerError:
+        return ServerError("tritonserver was killed by signal 9.")
+
+    def models(self) -> list[ModelStatus]:
+        return [ModelStatus("m", self.ready or "1", "READY" if self.ready else "UNAVAILABLE", "" if self.ready else "unloaded")]
+
+    def config(self, name: str) -> dict[str, Any]:
+        return {"instance_group": [{"count": 1}]}
+
+    def unload(self, name: str) -> None:
+        self.calls.append(f"unload {name}")
+
+    def load(self, name: str) -> None:
+        self.calls.append(f"load {name}")
+        if self.refusal:
+            raise ServerError(self.refusal)
+        self.stubs, self.ready, self.answer = 1, "1", None
+
+
+class Clock:
+    """``time`` for the supervisor."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Scene:
+    server: FakeServer
+    supervisor: Supervisor
+    clock: Clock
+    said: list[str]
+    killed: list[int]
+
+    def ticks(self, n: int, seconds: float = 0.5) -> list[str]:
+        """Let time pass; returns what was said meanwhile."""
+        before = len(self.said)
+        for _ in range(n):
+            self.clock.now += seconds
+            self.supervisor.tick()
+        return self.said[before:]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scene]:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text("one")
+
+    def make(**changes: Any) -> Scene:
+        server, clock, said = FakeServer(tmp_path, **changes), Clock(), list[str]()
+
+        def ask(client: Any, name: str, timeout_s: float) -> str:
+            if server.answer is not None:
+                raise server.answer
+            return server.ready
+
+        monkeypatch.setattr(module, "time", clock)
+        monkeypatch.setattr(module, "ask", ask)
+        monkeypatch.setattr(module, "prove", lambda client, repository, name: Proof(name, server.ready, 0, None))
+        monkeypatch.setattr(module, "find_stubs", lambda pid: [Stub(10, "m", "1", "m_0", "segment")] * server.stubs)
+        killed: list[int] = []
+        monkeypatch.setattr(module.os, "kill", lambda pid, number: killed.append(pid))
+        return Scene(server, Supervisor(server, said.append), clock, said, killed)  # type: ignore[arg-type]
+
+    return make
+
+
+def test_all_well_is_silence(scene: Callable[..., Scene]) -> None:
+    it = scene()
+
+    assert it.ticks(20) == []
+    assert it.server.calls == []
+
+
+def test_a_dead_server_ends_the_supervision(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.running = False
+
+    with pytest.raises(ServerError, match="killed by signal 9"):
+        it.supervisor.run(threading.Event())
+
+
+def test_a_dead_process_is_healed_at_the_second_look(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.stubs = 0
+
+    assert it.ticks(1) == []
+    said = it.ticks(1)
+
+    assert it.server.calls == ["unload m", "load m"]
+    assert "m: its backend process died; loading it again." in said
+    assert "m: answers again" in said[1]
+
+
+def test_a_process_that_hangs_is_killed_and_healed(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.answer = ServerFailureError("Stub process 'm_0' is not healthy.")
+
+    said = it.ticks(5)
+
+    assert it.killed == [10]
+    assert "does not answer; loading it again" in said[0]
+    assert it.server.calls == ["unload m", "load m"]
+
+
+def test_one_that_keeps_dying_is_loaded_ever_less_often_and_never_given_up(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    loads: list[float] = []
+    start = it.clock.now
+    for _ in range(800):
+        before = len(it.server.calls)
+        it.server.stubs = 0
+        it.ticks(1)
+        if len(it.server.calls) > before:
+            loads.append(it.clock.now - start)
+
+    gaps = [later - earlier for earlier, later in itertools.pairwise(loads)]
+    assert gaps[:6] == [1, 2, 4, 8, 16, 32]
+    assert gaps[-1] == 60
+    assert any("again; it is loaded again in" in message for message in it.said)
+
+
+def test_an_answer_that_takes_long_is_not_a_death(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.answer = DeadlineExceededError("no answer within 10 s.")
+
+    said = it.ticks(200)
+
+    assert it.server.calls == []
+    assert len(said) == 1
+    assert "overloaded, or stuck" in said[0]
+
+
+def test_a_model_that_fails_on_zeros_is_said_so_once_and_not_reloaded(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.answer = ServerFailureError("some operator failed")
+
+    said = it.ticks(50)
+
+    assert it.server.calls == []
+    assert said == ["m: an inference fails: some operator failed"]
+
+
+def test_a_changed_configuration_is_loaded(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    (it.server.repository / "m" / "config.pbtxt").write_text("another")
+
+    assert it.ticks(1) == ["m changed: still serving version 1."]
+    assert it.server.calls == ["load m"]
+
+
+def test_one_that_cannot_be_loaded_is_said_once_and_tried_until_it_can(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.refusal = "cut short."
+    (it.server.repository / "m" / "config.pbtxt").write_text("another")
+
+    said = it.ticks(100)
+
+    assert said == ["m changed, but cannot be loaded: cut short. Version 1 stays served. It is tried again, ever less often."]
+    assert 4 < len(it.server.calls) < 10
+
+    it.server.refusal = ""
+    assert it.ticks(130) == ["m is tried again: still serving version 1."]
+
+
+def test_one_that_cannot_be_loaded_again_after_a_death_is_tried_until_it_can(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.stubs, it.server.refusal = 0, "cut short."
+
+    said = it.ticks(20)
+
+    assert said[1] == "m: cannot be loaded again: cut short. It is not served. It is tried again, ever less often."
+    it.server.refusal = ""
+    assert it.ticks(130) == ["m is tried again: now serving version 1."]
+
+
+def test_one_that_failed_at_the_start_is_tried_again(scene: Callable[..., Scene]) -> None:
+    it = scene(served=Served((), {"m": "cut short"}))
+
+    assert it.ticks(4) == ["m is tried again: now serving version 1."]
+
+
+def test_a_vanished_model_is_unloaded_and_a_vanished_repository_is_not(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    aside = it.server.repository.with_name("aside")
+
+    it.server.repository.rename(aside)
+    said = it.ticks(5)
+    assert len(said) == 1
+    assert "What is loaded stays served" in said[0]
+    aside.rename(it.server.repository)
+
+    (it.server.repository / "m").rename(aside)
+    assert it.ticks(5) == ["m: gone from the repository; unloaded."]
+    assert it.server.calls == ["unload m"]
+
+
+def test_one_that_somebody_unloaded_is_left_alone(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.ready, it.server.stubs = "", 0
+
+    assert it.ticks(20) == ["m: somebody unloaded it. It is loaded again when its configuration changes."]
+    assert it.server.calls == []
+
+
+def test_a_control_call_that_fails_is_said_and_survived(scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    it = scene()
+    it.server.stubs = 0
+
+    def models() -> list[ModelStatus]:
+        raise UnavailableError("no server answers.")
+
+    monkeypatch.setattr(it.server, "models", models)
+
+    assert it.ticks(10) == ["m: the server does not answer: no server answers."]
+
+
+@pytest.mark.parametrize(
+    ("proof", "expected"),
+    [
+        (Proof("m", "3", 0, None), "version 3"),
+        (Proof("m", "3", 32, 0.9912), "version 3 (99.12 % right on its test set; 32 golden inputs agree)"),
+    ],
+)
+def test_what_is_served_is_described_with_what_is_known(proof: Proof, expected: str) -> None:
+    assert describe(proof) == expected
