@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import secrets
 import shutil
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,7 +17,7 @@ from convoy import __version__
 from convoy.contract.agreement import compare
 from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALIDATION_FILE, Bundle
 from convoy.contract.errors import ExportError, UsageError
-from convoy.contract.files import sha256_bytes, sha256_file, sync_folder, sync_tree
+from convoy.contract.files import new_folder, sha256_bytes, sha256_file
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import (
@@ -113,16 +112,11 @@ def export_classifier(
         max_batch_size=facts.max_batch_size,
         on_progress=on_progress,
     )
-    aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-    aside.mkdir(parents=True)
-    try:
+    with new_folder(out) as aside:
         _write(aside, model, proto, classifier, facts, evaluation, findings)
         bundle = Bundle.open(aside)  # what was written is read back and every digest checked
-        sync_tree(aside)
-        _replace(aside, out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        if out.exists():
+            shutil.rmtree(out)  # an export that --force gives up: only now, when the new one is whole
     return Bundle(out, bundle.manifest, bundle.report)
 
 
@@ -196,23 +190,6 @@ def _check_out(out: Path, *, force: bool) -> None:
         raise UsageError(f"{out}: exists and is no export folder: name another with --out.")
     if any(out.iterdir()) and not force:
         raise UsageError(f"{out}: holds an export already: name another folder with --out, or replace it with --force.")
-
-
-def _replace(aside: Path, out: Path) -> None:
-    """Rename ``aside`` to ``out``; an older export steps aside first and goes only when the new one stands."""
-    old = None
-    if out.exists():
-        old = out.with_name(f".{out.name}.{secrets.token_hex(4)}.old.tmp")
-        out.replace(old)
-    try:
-        aside.replace(out)
-    except OSError:
-        if old is not None:
-            old.replace(out)
-        raise
-    sync_folder(out.parent)
-    if old is not None:
-        shutil.rmtree(old)
 
 
 def _write(

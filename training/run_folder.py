@@ -12,8 +12,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,7 +21,7 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from convoy.contract.errors import ContractError, DigestMismatchError, UsageError
-from convoy.contract.files import sha256_bytes, sync_folder, sync_tree
+from convoy.contract.files import new_folder, sha256_bytes
 from convoy.contract.manifest import TrainingFacts
 from convoy.training.networks.classifier import ImageClassifier, build_classifier
 from convoy.training.report.curves import draw_curves
@@ -83,21 +81,11 @@ def write_run(folder: Path, run: TrainedRun) -> None:
         OSError: The disk is full or may not be written; nothing stays behind.
     """
     check_destination(folder)
-    folder = folder.resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        aside.mkdir()
+    with new_folder(folder.resolve()) as aside:
         (aside / WEIGHTS_FILE).write_bytes(run.weights)
         (aside / RUN_FILE).write_bytes(run.record.to_bytes())
         (aside / METRICS_FILE).write_bytes(run.metrics.to_bytes())
         (aside / CURVES_FILE).write_bytes(_draw(run))
-        sync_tree(aside)
-        aside.replace(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-    sync_folder(folder.parent)
 
 
 def load_run(run_dir: Path) -> LoadedRun:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from convoy.contract.errors import ContractError
+
+ASIDE_SUFFIX: Final = ".tmp"
 
 
 class Document(BaseModel):
@@ -78,7 +82,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     The bytes go to a hidden file in the same folder, are flushed to disk and renamed over ``path``. After a crash at any
     point ``path`` holds either its old content or all of ``data``; on an error nothing half-written stays behind.
     """
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    aside = _aside(path)
     try:
         with aside.open("xb") as file:
             file.write(data)
@@ -91,9 +95,31 @@ def write_bytes(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace the file at ``path`` by ``value`` as indented JSON, in one step."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that is at ``path`` whole or not at all: the body fills a hidden folder beside it, which is renamed at the end.
+
+    Before the rename everything is flushed to disk. Where the body raises, nothing stays behind; after a crash a folder whose
+    name begins with a dot and ends with ``ASIDE_SUFFIX`` may.
+
+    Args:
+        path: Where it shall be: nothing is there yet, or an empty folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = _aside(path)
+    try:
+        aside.mkdir()
+        yield aside
+        sync_tree(aside)
+        aside.replace(path)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ASIDE_SUFFIX}")
 
 
 def sync_folder(path: Path) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from convoy.contract.bundle import BUNDLE_FILES, MANIFEST_FILE, Bundle
 from convoy.contract.errors import (
@@ -19,7 +18,7 @@ from convoy.contract.errors import (
     NotValidatedError,
     RepositoryError,
 )
-from convoy.contract.files import sync_folder, sync_tree, write_bytes
+from convoy.contract.files import ASIDE_SUFFIX, new_folder, write_bytes
 from convoy.contract.manifest import Manifest, ModelInterface, check_model_name
 from convoy.serving.repository.config import (
     CONFIG_FILE,
@@ -32,8 +31,6 @@ from convoy.serving.repository.config import (
     to_text,
     update_config,
 )
-
-STAGING_SUFFIX: Final = ".tmp"
 
 
 @dataclass(frozen=True)
@@ -204,18 +201,11 @@ class Repository:
                     f"{folder}: expected a model with a {CONFIG_FILE}, found files without one: move the folder away first."
                 )
             shutil.rmtree(folder)
-        staging = self._stage(self.root, name)
-        try:
-            config = to_text(make_config(bundle.manifest, name, 1))
+        config = to_text(make_config(bundle.manifest, name, 1))
+        with new_folder(folder) as staging:
             _write_version(bundle, staging / "1", config)
             write_bytes(staging / LABELS_FILE, _labels(bundle.manifest))
             write_bytes(staging / CONFIG_FILE, config)
-            sync_tree(staging)
-            staging.rename(folder)
-        except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
-            raise
-        sync_folder(self.root)
         return Deployment(name, 1, None, changed=True)
 
     def _deploy_next(self, bundle: Bundle, name: str) -> Deployment:
@@ -234,28 +224,15 @@ class Repository:
         if waiting:
             write_bytes(folder / str(version) / CONFIG_FILE, config)
         else:
-            staging = self._stage(folder, str(version))
-            try:
+            with new_folder(folder / str(version)) as staging:
                 _write_version(bundle, staging, config)
-                sync_tree(staging)
-                staging.rename(folder / str(version))
-            except BaseException:
-                shutil.rmtree(staging, ignore_errors=True)
-                raise
-            sync_folder(folder)
         write_bytes(folder / CONFIG_FILE, config)
         return Deployment(name, version, served, changed=True)
-
-    @staticmethod
-    def _stage(parent: Path, name: str) -> Path:
-        staging = parent / f".{name}.{secrets.token_hex(4)}{STAGING_SUFFIX}"
-        staging.mkdir()
-        return staging
 
     def _clear_staging(self, name: str) -> None:
         """Remove what deployments that died have left; the lock says that none is at work."""
         for parent in (self.root, self.root / name):
-            for entry in parent.glob(f".*{STAGING_SUFFIX}"):
+            for entry in parent.glob(f".*{ASIDE_SUFFIX}"):
                 if entry.is_dir():
                     shutil.rmtree(entry)
                 else:

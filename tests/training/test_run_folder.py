@@ -12,7 +12,6 @@ from safetensors.torch import load, save
 
 from convoy.contract.errors import ContractError, DigestMismatchError, UsageError
 from convoy.contract.files import sha256_bytes
-from convoy.training import run_folder
 from convoy.training.data import Dataset
 from convoy.training.run import TrainedRun
 from convoy.training.run_folder import check_destination, load_run, write_run
@@ -84,7 +83,7 @@ def test_an_empty_folder_is_filled_and_one_with_files_is_refused(tmp_path: Path,
         check_destination(tmp_path / "file" / "below")
 
 
-@pytest.mark.parametrize("stage", ["_draw", "sync_tree"])
+@pytest.mark.parametrize("stage", ["convoy.training.run_folder._draw", "convoy.contract.files.sync_tree"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_crash_in_the_middle_leaves_nothing(
     tmp_path: Path, trained: TrainedRun, monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
@@ -92,7 +91,7 @@ def test_a_crash_in_the_middle_leaves_nothing(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(run_folder, stage, fail)
+    monkeypatch.setattr(stage, fail)
     with pytest.raises(type(error)):
         write_run(tmp_path / "runs" / "one", trained)
     assert list((tmp_path / "runs").iterdir()) == []
