@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ class TritonPythonModel:
         """Let go of the session."""
         del self._session
 
-    def _run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
+    def _run(self, names: Sequence[str], inputs: Mapping[str, Array]) -> list[Array]:
         outputs: list[Array] = self._session.run(names, inputs, self._run_options)
         return outputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ class Doubler:
     def __init__(self) -> None:
         self.runs: list[int] = []
 
-    def __call__(self, names: list[str], inputs: dict[str, Any]) -> list[Any]:
+    def __call__(self, names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
         x = inputs["x"]
         self.runs.append(len(x))
         if np.isnan(x).any():
@@ -56,8 +57,8 @@ def test_each_caller_gets_the_outputs_it_wants_in_its_order() -> None:
 def test_only_wanted_outputs_are_computed() -> None:
     computed: list[list[str]] = []
 
-    def run(names: list[str], inputs: dict[str, Any]) -> list[Any]:
-        computed.append(names)
+    def run(names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
+        computed.append(list(names))
         return [inputs["x"] for _ in names]
 
     answer_all([ask([1], ("half",)), ask([2], ("half",))], run, batched=True)
@@ -79,7 +80,7 @@ def test_a_bad_request_fails_alone() -> None:
 
 
 def test_requests_of_different_shapes_are_not_joined() -> None:
-    def run(names: list[str], inputs: dict[str, Any]) -> list[Any]:
+    def run(names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
         return [inputs["x"]]
 
     wide = Request({"x": np.ones((1, 3), np.float32)}, ("y",))
@@ -97,7 +98,7 @@ def test_a_model_without_batch_axis_runs_each_request_alone() -> None:
 
 
 def test_a_model_that_loses_the_batch_axis_is_an_error_not_a_wrong_answer() -> None:
-    def run(names: list[str], inputs: dict[str, Any]) -> list[Any]:
+    def run(names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
         return [inputs["x"].sum(axis=0)]
 
     answers = answer_all([ask([1, 2]), ask([3, 4])], run, batched=True)
