@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
-from convoy.contract.errors import ClientError, ConvoyError, ServerError
+from convoy.contract.errors import ClientError, ConvoyError, ServerError, UnavailableError
 from convoy.serving.triton import guard
 from convoy.serving.triton.completeness import is_complete
 from convoy.serving.triton.folder import check_repository
@@ -24,6 +24,9 @@ from convoy.serving.triton.runtime import BACKENDS, Runtime, clear_stale
 
 if TYPE_CHECKING:
     from convoy.serving.client import Client
+
+END_WITHIN_S = 2.0
+"""How long a server that no longer answers has until its end is certain."""
 
 _POLL_S = 0.05
 
@@ -105,6 +108,16 @@ class TritonServer:
     def running(self) -> bool:
         """Whether the server's process runs."""
         return self._guard is not None and self._guard.poll() is None
+
+    def ends_within(self, timeout_s: float) -> bool:
+        """Whether the server's process has ended, or ends soon: its callers notice its end before its guard has cleared up."""
+        if self._guard is None:
+            return True
+        try:
+            self._guard.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
 
     @property
     def log(self) -> TritonLog:
@@ -194,7 +207,10 @@ class TritonServer:
         """The process of tritonserver itself; None where it does not run."""
         if self._guard is None or not self.running:
             return None
-        children = Path(f"/proc/{self._guard.pid}/task/{self._guard.pid}/children").read_text().split()
+        try:
+            children = Path(f"/proc/{self._guard.pid}/task/{self._guard.pid}/children").read_text().split()
+        except OSError:
+            return None  # it has just ended
         return int(children[0]) if children else None
 
     def died(self) -> ServerError:
@@ -274,9 +290,9 @@ class TritonServer:
                     raise ServerError(reason_in(states[name].reason))
                 proofs.append(prove(self.client, self.repository, name, max(1.0, deadline - time.monotonic())))
             except ConvoyError as error:
+                if isinstance(error, UnavailableError) and self.ends_within(END_WITHIN_S):
+                    raise self.died() from error
                 failures[name] = str(error)
-            if not self.running:
-                raise self.died()
         return Served(tuple(proofs), failures)
 
     def load(self, model_name: str, timeout_s: float = 300.0) -> None:
@@ -289,7 +305,7 @@ class TritonServer:
         try:
             self.client.load(model_name, timeout_s=timeout_s)
         except ClientError as error:
-            if not self.running:
+            if isinstance(error, UnavailableError) and self.ends_within(END_WITHIN_S):
                 raise self.died() from error
             said = "; ".join(self.log.errors(since)) or str(error)
             raise ServerError(f"{said.rstrip('.')}.{self._advice_for(model_name)}") from error

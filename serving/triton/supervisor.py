@@ -17,12 +17,13 @@ from convoy.contract.errors import (
     OverloadedError,
     RepositoryError,
     ServerFailureError,
+    UnavailableError,
 )
 from convoy.serving.triton.backoff import Backoff
 from convoy.serving.triton.folder import Signature, find_models
 from convoy.serving.triton.proof import Proof, ask, prove
 from convoy.serving.triton.segment import OrphanedSegments
-from convoy.serving.triton.server import TritonServer
+from convoy.serving.triton.server import END_WITHIN_S, TritonServer
 from convoy.serving.triton.stub import Stub, find_stubs, instance_count
 
 TICK_S = 0.5
@@ -41,7 +42,7 @@ class _Model:
         name: Its name.
         signature: What its folder looked like.
         version: The version that it serves; None where it serves none.
-        instances: How many backend processes that version has.
+        instances: How many backend processes that version has; None where nobody has asked yet.
         load_because: Why it is to be loaded ("is new", "changed" ...); empty where it is not.
         backoff: When to load it again after a failure or a death.
         next_check: When to ask it for an inference.
@@ -54,7 +55,7 @@ class _Model:
     name: str
     signature: Signature
     version: str | None = None
-    instances: int = 0
+    instances: int | None = None
     load_because: str = ""
     backoff: Backoff = field(default_factory=Backoff)
     next_check: float = 0.0
@@ -119,12 +120,13 @@ class Supervisor:
                 elif model.version is not None:
                     self._check(model, stubs)
             except ClientError as error:
-                self._check_server()  # where the call failed because the server has just ended, that is what to say
+                self._check_server(error)
                 self._say_once(model, f"{model.name}: the server does not answer: {error}")
 
-    def _check_server(self) -> None:
-        if not self._server.running:
-            raise self._server.died()
+    def _check_server(self, error: ConvoyError | None = None) -> None:
+        """Raise where the server has ended; where ``error`` came because it is just ending, that is what to say."""
+        if not self._server.running or (isinstance(error, UnavailableError) and self._server.ends_within(END_WITHIN_S)):
+            raise self._server.died() from error
 
     # The repository
 
@@ -147,8 +149,12 @@ class Supervisor:
         for name in self._models.keys() - found.keys():
             model = self._models.pop(name)
             if model.version is not None:
-                self._server.client.unload(name)
-                self._say(f"{name}: gone from the repository; unloaded.")
+                try:
+                    self._server.client.unload(name)
+                    self._say(f"{name}: gone from the repository; unloaded.")
+                except ClientError as error:
+                    self._check_server(error)
+                    self._say(f"{name}: gone from the repository, but cannot be unloaded: {error}")
 
     def _load(self, model: _Model) -> None:
         before, why = model.version, model.load_because
@@ -156,7 +162,7 @@ class Supervisor:
             self._server.load(model.name)
             proof = prove(self._server.client, self._server.repository, model.name)
         except ConvoyError as error:
-            self._check_server()
+            self._check_server(error)
             model.backoff.attempted(time.monotonic())
             model.load_because = "is tried again"
             self._say_refusal(model, f"{model.name} {why}, but cannot be loaded", error)
@@ -169,6 +175,8 @@ class Supervisor:
     # The models
 
     def _check(self, model: _Model, stubs: list[Stub]) -> None:
+        if model.instances is None:
+            model.instances = instance_count(self._server.client.config(model.name))
         alive = sum(stub.model_name == model.name and stub.model_version == model.version for stub in stubs)
         if alive < model.instances and self._is_served(model):
             if model.suspect:  # twice in a row: no change that is just under way
@@ -226,7 +234,7 @@ class Supervisor:
             self._server.load(model.name)
             proof = prove(self._server.client, self._server.repository, model.name)
         except ConvoyError as error:
-            self._check_server()
+            self._check_server(error)
             model.version, model.load_because = None, "is tried again"
             self._say_refusal(model, f"{model.name}: cannot be loaded again", error)
         else:
@@ -238,7 +246,7 @@ class Supervisor:
     def _note(self, model: _Model, proof: Proof) -> None:
         """Note what a model serves now."""
         model.version = proof.model_version
-        model.instances = instance_count(self._server.client.config(model.name))
+        model.instances = None
         model.suspect, model.silent_since = False, None
         model.next_check = time.monotonic() + CHECK_EVERY_S
 

@@ -44,6 +44,9 @@ class FakeServer:
     def died(self) -> ServerError:
         return ServerError("tritonserver was killed by signal 9.")
 
+    def ends_within(self, timeout_s: float) -> bool:
+        return not self.running
+
     def models(self) -> list[ModelStatus]:
         return [ModelStatus("m", self.ready or "1", "READY" if self.ready else "UNAVAILABLE", "" if self.ready else "unloaded")]
 
