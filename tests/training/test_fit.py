@@ -70,7 +70,7 @@ def test_training_does_not_disturb_what_the_caller_draws(few_digits: Dataset, qu
 
 
 def test_it_learns(digits: Dataset) -> None:
-    recipe = get_recipe("lenet5", assignments=["epochs=10", "patience_epochs=10", "batch_size=32"])
+    recipe = get_recipe("lenet5", assignments=["epochs=6", "patience_epochs=6"])
     run = train(recipe, digits, seed=0, device="cpu")
     assert run.metrics.test_top1_error < 0.15
     assert run.metrics.history[-1].train_loss < 0.5 * run.metrics.history[0].train_loss
