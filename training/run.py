@@ -155,7 +155,7 @@ def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "aut
             recipe.network, image=dataset.image, n_classes=len(dataset.labels), preprocessing=preprocessing
         )
         # pixels arrive channels last; convolutions whose weights lie the same way need no
-        # copies: on two cores an epoch of MNIST took 4.5 s instead of 5.7 s
+        # copies: a step on 128 images, timed alone on two cores, took 8.5 ms instead of 12.5 ms
         classifier = classifier.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
         fitted = fit(classifier, dataset, recipe, generator=generator, listener=listener)
     classifier = classifier.to(memory_format=torch.contiguous_format)  # as `load_run` lays them out: the same sums
