@@ -45,7 +45,12 @@ def progress(*, unit: str) -> Progress:
         unit: What is counted ("images", "epochs").
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.0f}/s" if task.speed else "")
 
     console = Console(file=sys.stderr)
     return Progress(
@@ -53,7 +58,7 @@ def progress(*, unit: str) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
-        TimeElapsedColumn(),
+        Rate(),
         TextColumn("left"),
         TimeRemainingColumn(),
         console=console,

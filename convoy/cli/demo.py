@@ -87,6 +87,7 @@ class _Demo:
             raise ValidationFailedError(f"expected one accuracy in PyTorch, in ONNX Runtime and served, found {accuracies}.")
 
     def _train(self) -> LoadedRun:
+        from convoy.cli.train import training_bar
         from convoy.training.data import DataLocation, load_dataset
         from convoy.training.recipes import get_recipe
         from convoy.training.run import train
@@ -98,7 +99,9 @@ class _Demo:
         )
         self._say("1  Train", f"LeNet5 on {len(dataset.train):,} handwritten digits ({recipe.data}) ...")
         folder = self._out / "run"
-        write_run(folder, train(recipe, dataset))
+        with training_bar() as listener:
+            trained = train(recipe, dataset, listener=listener)
+        write_run(folder, trained)
         run = load_run(folder)
         how = f"{run.run.n_parameters:,} parameters, {len(run.metrics.history)} epochs, {run.metrics.seconds:.0f} s"
         self._say("", f"{how}; learning curves in {folder / 'curves.png'}")

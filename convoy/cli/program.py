@@ -80,6 +80,7 @@ def program(verbose: int) -> None:
 
 def main() -> None:
     """Run the program and exit: 0 done, 1 the work failed, 2 wrong use, 130 interrupted."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # newer builds of ONNX Runtime report models to their maker by default
     try:
         program.main(standalone_mode=False)
     except click.exceptions.Exit as done:

@@ -62,7 +62,7 @@ def command(
     dataset = load_dataset(
         resolved.data, seed=seed, validation_fraction=resolved.validation_fraction, location=DataLocation.from_environment()
     )
-    with _bar() as listener:
+    with training_bar() as listener:
         run = train(resolved, dataset, seed=seed, device=device, listener=listener)
     folder = out or _RUNS / run.record.run_id
     write_run(folder, run)
@@ -73,7 +73,7 @@ def command(
 
 
 @contextmanager
-def _bar() -> Iterator[Listener]:
+def training_bar() -> Iterator[Listener]:
     """A progress bar that listens: images done, images a second, time left, the best epoch so far."""
     from convoy.training.loop import EpochRecord, Listener
 

@@ -128,7 +128,8 @@ def _open(path: Path, options: Options, threads: int, provider: str) -> Any:
         settings.add_session_config_entry(key, value)
     providers: list[Any] = [CPU]
     if provider == CUDA:
-        providers = [(CUDA, {"device_id": str(options.device_id), **options.cuda}), CPU]
+        # Without TF32 float32 is computed in float32: what is served is what was validated. Who wants it sets use_tf32 himself.
+        providers = [(CUDA, {"device_id": str(options.device_id), "use_tf32": "0", **options.cuda}), CPU]
     try:
         return onnxruntime.InferenceSession(str(path), settings, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
