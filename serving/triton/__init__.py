@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from convoy.serving.triton.supervisor import Supervisor as Supervisor
-
     from convoy.serving.triton.server import TritonServer as TritonServer
+    from convoy.serving.triton.supervisor import Supervisor as Supervisor
 
 __all__ = ["Supervisor", "TritonServer"]
 
