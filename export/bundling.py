@@ -23,6 +23,7 @@ from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import (
     INPUT_NAME,
     LOGITS_NAME,
+    NO_DIGEST,
     PROBABILITIES_NAME,
     Manifest,
     Preprocessing,
@@ -34,7 +35,7 @@ from convoy.contract.validation import Check, ValidationReport, sum_up
 from convoy.export.gate.evidence import EvaluationSet
 from convoy.export.gate.gate import Findings, Progress, check_agreement, run_gate
 from convoy.export.gate.runtime import open_session, run_session
-from convoy.export.graph.exporting import to_onnx
+from convoy.export.graph.exporting import check_network, to_onnx
 from convoy.export.graph.targets import check_targets
 
 if TYPE_CHECKING:
@@ -90,12 +91,12 @@ def export_classifier(
 
     Raises:
         ExportError: The network cannot be exported, or not as a file that loads everywhere.
-        UsageError: ``out`` exists, or the model's name or the evaluation set does not fit.
+        UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
     """
     check_model_name(facts.model_name)
     _check_out(out, force=force)
-    if evaluation.images.shape[1:] != facts.image.dims:
-        raise UsageError(f"expected evaluation images of shape {facts.image.dims}, found {evaluation.images.shape[1:]}.")
+    _check_evaluation(facts, evaluation)
+    check_network(classifier, facts.image, len(facts.labels))
 
     on_progress("torch.onnx export")
     proto = to_onnx(classifier, facts.image)
@@ -187,9 +188,21 @@ def _check_out(out: Path, *, force: bool) -> None:
     if not out.exists():
         return
     if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
-        raise UsageError(f"{out}: exists and is no export folder: name another with --out.")
+        raise UsageError(f"{out}: exists and is no export folder: name another.")
     if any(out.iterdir()) and not force:
-        raise UsageError(f"{out}: holds an export already: name another folder with --out, or replace it with --force.")
+        raise UsageError(f"{out}: holds an export already: name another folder, or replace it (--force; in Python force=True).")
+
+
+def _check_evaluation(facts: ModelFacts, evaluation: EvaluationSet) -> None:
+    if len(set(facts.labels)) != len(facts.labels) or len(facts.labels) < 2:
+        raise UsageError(f"labels: expected at least two class names, each another, found {list(facts.labels)}.")
+    if evaluation.images.shape[1:] != facts.image.dims:
+        raise UsageError(f"expected evaluation images of shape {facts.image.dims}, found {evaluation.images.shape[1:]}.")
+    if evaluation.labels.min() < 0 or evaluation.labels.max() >= len(facts.labels):
+        raise UsageError(
+            f"expected evaluation labels from 0 to {len(facts.labels) - 1}, an index into the {len(facts.labels)} class names, "
+            f"found {evaluation.labels.min()} to {evaluation.labels.max()}."
+        )
 
 
 def _write(
@@ -212,17 +225,6 @@ def _write(
         label=evaluation.labels[chosen],
     )
     goldens.save(folder / GOLDENS_FILE)
-    report = ValidationReport(
-        model_name=facts.model_name,
-        model_sha256=sha256_bytes(model),
-        goldens_sha256=sha256_file(folder / GOLDENS_FILE),
-        verdict=sum_up(findings.checks),
-        checks=findings.checks,
-        tolerances=findings.tolerances,
-        accuracy=findings.accuracy,
-        versions=versions(),
-    )
-    report.save(folder / VALIDATION_FILE)
     height, width, channels = facts.image.dims
     n_classes = len(facts.labels)
     manifest = Manifest(
@@ -238,12 +240,24 @@ def _write(
         max_batch_size=facts.max_batch_size,
         opset_version=next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
         ir_version=proto.ir_version,
-        model_sha256=report.model_sha256,
+        model_sha256=sha256_bytes(model),
         weights_sha256=facts.weights_sha256 or weights_digest(classifier),
-        goldens_sha256=report.goldens_sha256,
-        validation_sha256=sha256_file(folder / VALIDATION_FILE),
+        goldens_sha256=sha256_file(folder / GOLDENS_FILE),
+        validation_sha256=NO_DIGEST,
         training=facts.training,
         accuracy=findings.accuracy,
         versions=versions(),
     )
-    manifest.save(folder / MANIFEST_FILE)
+    report = ValidationReport(
+        model_name=facts.model_name,
+        model_sha256=manifest.model_sha256,
+        goldens_sha256=manifest.goldens_sha256,
+        manifest_sha256=Manifest.digest(manifest.to_bytes()),
+        verdict=sum_up(findings.checks),
+        checks=findings.checks,
+        tolerances=findings.tolerances,
+        accuracy=findings.accuracy,
+        versions=versions(),
+    )
+    report.save(folder / VALIDATION_FILE)
+    manifest.model_copy(update={"validation_sha256": sha256_file(folder / VALIDATION_FILE)}).save(folder / MANIFEST_FILE)

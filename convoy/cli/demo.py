@@ -108,12 +108,12 @@ class _Demo:
         return run
 
     def _export(self, run: LoadedRun, evaluation: EvaluationSet) -> Bundle:
-        from convoy.cli.export import facts_of, raise_unless_passed
+        from convoy.cli.export import facts_of
         from convoy.export import export_classifier
 
         self._say("2  Export", "to ONNX, then PyTorch against ONNX Runtime on the test images ...")
         bundle = export_classifier(run.classifier, facts_of(run), evaluation, self._out / "export")
-        raise_unless_passed(bundle)
+        bundle.require_passed()
         accuracy = bundle.report.accuracy
         if accuracy is not None:  # a passed report has one
             self._figures["accuracy"] = {"pytorch": accuracy.pytorch, "onnxruntime": accuracy.onnxruntime}

@@ -32,6 +32,8 @@ def command(url: str, model_names: tuple[str, ...], repository: Path, timeout_s:
 
     repo = Repository(repository)
     served = {entry.name: entry.served for entry in repo.models()}
+    if not served:
+        raise RepositoryError(f"{repository}: expected models whose golden inputs can be replayed, found none.")
     failed = []
     results = []
     with Client(url, timeout_s=timeout_s) as client:

@@ -61,7 +61,7 @@ class _Program(click.Group):
 @click.version_option(__version__, prog_name="convoy")
 @click.option("-v", "--verbose", count=True, help="Log more to stderr (-vv: everything).")
 def program(verbose: int) -> None:
-    r"""From a PyTorch convolutional network to a validated ONNX file, a Triton server and its callers.
+    """From a PyTorch convolutional network to a validated ONNX file, a Triton server and its callers.
 
     \b
     The main line:
@@ -72,8 +72,8 @@ def program(verbose: int) -> None:
       convoy predict lenet5 digit.png      an answer
     `convoy demo` does all of it on data that comes along.
 
-    Exit status: 0 done, 1 the work failed, 2 wrong use. Results go to stdout, logs and progress to stderr.
-    """
+    Exit status: 0 done, 1 the work failed, 2 wrong use, 130 interrupted. Results go to stdout, logs and progress to stderr.
+    """  # noqa: D301  click's mark for text that is not to be wrapped
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
@@ -82,9 +82,8 @@ def main() -> None:
     """Run the program and exit: 0 done, 1 the work failed, 2 wrong use, 130 interrupted."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # newer builds of ONNX Runtime report models to their maker by default
     try:
-        program.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
+        status = program.main(standalone_mode=False)  # what a command passed to ctx.exit(); None of the others
+        sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

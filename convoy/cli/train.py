@@ -55,7 +55,7 @@ def command(
         from convoy.training.run import train
         from convoy.training.run_folder import check_destination, write_run
     except ImportError as error:
-        raise MissingDependencyError(f"training needs {error.name}: pip install 'convoy[train]'.") from error
+        raise MissingDependencyError(f"training needs {error.name}: pip install '.[train]' in Convoy's folder.") from error
 
     check_destination(out or _RUNS / "new")
     choose_device(device)

@@ -49,6 +49,11 @@ def command(export_dir: Path, run_dir: Path | None, as_json: bool) -> None:
         )
     else:
         print_checks(checks)
+        if bundle.report.verdict != "passed":
+            click.echo("recorded at export:")
+            print_checks(tuple(check for check in bundle.report.checks if check.verdict != "passed"))
         click.echo(f"now: {verdict}; recorded at export: {bundle.report.verdict}")
     if verdict != "passed" or bundle.report.verdict != "passed":
-        raise ValidationFailedError(f"{export_dir}: validation {verdict} now, {bundle.report.verdict} at export.")
+        raise ValidationFailedError(
+            f"{export_dir}: validation {verdict} now, {bundle.report.verdict} at export. {bundle.report.why()}".strip()
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from convoy.contract.errors import ContractError, DigestMismatchError
+from convoy.contract.errors import ContractError, DigestMismatchError, ValidationFailedError
 from convoy.contract.files import sha256_file
 from convoy.contract.goldens import Goldens
 from convoy.contract.manifest import Manifest
@@ -38,6 +38,17 @@ class Bundle:
         """The ONNX file."""
         return self.folder / MODEL_FILE
 
+    def require_passed(self) -> None:
+        """Raise where the gate did not pass, with what was expected and what was found.
+
+        Raises:
+            ValidationFailedError: The report's verdict is not ``passed``.
+        """
+        if self.report.verdict != "passed":
+            raise ValidationFailedError(
+                f"{self.folder}: validation {self.report.verdict}: {self.report.why()} Nothing but a passed export can be deployed."
+            )
+
     @classmethod
     def open(cls, folder: Path) -> Bundle:
         """Read the bundle in ``folder`` and check every digest.
@@ -51,7 +62,7 @@ class Bundle:
         missing = [name for name in BUNDLE_FILES if not (folder / name).is_file()]
         if missing:
             raise ContractError(
-                f"{folder}: expected {', '.join(BUNDLE_FILES)}; missing: {', '.join(missing)}. Run `convoy export` again."
+                f"{folder}: is no export, or not a whole one; missing: {', '.join(missing)}. `convoy export RUN` makes one."
             )
         manifest = Manifest.load(folder / MANIFEST_FILE)
         for name, expected in (
@@ -61,6 +72,9 @@ class Bundle:
         ):
             _check_digest(folder / name, expected, MANIFEST_FILE)
         report = ValidationReport.load(folder / VALIDATION_FILE)
+        _check(
+            folder / MANIFEST_FILE, Manifest.digest((folder / MANIFEST_FILE).read_bytes()), report.manifest_sha256, VALIDATION_FILE
+        )
         _check_digest(folder / MODEL_FILE, report.model_sha256, VALIDATION_FILE)
         _check_digest(folder / GOLDENS_FILE, report.goldens_sha256, VALIDATION_FILE)
         return cls(folder, manifest, report)
@@ -81,9 +95,12 @@ class Bundle:
 
 
 def _check_digest(path: Path, expected: str, source: str) -> None:
-    actual = sha256_file(path)
+    _check(path, sha256_file(path), expected, source)
+
+
+def _check(path: Path, actual: str, expected: str, source: str) -> None:
     if actual != expected:
         raise DigestMismatchError(
             f"{path}: {source} names SHA-256 {expected[:16]}..., found {actual[:16]}.... "
-            "The file was changed or cut short after it was validated: run `convoy export` again."
+            "The file was changed or cut short after it was validated: run `convoy export` again, and deploy what it makes."
         )

@@ -41,8 +41,9 @@ class Document(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"
+            more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
             raise ContractError(
-                f"{path}: expected a {what}; at {where}: {first['msg']} ({error.error_count()} problems in all). "
+                f"{path}: expected a {what}; at {where}: {first['msg']}{more}. "
                 "The file is damaged or was written by another version of Convoy: make it again."
             ) from error
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from typing_extensions import Self
 
 from convoy.contract.errors import UsageError
-from convoy.contract.files import Document
+from convoy.contract.files import Document, sha256_bytes
 from convoy.contract.image import ImageSpec
 
 MODEL_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
@@ -20,6 +20,8 @@ Label = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\r\n\x00]+$"
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"
 ]
+
+NO_DIGEST: Final = "0" * 64
 
 INPUT_NAME: Final = "image"
 LOGITS_NAME: Final = "logits"
@@ -161,6 +163,11 @@ class Manifest(Document):
         if len(set(names)) != len(names):
             raise ValueError("inputs and outputs: each name must differ from the others")
         return self
+
+    @staticmethod
+    def digest(document: bytes) -> str:
+        """The SHA-256 digest of a ``manifest.json`` but for the digest of the report that it names: the report names this one."""
+        return sha256_bytes(re.sub(rb'("validation_sha256": ")[0-9a-f]{64}"', rb"\g<1>" + NO_DIGEST.encode() + b'"', document))
 
     @property
     def interface(self) -> ModelInterface:

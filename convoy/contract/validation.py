@@ -42,6 +42,8 @@ class ValidationReport(Document):
         model_name: The model's name at export.
         model_sha256: Digest of the ``model.onnx`` that was checked. A report is worth nothing for another file.
         goldens_sha256: Digest of the ``goldens.npz`` beside it.
+        manifest_sha256: Digest of the ``manifest.json`` beside it, with zeros for the digest of this report: labels, image rule and
+            figures are part of what was validated.
         verdict: ``passed`` where every check passed; ``failed`` where one failed; else ``undecided``.
         checks: All checks, in the order in which they ran.
         tolerances: By output name, what passes; live servers are held to the same.
@@ -53,11 +55,21 @@ class ValidationReport(Document):
     model_name: ModelName
     model_sha256: Sha256
     goldens_sha256: Sha256
+    manifest_sha256: Sha256
     verdict: Verdict
     checks: tuple[Check, ...]
     tolerances: dict[str, Tolerance]
     accuracy: Accuracy | None
     versions: dict[str, str]
+
+    def why(self) -> str:
+        """What did not pass, in words; empty where everything did."""
+        reasons = [
+            f"{check.name}: expected {check.expected}, found {check.found}{'; ' if check.detail else ''}{check.detail}."
+            for check in self.checks
+            if check.verdict != "passed"
+        ]
+        return " ".join(reason.replace("..", ".") for reason in reasons)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from convoy.contract.errors import UsageError
 from convoy.contract.image import ImageSpec
 
 MIN_IMAGES = 100
@@ -23,11 +24,31 @@ class EvaluationSet:
         split: Where they come from, for people ("mnist test").
         images: uint8, shape (n, H, W, C).
         labels: int64, shape (n,).
+
+    Raises:
+        UsageError: They are not that.
     """
 
     split: str
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for what, array in (("images", self.images), ("labels", self.labels)):
+            if not isinstance(array, np.ndarray):
+                raise UsageError(f"evaluation {what}: expected a numpy array, found {type(array).__name__}.")
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise UsageError(
+                "evaluation images: expected raw pixels, uint8 of shape (n, height, width, channels), "
+                f"found {self.images.dtype} {self.images.shape}."
+            )
+        if self.labels.dtype.kind not in "iu" or self.labels.shape != self.images.shape[:1]:
+            raise UsageError(
+                f"evaluation labels: expected one whole number for each of {len(self.images)} images, "
+                f"found {self.labels.dtype} {self.labels.shape}."
+            )
+        if len(self.images) == 0:
+            raise UsageError("evaluation images: expected some, found none.")
 
     def __len__(self) -> int:
         return len(self.images)

@@ -76,7 +76,7 @@ def run_gate(
     n = len(evaluation)
     of_split = Reference(reference.logits[:n], reference.probabilities[:n])
 
-    checks = [_check_file(model), _check_evidence(n)]
+    checks = [_check_file(model), _check_evidence(n), _check_logits(reference.logits)]
     accuracy = None
     for provider in usable_providers():
         try:
@@ -130,6 +130,18 @@ def _check_evidence(n: int) -> Check:
         expected=f"at least {MIN_IMAGES} real images",
         found=f"{n} images",
         detail="" if enough else f"undecided: needs {MIN_IMAGES} images of the test split.",
+    )
+
+
+def _check_logits(logits: npt.NDArray[np.float32]) -> Check:
+    """A network that ends in a softmax of its own would be served with the softmax of a softmax."""
+    probabilities = bool((logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3))
+    return Check(
+        name="logits are logits",
+        verdict="failed" if probabilities else "passed",
+        expected="scores before the softmax",
+        found="probabilities: each row is positive and sums to 1" if probabilities else "scores",
+        detail="leave the network's last softmax out: the exported graph has one" if probabilities else "",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +76,9 @@ def run_session(
 
 
 def _onnxruntime() -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would report models to its maker; read when the library is loaded
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError("validation needs ONNX Runtime: pip install 'convoy[export]'.") from error
+        raise MissingDependencyError("validation needs ONNX Runtime: pip install '.[export]' in Convoy's folder.") from error
     return onnxruntime

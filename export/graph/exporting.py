@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,42 @@ if TYPE_CHECKING:
     from convoy.contract.image import ImageSpec
 
 _KEPT_METADATA = {"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"}
+
+
+def check_network(classifier: nn.Module, image: ImageSpec, n_classes: int) -> None:
+    """Run a network once on blank images, so that what does not fit is said before the exporter says it in many lines.
+
+    Args:
+        classifier: On the CPU, in evaluation mode.
+        image: The model's image.
+        n_classes: How many class names there are.
+
+    Raises:
+        ExportError: It is no ``nn.Module``, does not take raw pixels, or does not give logits, one for each class.
+    """
+    expected = (
+        f"expected a network that takes raw pixels, uint8 of shape (N, {', '.join(map(str, image.dims))}), scales them itself"
+    )
+    if not isinstance(classifier, torch.nn.Module):
+        raise ExportError(f"expected a torch.nn.Module, found {type(classifier).__name__}.")
+    try:
+        with torch.inference_mode():
+            logits = classifier(torch.zeros((2, *image.dims), dtype=torch.uint8))
+    except Exception as error:  # whatever a stranger's forward() raises
+        raise ExportError(f"{expected} and gives logits; on such images this one fails: {_root(error)}") from error
+    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point() or logits.shape != (2, n_classes):
+        found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ExportError(
+            f"{expected} and gives one logit for each of {n_classes} labels, float (2, {n_classes}) for 2 images; found {found}."
+        )
+
+
+def _root(error: BaseException) -> str:
+    """The first cause in one line, without the terminal's colours: exporters wrap it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
 def to_onnx(classifier: nn.Module, image: ImageSpec) -> onnx.ModelProto:
@@ -57,7 +94,10 @@ def to_onnx(classifier: nn.Module, image: ImageSpec) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises its own and torch's many kinds
-        raise ExportError(f"torch.onnx cannot export this network: {error}") from error
+        raise ExportError(
+            f"torch.onnx cannot export this network (what it computes must not depend on the values in the images, nor on their "
+            f"number): {_root(error)}"
+        ) from error
     if program is None:
         raise ExportError("torch.onnx gave no program for this network.")
     model: onnx.ModelProto = program.model_proto

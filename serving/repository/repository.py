@@ -122,10 +122,9 @@ class Repository:
         """
         bundle = Bundle.open(bundle.folder)  # digests are checked now, not when the caller opened it
         if bundle.report.verdict != "passed":
-            failed = [check.name for check in bundle.report.checks if check.verdict != "passed"]
             raise NotValidatedError(
-                f"{bundle.folder}: expected a report whose verdict is 'passed', found {bundle.report.verdict!r} "
-                f"({'; '.join(failed) or 'no checks'}). `convoy validate` shows what failed; nothing unvalidated is served."
+                f"{bundle.folder}: expected a report whose verdict is 'passed', found {bundle.report.verdict!r}. "
+                f"{bundle.report.why()} Nothing unvalidated is served."
             )
         name = check_model_name(name or bundle.manifest.model_name)
         self.root.mkdir(parents=True, exist_ok=True)

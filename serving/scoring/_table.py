@@ -72,7 +72,7 @@ def import_arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingDependencyError(
-            f"scoring writes Parquet and needs pyarrow, which cannot be imported ({error}). Install it: pip install 'convoy[score]'"
+            f"scoring writes Parquet and needs pyarrow, which cannot be imported ({error}). Install it: pip install '.[score]' in Convoy's folder"
         ) from error
     return pyarrow
 

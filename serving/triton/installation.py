@@ -16,7 +16,7 @@ from convoy.serving.triton.finding import Finding, ok, problem, warning
 from convoy.serving.triton.libpython import LibPython, find_libpython
 
 PACKAGE = "nvidia-pytriton"
-INSTALL = "pip install 'convoy[serve]'"
+INSTALL = "pip install '.[serve]' in Convoy's folder"
 ONNXRUNTIME_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 _MIN_GLIBC = (2, 35)
 _PYTHONS = ((3, 10), (3, 12))

@@ -98,7 +98,7 @@ def check_torch() -> Finding:
     try:
         return ok("torch", metadata.version("torch"))
     except metadata.PackageNotFoundError:
-        return ok("torch", "not installed: `convoy train` and `convoy export` need it", "pip install 'convoy[export]'")
+        return ok("torch", "not installed: `convoy train` and `convoy export` need it", "pip install '.[export]' in Convoy's folder")
 
 
 def check_docker() -> Finding:

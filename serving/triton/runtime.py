@@ -190,6 +190,6 @@ def package_folders() -> list[Path]:
     for name in _NEEDED_PACKAGES:
         spec = util.find_spec(name)
         if spec is None or spec.origin is None:
-            raise MissingDependencyError(f"the package {name} is not installed. pip install 'convoy[serve]'")
+            raise MissingDependencyError(f"the package {name} is not installed. pip install '.[serve]' in Convoy's folder")
         folders.append(Path(spec.origin).parents[1])
     return list(dict.fromkeys(folders))

@@ -76,7 +76,8 @@ def test_damaged_goldens_are_refused(tmp_path):
 
 def test_a_report_whose_verdict_is_not_what_its_checks_say_is_refused():
     facts = {
-        "model_name": "m", "model_sha256": "0" * 64, "goldens_sha256": "0" * 64, "accuracy": None, "versions": {},
+        "model_name": "m", "model_sha256": "0" * 64, "goldens_sha256": "0" * 64, "manifest_sha256": "0" * 64,
+        "accuracy": None, "versions": {},
         "tolerances": {"logits": Tolerance(atol=0, rtol=0)},
     }  # fmt: skip
     failed = Check(name="x", verdict="failed", expected="a", found="b")

@@ -13,7 +13,7 @@ from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALI
 from convoy.contract.files import sha256_file
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import Manifest, Preprocessing, TensorSpec, TrainingFacts
+from convoy.contract.manifest import NO_DIGEST, Manifest, Preprocessing, TensorSpec, TrainingFacts
 from convoy.contract.validation import Check, ValidationReport
 from convoy.serving.repository import Repository
 
@@ -28,10 +28,7 @@ def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "p
     digests = {"model_sha256": sha256_file(folder / MODEL_FILE), "goldens_sha256": sha256_file(folder / GOLDENS_FILE)}
     checks = (Check(name="a check", verdict=verdict, expected="x", found="y"),)
     tolerances = {name: Tolerance(atol=1e-5, rtol=1e-6) for name in ("logits", "probabilities")}
-    ValidationReport(
-        model_name="tiny", verdict=verdict, checks=checks, tolerances=tolerances, accuracy=None, versions={}, **digests
-    ).save(folder / VALIDATION_FILE)
-    Manifest(
+    manifest = Manifest(
         model_name="tiny",
         labels=labels,
         image=ImageSpec(height_px=size, width_px=size, channels=1),
@@ -42,7 +39,7 @@ def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "p
         opset_version=18,
         ir_version=10,
         weights_sha256="0" * 64,
-        validation_sha256=sha256_file(folder / VALIDATION_FILE),
+        validation_sha256=NO_DIGEST,
         training=TrainingFacts(
             run_id="run", recipe="tiny", dataset="noise", seed=0, epochs=1, best_epoch=1, n_parameters=1, n_train=1, n_validation=1,
             n_test=1, validation_top1_error=0.1, test_top1_error=0.1,
@@ -50,7 +47,12 @@ def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "p
         accuracy=None,
         versions={},
         **digests,
-    ).save(folder / MANIFEST_FILE)  # fmt: skip
+    )  # fmt: skip
+    ValidationReport(
+        model_name="tiny", verdict=verdict, checks=checks, tolerances=tolerances, accuracy=None, versions={},
+        manifest_sha256=Manifest.digest(manifest.to_bytes()), **digests,
+    ).save(folder / VALIDATION_FILE)  # fmt: skip
+    manifest.model_copy(update={"validation_sha256": sha256_file(folder / VALIDATION_FILE)}).save(folder / MANIFEST_FILE)
     return Bundle.open(folder)
 
 

@@ -332,7 +332,7 @@ def test_a_missing_pyarrow_is_said_with_the_extra_to_install(
     import sys
 
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'convoy\[score\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[score\]'"):
         score("digits", big(tmp_path), tmp_path / "out.parquet", client=client)
 
 

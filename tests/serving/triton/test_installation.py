@@ -86,14 +86,14 @@ def test_two_builds_of_onnxruntime_are_a_warning_with_the_way_out(monkeypatch: p
 def test_no_onnxruntime_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     versions(monkeypatch, onnxruntime=None, onnxruntime_gpu=None)
 
-    assert "convoy[serve]" in problems()["ONNX Runtime"]
+    assert ".[serve]" in problems()["ONNX Runtime"]
 
 
 def test_a_missing_wheel_is_named_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     real = util.find_spec
     monkeypatch.setattr(util, "find_spec", lambda name, package=None: None if name == "pytriton" else real(name, package))
 
-    with pytest.raises(MissingDependencyError, match=r"nvidia-pytriton is not installed.*pip install 'convoy\[serve\]'"):
+    with pytest.raises(MissingDependencyError, match=r"nvidia-pytriton is not installed.*pip install '\.\[serve\]'"):
         Installation.find()
 
 
