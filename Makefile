@@ -23,7 +23,8 @@ $(STAMP): requirements.lock pyproject.toml deploy/system-packages.sh
 	@sh deploy/system-packages.sh "$(PYTHON)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing $$(grep -c '==' requirements.lock) packages into $(VENV); torch alone brings several GB, this takes a few minutes ..."
-	@$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@(while sleep 10; do printf '.'; done) & dots=$$!; $(PIP) install --require-hashes --no-deps -r requirements.lock; status=$$?; \
+		kill $$dots; echo; exit $$status
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 

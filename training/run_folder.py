@@ -97,6 +97,8 @@ def load_run(run_dir: Path) -> LoadedRun:
     """
     if not run_dir.is_dir():
         raise ContractError(f"{run_dir}: expected a run folder that `convoy train` made, found no folder.")
+    if not (run_dir / RUN_FILE).exists():
+        raise ContractError(f"{run_dir}: expected a run folder that `convoy train` made, found a folder without {RUN_FILE}.")
     record = RunRecord.load(run_dir / RUN_FILE)
     metrics = Metrics.load(run_dir / METRICS_FILE)
     weights = _read_weights(run_dir / WEIGHTS_FILE, record.weights_sha256)

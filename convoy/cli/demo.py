@@ -64,7 +64,7 @@ class _Demo:
         self._say("4  Serve", "starting NVIDIA Triton ...")
         with TritonServer(repository, http_port=0, grpc_port=0, metrics_port=0, log_path=self._out / "triton.log") as server:
             self._say("", f"ready: gRPC {server.grpc_url}, REST {server.http_url}, metrics {server.metrics_url}")
-            self._classify(server, evaluation)
+            self._classify(server, bundle, evaluation)
             self._score(server, bundle, evaluation)
         self._say("7  Stop", "Triton has shut down; nothing of it is left")
         self._figures["seconds"] = round(time.perf_counter() - self._started, 1)
@@ -130,7 +130,7 @@ class _Demo:
         self._say("3  Deploy", f"{done.model_name} version {done.version} in {repository}")
         return repository
 
-    def _classify(self, server: TritonServer, evaluation: EvaluationSet) -> None:
+    def _classify(self, server: TritonServer, bundle: Bundle, evaluation: EvaluationSet) -> None:
         from convoy.serving.client import Client
 
         chosen = evaluation.goldens()[:10]  # the first test image of each class
@@ -140,7 +140,8 @@ class _Demo:
                 predictions = client.classify("lenet5", evaluation.images[chosen])
             answers = [prediction.label for prediction in predictions]
             least = min(prediction.probability for prediction in predictions)
-            self._say("", f"{wire} reads   {' '.join(answers)}   (the least sure of them {least:.0%})")
+            right = sum(answer == bundle.manifest.labels[i] for answer, i in zip(answers, evaluation.labels[chosen], strict=True))
+            self._say("", f"{wire} reads   {' '.join(answers)}   ({right} of {len(answers)} right, the least sure at {least:.0%})")
             self._figures.setdefault("classified", {})[wire] = answers
 
     def _score(self, server: TritonServer, bundle: Bundle, evaluation: EvaluationSet) -> None:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from convoy.cli.console import json_option, print_json
+from convoy.cli.console import json_option, print_json, remark
+
+if TYPE_CHECKING:
+    from convoy.contract.bundle import Bundle
+    from convoy.serving.repository import Deployment, Repository
 
 DEFAULT_REPOSITORY = "model_repository"
 
@@ -34,7 +39,9 @@ def command(export_dir: Path, repository: Path, name: str | None, as_json: bool)
     from convoy.contract.bundle import Bundle
     from convoy.serving.repository import Repository
 
-    done = Repository(repository).deploy(Bundle.open(export_dir), name)
+    bundle = Bundle.open(export_dir)
+    repo = Repository(repository)
+    done = repo.deploy(bundle, name)
     if as_json:
         print_json(
             {
@@ -53,5 +60,22 @@ def command(export_dir: Path, repository: Path, name: str | None, as_json: bool)
         "a new model" if done.previous is None else f"version {done.previous} before; `convoy rollback {done.model_name}` goes back"
     )
     click.echo(f"{done.model_name}: version {done.version} is the one to serve in {repository} ({before}).")
+    _compare(repo, done, bundle)
     option = "" if str(repository) == DEFAULT_REPOSITORY else f" --repository {repository}"
     click.echo(f"Next: convoy serve{option}   (one that runs already takes the version up by itself)")
+
+
+def _compare(repository: Repository, done: Deployment, bundle: Bundle) -> None:
+    """Say the accuracy, and warn where the version before was better on the same images."""
+    from convoy.contract.bundle import MANIFEST_FILE
+    from convoy.contract.manifest import Manifest
+
+    new = bundle.manifest.accuracy
+    if new is None:
+        return
+    click.echo(f"Accuracy {new.onnxruntime:.2%} on {new.n:,} images ({new.split}).")
+    if done.previous is None:
+        return
+    old = Manifest.load(repository.version_folder(done.model_name, done.previous) / MANIFEST_FILE).accuracy
+    if old is not None and (old.split, old.n) == (new.split, new.n) and old.onnxruntime > new.onnxruntime:
+        remark(f"convoy: warning: version {done.previous} was better on as many images of {old.split}: {old.onnxruntime:.2%}.")
