@@ -28,10 +28,12 @@ def command(repository: Path, check: bool, as_json: bool) -> None:
         print_json({"repository": str(repository), "models": [_as_dict(entry) for entry in entries]})
     else:
         _print(repository, entries)
-    problems = [entry.problem for entry in entries if entry.problem]
-    problems += [version.problem for entry in entries for version in entry.versions if version.problem]
+    problems = [problem for entry in entries for problem in (entry.problem, *(v.problem for v in entry.versions)) if problem]
+    if not as_json:
+        for problem in problems:
+            click.echo(f"problem: {problem}")
     if problems and check:
-        raise RepositoryError(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {repository}: {'; '.join(problems)}")
+        raise RepositoryError(f"{repository}: {len(problems)} problem{'s' * (len(problems) > 1)}, listed above.")
 
 
 def _as_dict(entry: ModelEntry) -> dict[str, Any]:
@@ -67,10 +69,10 @@ def _print(repository: Path, entries: list[ModelEntry]) -> None:
     if not entries:
         click.echo(f"{repository}: no models yet; `convoy deploy` writes the first.")
         return
-    table = Table("model", "version", "served", "accuracy", "on", "run", "problem", box=None, header_style="bold")
+    table = Table("model", "version", "served", "accuracy", "on", "run", "", box=None, header_style="bold")
     for entry in entries:
         if not entry.versions:
-            table.add_row(entry.name, "-", "", "", "", "", entry.problem or "no versions")
+            table.add_row(entry.name, "-", "", "", "", "", "problem, see below" if entry.problem else "no versions")
         for version in entry.versions:
             table.add_row(*_row(entry, version))
     stdout_console().print(table)
@@ -78,7 +80,7 @@ def _print(repository: Path, entries: list[ModelEntry]) -> None:
 
 def _row(entry: ModelEntry, version: VersionEntry) -> list[str]:
     served = version.version == entry.served
-    problem = version.problem or (entry.problem if served or entry.served is None else "")
+    problem = "problem, see below" if version.problem or (entry.problem and (served or entry.served is None)) else ""
     if version.manifest is None:
         return [entry.name, str(version.version), "served" if served else "", "", "", "", problem]
     accuracy, training = version.manifest.accuracy, version.manifest.training
