@@ -70,7 +70,9 @@ def test_a_changed_file_is_refused(case, tmp_path, name):
         Bundle.open(out)
 
 
-@pytest.mark.parametrize(("old", "new"), [('"one"', '"uno"'), ('"max_batch_size": 16', '"max_batch_size": 32'), ('"tiny"', '"huge"')])
+@pytest.mark.parametrize(
+    ("old", "new"), [('"one"', '"uno"'), ('"max_batch_size": 16', '"max_batch_size": 32'), ('"tiny"', '"huge"')]
+)
 def test_an_edited_manifest_is_refused_since_labels_and_figures_are_part_of_what_was_validated(case, tmp_path, old, new):
     out = tmp_path / "out"
     export(case, out)

@@ -24,7 +24,8 @@ class Wrapped(nn.Module):
 
 def test_a_network_that_takes_floats_is_told_what_a_network_takes(case, tmp_path):
     floats = nn.Sequential(nn.Flatten(), nn.Linear(144, 3)).eval()
-    with pytest.raises(ExportError, match=r"raw pixels, uint8 of shape \(N, 12, 12, 1\), scales them itself.*fails: RuntimeError") as told:
+    message = r"raw pixels, uint8 of shape \(N, 12, 12, 1\), scales them itself.*fails: RuntimeError"
+    with pytest.raises(ExportError, match=message) as told:
         export_classifier(floats, case.facts, case.evaluation, tmp_path / "out")
     assert "\n" not in str(told.value)
 

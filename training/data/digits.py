@@ -36,7 +36,9 @@ def load_digits(*, seed: int = 0, validation_fraction: float = 0.1) -> Dataset:
     try:
         from sklearn.datasets import load_digits as load_bundled
     except ImportError as error:
-        raise MissingDependencyError("the data set `digits` comes with scikit-learn: pip install '.[train]' in Convoy's folder.") from error
+        raise MissingDependencyError(
+            "the data set `digits` comes with scikit-learn: pip install '.[train]' in Convoy's folder."
+        ) from error
     bundled = load_bundled()
     small = np.rint(np.asarray(bundled.images) * (255 / 16)).astype(np.uint8)  # (n, 8, 8), values 0 to 16 before
     everything = Split(_enlarge(small), np.asarray(bundled.target, dtype=np.int64))
