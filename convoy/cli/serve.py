@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from convoy.serving.triton import TritonServer
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PATIENCE_S = 3.0
+"""A stop that takes longer says why."""
 
 
 class _Stopped(BaseException):
@@ -63,11 +65,13 @@ def command(
     repository: what `convoy deploy` and `convoy rollback` change is loaded without dropping a request; a model whose process
     dies is loaded again.
 
-    Exit status: 0 stopped, 1 a model cannot be served or the server died, 2 this machine lacks something (`convoy doctor`).
+    Exit status: 0 stopped, 1 a model cannot be served or the server died, 2 wrong use, or this machine lacks something
+    (`convoy doctor`).
     """
     from convoy.serving.triton import Supervisor, TritonServer
 
     stop = threading.Event()
+    patience = threading.Timer(_PATIENCE_S, remark, ["Still stopping: requests under way are given up to 15 s."])
     server = TritonServer(
         repository,
         http_port=http_port,
@@ -79,6 +83,7 @@ def command(
     )
     try:
         with _signals(stop) as started:
+            server.check()
             if not as_json:
                 remark(f"Starting Triton on {repository} ...")
             with server, _copied_log(server, verbose):
@@ -88,8 +93,11 @@ def command(
                     _say(f"{name} is not served: {reason}")
                 Supervisor(server, _say).run(stop)
                 remark("Stopping ...")
+                patience.start()
     except _Stopped:
         remark("Stopped before the server was up.")
+    finally:
+        patience.cancel()
 
 
 @contextmanager

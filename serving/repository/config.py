@@ -106,7 +106,8 @@ def load_config(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise RepositoryError(f"{path}: cannot be read: {error}") from error
     except text_format.ParseError as error:
-        raise RepositoryError(f"{path}:{error}. Mend the line, or restore the file from the version's folder.") from error
+        said = str(error).rstrip(".")
+        raise RepositoryError(f"{path}:{said}. Mend the line, or restore the file from the version's folder.") from error
 
 
 def served_version(config: Any) -> int | None:

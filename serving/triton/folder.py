@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeAlias
 
-from convoy.contract.errors import RepositoryError
+from convoy.contract.errors import RepositoryError, UsageError
 
 Signature: TypeAlias = tuple[tuple[str, int, int, int], ...]
 """Name, inode, time of change and size of what decides how a model is served."""
@@ -32,10 +32,11 @@ def check_repository(repository: Path) -> dict[str, Signature]:
     """The models of a repository that is to be served.
 
     Raises:
+        UsageError: There is no such folder.
         RepositoryError: It is no repository, or has no model; the message says what to do.
     """
     if not repository.exists():
-        raise RepositoryError(f"{repository}: no such folder. `convoy deploy EXPORT_DIR --repository {repository}` makes it.")
+        raise UsageError(f"{repository}: no such folder. `convoy deploy EXPORT_DIR --repository {repository}` makes it.")
     if repository.is_dir() and ((repository / CONFIG_FILE).exists() or _versions(repository)):
         raise RepositoryError(f"{repository} is a model, not a repository of models. Give the folder above it: {repository.parent}")
     models = find_models(repository)

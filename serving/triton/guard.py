@@ -4,9 +4,10 @@
 
 It runs the program and waits for the first of three things: the program ends; somebody sends SIGTERM or SIGINT; its standard
 input reaches its end, which happens when the process that started it closes the pipe or dies, by ``kill -9`` too. Then it
-stops the program (SIGTERM, and SIGKILL after the deadline), kills whatever processes the program left, removes the
-shared-memory segments whose names begin with SHM_PREFIX, removes FOLDER where its starter is gone, and exits with the program's
-status (128 + N for signal N). If the guard itself is killed, the program gets SIGTERM.
+stops the program (SIGTERM; SIGKILL after the deadline, or where it lingers though its last child has ended), kills whatever
+processes the program left, removes the shared-memory segments whose names begin with SHM_PREFIX, removes FOLDER where its
+starter is gone, and exits with the program's status (128 + N for signal N). If the guard itself is killed, the program gets
+SIGTERM.
 
 Standard library only: it runs without site-packages, in about 25 ms.
 """
@@ -25,6 +26,9 @@ import time
 from pathlib import Path
 
 SHM = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives on Linux
+LINGER_S = 1.5
+"""How long the program may take to end after its last child; Triton looks once a second whether it may."""
+
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -78,13 +82,31 @@ def _wait(child: subprocess.Popen[bytes], woken: int) -> bool:
 
 
 def _stop(child: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """End the program. Requests under way have a living backend process: where there is none, there is nothing to wait for.
+
+    Triton would wait: it waits its whole time for a model whose backend process died and that it could not unload.
+    """
     if child.poll() is None:
         child.terminate()
-        try:
-            child.wait(timeout_s)
-        except subprocess.TimeoutExpired:
+    deadline = time.monotonic() + timeout_s
+    idle_since = None
+    while child.poll() is None:
+        now = time.monotonic()
+        idle_since = None if _has_living_child(child.pid) else idle_since or now
+        if now > deadline or (idle_since is not None and now - idle_since > LINGER_S):
             child.kill()
             child.wait()
+        time.sleep(0.02)
+
+
+def _has_living_child(pid: int) -> bool:
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            if any(Path(f"/proc/{child}/cmdline").read_bytes() for child in path.read_text().split()):  # a zombie has none
+                return True
+        except OSError:
+            continue  # a thread or a child has just ended
+    return False
 
 
 def _kill_descendants() -> None:

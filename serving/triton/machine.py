@@ -55,6 +55,8 @@ def check_providers(has_gpu: bool) -> Finding:
     """Which execution providers ONNX Runtime has, asked of the library itself."""
     try:
         import onnxruntime
+    except ModuleNotFoundError:
+        return problem("execution providers", "onnxruntime is not installed.", "pip install '.[serve]' in Convoy's folder.")
     except Exception as error:  # noqa: BLE001 - a broken installation raises anything
         return problem(
             "execution providers", f"onnxruntime cannot be imported: {error}.", "Install it again: pip install onnxruntime-gpu."
@@ -98,7 +100,7 @@ def check_torch() -> Finding:
     try:
         return ok("torch", metadata.version("torch"))
     except metadata.PackageNotFoundError:
-        return ok("torch", "not installed: `convoy train` and `convoy export` need it", "pip install '.[export]' in Convoy's folder")
+        return ok("torch", "not installed; `convoy train` and `convoy export` need it: pip install '.[export]' in Convoy's folder")
 
 
 def check_docker() -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
-from convoy.contract.errors import ClientError, ConvoyError, ServerError, UnavailableError
+from convoy.contract.errors import ClientError, ConvoyError, ServerError, ServerFailureError, UnavailableError, UsageError
 from convoy.serving.triton import guard
 from convoy.serving.triton.completeness import is_complete
 from convoy.serving.triton.folder import check_repository
@@ -29,6 +30,7 @@ END_WITHIN_S = 2.0
 """How long a server that no longer answers has until its end is certain."""
 
 _POLL_S = 0.05
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,24 +142,46 @@ class TritonServer:
             raise ServerError("the server was not started.")
         return self._runtime.shm_prefix
 
+    def check(self) -> tuple[list[str], Installation]:
+        """Refuse what cannot be started, before anything is; ``start`` does so, too.
+
+        Returns:
+            The names of the models, and the Triton that is to serve them.
+
+        Raises:
+            UsageError: There is no such repository, or a value makes no sense.
+            MissingDependencyError: The machine lacks something that Triton needs.
+            RepositoryError: The repository is none, or is empty.
+            ServerError: A port is taken.
+        """
+        if not self.start_timeout_s > 0:
+            raise UsageError(f"--start-timeout: expected more than 0 seconds, found {self.start_timeout_s:g}.")
+        models = list(check_repository(self.repository))
+        given = {f"--{name}-port": port for name, port in self.ports.items() if port}
+        if len(set(given.values())) < len(given):
+            raise UsageError(f"each of the three ports must differ from the others, found {list(given.values())}.")
+        installation = Installation.find()
+        for option, port in given.items():
+            check_port(port, option)
+        return models, installation
+
     def start(self) -> Served:
         """Start the server; returns when every model has answered an inference.
 
         Raises:
-            MissingDependencyError: The machine lacks something that Triton needs.
-            RepositoryError: The repository is none, or is empty.
+            ConvoyError: As ``check`` does.
             ServerError: The server did not start, or a model cannot be served; the message has Triton's own reason.
         """
         if self._guard is not None:
             raise ServerError("the server was started already.")
-        models = list(check_repository(self.repository))
-        installation = Installation.find()
+        models, installation = self.check()
         clear_stale()
         self._choose_ports()
         self._completes = not all(is_complete(self.repository / name) for name in models)
         self._runtime = runtime = Runtime.create(installation)
         try:
             self._log = TritonLog(self._log_path or runtime.log_path)
+            _logger.info("Triton's log is %s", self._log.path)
             self._launch(installation, runtime, self._log, models)
             deadline = time.monotonic() + self.start_timeout_s
             self._wait_until_live(deadline)
@@ -223,15 +247,9 @@ class TritonServer:
         elif status is not None and status < 0:
             how = f"was stopped because its guard process was killed by signal {-status}"
         said = "\n  ".join(reasons) or "nothing"
-        return ServerError(f"tritonserver {how}. Its last words:\n  {said}{_advice(said)}")
+        return ServerError(f"tritonserver {how}. Its last words:\n  {said}{_advice(said)}{self._whole_log()}")
 
     def _choose_ports(self) -> None:
-        for name, port in self.ports.items():
-            if port:
-                check_port(port, f"--{name}-port")
-        taken = [port for port in self.ports.values() if port]
-        if len(set(taken)) < len(taken):
-            raise ServerError(f"each of the three ports must differ from the others, found {taken}.")
         for name, port in self.ports.items():
             while port == 0:
                 port = free_port()
@@ -276,6 +294,7 @@ class TritonServer:
                     raise ServerError(
                         f"tritonserver did not answer within {self.start_timeout_s:g} s. Its last words:\n  "
                         + "\n  ".join(self.log.tail())
+                        + self._whole_log()
                     )
                 time.sleep(_POLL_S)
 
@@ -283,6 +302,7 @@ class TritonServer:
         proofs, failures = [], {}
         states = {status.name: status for status in self.client.models() if status.state == "READY" or status.reason}
         for name in models:
+            since = self.log.position()
             try:
                 if name not in states:  # Triton did not even try: it says why where it is asked for
                     self.load(name)
@@ -292,7 +312,7 @@ class TritonServer:
             except ConvoyError as error:
                 if isinstance(error, UnavailableError) and self.ends_within(END_WITHIN_S):
                     raise self.died() from error
-                failures[name] = str(error)
+                failures[name] = self.explain(error, since)
         return Served(tuple(proofs), failures)
 
     def load(self, model_name: str, timeout_s: float = 300.0) -> None:
@@ -307,8 +327,23 @@ class TritonServer:
         except ClientError as error:
             if isinstance(error, UnavailableError) and self.ends_within(END_WITHIN_S):
                 raise self.died() from error
-            said = "; ".join(self.log.errors(since)) or str(error)
-            raise ServerError(f"{said.rstrip('.')}.{self._advice_for(model_name)}") from error
+            said = _joined(self.log.errors(since)) or str(error).rstrip(".")
+            raise ServerError(f"{said}.{self._advice_for(model_name)}") from error
+
+    def explain(self, error: ConvoyError, since: int) -> str:
+        """An error in words; where it refers to the server's log, with what stands there.
+
+        Args:
+            error: What a call of the server's client raised.
+            since: Where the log ended before the call.
+        """
+        if not isinstance(error, ServerFailureError):
+            return str(error)
+        said = _joined(self.log.errors(since))
+        return f"{error}{f' There: {said}.' if said else ''}{f' It is {self._log_path}.' if self._log_path else ''}"
+
+    def _whole_log(self) -> str:
+        return f"\nThe whole log: {self._log_path}" if self._log_path else ""
 
     def _advice_for(self, model_name: str) -> str:
         if self._completes or is_complete(self.repository / model_name):
@@ -327,6 +362,10 @@ def _explain(served: Served) -> str:
         + "\n  ".join(lines)
         + good
     )
+
+
+def _joined(reasons: list[str]) -> str:
+    return "; ".join(reason.rstrip(".") for reason in reasons)
 
 
 def _advice(said: str) -> str:

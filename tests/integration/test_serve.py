@@ -183,6 +183,7 @@ def test_a_busy_port_is_explained_before_anything_starts(serve: Serve, write_tin
     said = (tmp_path / "stderr").read_text()
     assert f"port {port} is busy: process {os.getpid()}" in said
     assert "--grpc-port" in said
+    assert "Starting" not in said
 
 
 def test_a_bad_model_is_named_with_tritons_reason_and_the_good_ones_are_counted(
@@ -211,8 +212,10 @@ def test_a_bad_model_is_named_with_tritons_reason_and_the_good_ones_are_counted(
 def test_a_folder_that_is_no_repository_is_explained(serve: Serve, tmp_path: Path) -> None:
     process = serve(tmp_path / "nothing")
 
-    assert process.wait(20) == 1
-    assert "no such folder. `convoy deploy" in (tmp_path / "stderr").read_text()
+    assert process.wait(20) == 2
+    said = (tmp_path / "stderr").read_text()
+    assert "no such folder. `convoy deploy" in said
+    assert "Starting" not in said
 
 
 def test_json_names_urls_and_models_and_sigint_stops_it(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ class Supervised:
             return client.infer("tiny", {"image": IMAGE}).model_version
 
 
+def backend_of(supervised: Supervised, model_name: str) -> int:
+    """The process of a model's only backend."""
+    pid = supervised.server.pid()
+    assert pid is not None
+    (stub,) = [stub for stub in find_stubs(pid) if stub.model_name == model_name]
+    return stub.pid
+
+
 @pytest.fixture(scope="module")
 def supervised(tmp_path_factory: pytest.TempPathFactory, write_tiny_model: WriteModel) -> Iterator[Supervised]:
     repository = tmp_path_factory.mktemp("repository")
@@ -79,13 +87,11 @@ def test_a_mended_model_is_served(supervised: Supervised, write_tiny_model: Writ
 
 
 def test_a_killed_backend_process_is_noticed_and_replaced(supervised: Supervised) -> None:
-    pid = supervised.server.pid()
-    assert pid is not None
-    (stub,) = [stub for stub in find_stubs(pid) if stub.model_name == "tiny"]
+    pid = backend_of(supervised, "tiny")
     since = len(supervised.said)
     killed = time.monotonic()
 
-    os.kill(stub.pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     supervised.wait_for("tiny: its backend process died; loading it again", since)
     noticed = time.monotonic() - killed
     supervised.wait_for("tiny: answers again", since)
@@ -94,18 +100,46 @@ def test_a_killed_backend_process_is_noticed_and_replaced(supervised: Supervised
     assert supervised.version() == "1"
 
 
-def test_a_stopped_backend_process_is_noticed_by_inference(supervised: Supervised) -> None:
-    pid = supervised.server.pid()
-    assert pid is not None
-    (stub,) = [stub for stub in find_stubs(pid) if stub.model_name == "tiny"]
+def test_a_model_that_somebody_unloads_and_loads_again_is_watched_again(supervised: Supervised) -> None:
     since = len(supervised.said)
 
-    os.kill(stub.pid, signal.SIGSTOP)
+    supervised.server.client.unload("tiny")
+    supervised.wait_for("tiny: somebody unloaded it", since)
+    supervised.server.client.load("tiny")
+    supervised.wait_for("tiny: somebody loaded it: version 1 is served", since)
+    os.kill(backend_of(supervised, "tiny"), signal.SIGKILL)
+    supervised.wait_for("tiny: answers again", since)
+
+    assert supervised.version() == "1"
+    assert sum("somebody unloaded it" in message for message in supervised.said[since:]) == 1
+
+
+def test_a_death_beside_a_bad_configuration_is_mended_by_the_repair(supervised: Supervised) -> None:
+    path = supervised.repository / "tiny" / "config.pbtxt"
+    good = path.read_text()
+    since = len(supervised.said)
+
+    path.write_text(good + "garbage")
+    assert "Version 1 stays served" in supervised.wait_for("tiny changed, but cannot be loaded", since)
+    os.kill(backend_of(supervised, "tiny"), signal.SIGKILL)
+    assert "It is not served" in supervised.wait_for("tiny: cannot be loaded again", since)
+    path.write_text(good)
+    supervised.wait_for("tiny changed: now serving version 1", since, timeout_s=5)
+
+    assert supervised.version() == "1"
+    assert len(supervised.said[since:]) == 4, "each state is said once"
+
+
+def test_a_stopped_backend_process_is_noticed_by_inference(supervised: Supervised) -> None:
+    pid = backend_of(supervised, "tiny")
+    since = len(supervised.said)
+
+    os.kill(pid, signal.SIGSTOP)
     try:
         supervised.wait_for("tiny: answers again", since, timeout_s=40)
     finally:
-        if Path(f"/proc/{stub.pid}").exists():
-            os.kill(stub.pid, signal.SIGKILL)
+        if Path(f"/proc/{pid}").exists():
+            os.kill(pid, signal.SIGKILL)
 
     assert supervised.version() == "1"
 

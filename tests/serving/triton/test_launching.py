@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from convoy.contract.errors import RepositoryError, ServerError, UsageError
-from convoy.serving.triton import guard, segment
+from convoy.contract.errors import RepositoryError, ServerError, ServerFailureError, UnavailableError, UsageError
+from convoy.serving.triton import TritonServer, guard, segment
 from convoy.serving.triton.backoff import CALM_S, LONGEST_DELAY_S, Backoff
 from convoy.serving.triton.folder import check_repository, find_models
 from convoy.serving.triton.installation import Installation
@@ -76,7 +76,7 @@ def test_an_empty_repository_says_how_to_fill_it(tmp_path: Path) -> None:
 
     with pytest.raises(RepositoryError, match=r"found only README.md.*convoy deploy"):
         check_repository(tmp_path)
-    with pytest.raises(RepositoryError, match="no such folder"):
+    with pytest.raises(UsageError, match="no such folder"):
         check_repository(tmp_path / "nothing")
     with pytest.raises(RepositoryError, match="Not a directory"):
         check_repository(tmp_path / "README.md")
@@ -288,6 +288,19 @@ def test_the_guard_kills_a_program_that_does_not_stop(guarded: Callable[..., sub
     assert finish(process) == 128 + signal.SIGKILL
 
 
+def test_the_guard_does_not_wait_for_a_program_whose_children_have_all_ended(
+    guarded: Callable[..., subprocess.Popen[bytes]],
+) -> None:
+    process = guarded("trap '' TERM; sleep 1 & echo ready; while :; do :; done", stop_timeout_s=60)
+    first_line(process)
+    began = time.monotonic()
+
+    process.terminate()
+
+    assert finish(process) == 128 + signal.SIGKILL
+    assert time.monotonic() - began > guard.LINGER_S + 0.5, "the child was given the time that it took"
+
+
 def test_the_program_ends_when_the_guard_is_killed(guarded: Callable[..., subprocess.Popen[bytes]]) -> None:
     process = guarded("echo $$; exec sleep 60")
     child = int(first_line(process))
@@ -351,3 +364,38 @@ def test_segments_are_removed_when_nobody_has_used_them_for_a_while(tmp_path: Pa
     assert segments.clear(["ours_used"], now=ORPHANED_S - 1) == []
     assert segments.clear(["ours_used"], now=ORPHANED_S) == ["ours_dead"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["others", "ours_used"]
+
+
+# What is refused before anything starts
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    return tmp_path
+
+
+def test_two_equal_ports_are_wrong_use(repository: Path) -> None:
+    with pytest.raises(UsageError, match="must differ"):
+        TritonServer(repository, http_port=8123, grpc_port=8123, metrics_port=0).check()
+
+
+def test_no_time_to_start_is_wrong_use(repository: Path) -> None:
+    with pytest.raises(UsageError, match="--start-timeout: expected more than 0"):
+        TritonServer(repository, start_timeout_s=0).check()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_error_that_refers_to_the_log_says_what_stands_there_and_where_it_is_kept(tmp_path: Path, kept: bool) -> None:
+    path = tmp_path / "triton.log"
+    server = TritonServer(tmp_path, log_path=path if kept else None)
+    server._log = TritonLog(path)
+    since = server.log.position()
+    path.write_text('E1123 18:26:02.9 1 a.cc:1] "some operator failed."\n')
+
+    said = server.explain(ServerFailureError("it failed. The server's log says more."), since)
+    server.log.close()
+
+    place = f" It is {path}." if kept else ""
+    assert said == f"it failed. The server's log says more. There: some operator failed.{place}"
+    assert server.explain(UnavailableError("no answer."), since) == "no answer."

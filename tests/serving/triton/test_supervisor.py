@@ -32,6 +32,7 @@ class FakeServer:
     stubs: int = 1
     refusal: str = ""
     answer: Exception | None = None
+    log_text: str = ""
     calls: list[str] = field(default_factory=list)
 
     @property
@@ -47,7 +48,17 @@ class FakeServer:
     def ends_within(self, timeout_s: float) -> bool:
         return not self.running
 
-    def models(self) -> list[ModelStatus]:
+    @property
+    def log(self) -> Any:
+        return self
+
+    def position(self) -> int:
+        return 0
+
+    def explain(self, error: Exception, since: int) -> str:
+        return f"{error}{self.log_text}"
+
+    def models(self, timeout_s: float) -> list[ModelStatus]:
         return [ModelStatus("m", self.ready or "1", "READY" if self.ready else "UNAVAILABLE", "" if self.ready else "unloaded")]
 
     def config(self, name: str) -> dict[str, Any]:
@@ -55,11 +66,14 @@ class FakeServer:
 
     def unload(self, name: str) -> None:
         self.calls.append(f"unload {name}")
+        self.stubs, self.ready = 0, ""
 
     def load(self, name: str) -> None:
         self.calls.append(f"load {name}")
         if self.refusal:
             raise ServerError(self.refusal)
+        if self.ready and not self.stubs:
+            raise ServerError("Stub process 'm_0' is not healthy.")
         self.stubs, self.ready, self.answer = 1, "1", None
 
 
@@ -166,7 +180,8 @@ def test_one_that_keeps_dying_is_loaded_ever_less_often_and_never_given_up(scene
     gaps = [later - earlier for earlier, later in itertools.pairwise(loads)]
     assert gaps[:6] == [1, 2, 4, 8, 16, 32]
     assert gaps[-1] == 60
-    assert any("again; it is loaded again in" in message for message in it.said)
+    assert "m: its backend process died; it died not long ago, too; it is loaded again in 1 s." in it.said
+    assert len(it.said) < 3 * len(loads), "a death and its mending are said once each"
 
 
 def test_an_answer_that_takes_long_is_not_a_death(scene: Callable[..., Scene]) -> None:
@@ -182,12 +197,13 @@ def test_an_answer_that_takes_long_is_not_a_death(scene: Callable[..., Scene]) -
 
 def test_a_model_that_fails_on_zeros_is_said_so_once_and_not_reloaded(scene: Callable[..., Scene]) -> None:
     it = scene()
-    it.server.answer = ServerFailureError("some operator failed")
+    it.server.answer = ServerFailureError("some operator failed. The server's log says more.")
+    it.server.log_text = " It is triton.log."
 
     said = it.ticks(50)
 
     assert it.server.calls == []
-    assert said == ["m: an inference fails: some operator failed"]
+    assert said == ["m: an inference fails: some operator failed. The server's log says more. It is triton.log."]
 
 
 def test_a_changed_configuration_is_loaded(scene: Callable[..., Scene]) -> None:
@@ -224,7 +240,7 @@ def test_one_that_cannot_be_loaded_again_after_a_death_is_tried_until_it_can(sce
 
 
 def test_one_that_failed_at_the_start_is_tried_again(scene: Callable[..., Scene]) -> None:
-    it = scene(served=Served((), {"m": "cut short"}))
+    it = scene(served=Served((), {"m": "cut short"}), ready="", stubs=0)
 
     assert it.ticks(4) == ["m is tried again: now serving version 1."]
 
@@ -248,20 +264,85 @@ def test_one_that_somebody_unloaded_is_left_alone(scene: Callable[..., Scene]) -
     it = scene()
     it.server.ready, it.server.stubs = "", 0
 
-    assert it.ticks(20) == ["m: somebody unloaded it. It is loaded again when its configuration changes."]
+    (message,) = it.ticks(20)
+
+    assert message.startswith('m: somebody unloaded it. It comes back with `client.load("m")`, or with a change of its folder')
     assert it.server.calls == []
+
+
+def test_one_that_somebody_loads_again_is_watched_again(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.ready, it.server.stubs = "", 0
+    it.ticks(4)
+
+    it.server.ready, it.server.stubs = "1", 1
+    assert it.ticks(1) == ["m: somebody loaded it: version 1 is served, and watched again."]
+
+    it.server.stubs = 0
+    assert "answers again" in it.ticks(3)[-1]
+    assert it.server.calls == ["unload m", "load m"]
+
+
+def test_one_that_dies_before_its_return_is_noticed_is_healed_too(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.ready, it.server.stubs = "", 0
+    it.ticks(4)
+
+    it.server.ready = "1"
+
+    assert "answers again" in it.ticks(3)[-1]
+
+
+def test_a_change_that_meets_a_dead_backend_unloads_it_first(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.stubs = 0
+    (it.server.repository / "m" / "config.pbtxt").write_text("another")
+
+    assert it.ticks(1) == ["m changed: still serving version 1."]
+    assert it.server.calls == ["unload m", "load m"]
+
+
+def test_a_backend_that_triton_calls_dead_at_the_load_is_unloaded_at_the_next(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.server.refusal = "Stub process 'm_0' is not healthy."
+    (it.server.repository / "m" / "config.pbtxt").write_text("another")
+
+    (said,) = it.ticks(1)
+    assert "It is not served" in said
+
+    it.server.refusal = ""
+    assert "answers again" in it.ticks(3)[-1]
+    assert it.server.calls == ["load m", "unload m", "load m"]
+
+
+def test_a_death_beside_a_bad_configuration_is_said_truly_and_mended_by_the_repair(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    path = it.server.repository / "m" / "config.pbtxt"
+    it.server.refusal = "no field named garbage"
+    path.write_text("garbage")
+    assert "Version 1 stays served." in it.ticks(1)[0]
+
+    it.server.stubs = 0
+    assert it.ticks(100) == [
+        "m: its backend process died; loading it again.",
+        "m: cannot be loaded again: no field named garbage. It is not served. It is tried again, ever less often.",
+    ]
+
+    it.server.refusal = ""
+    path.write_text("mended")
+    assert it.ticks(1) == ["m changed: now serving version 1."]
 
 
 def test_a_control_call_that_fails_is_said_and_survived(scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
     it = scene()
     it.server.stubs = 0
 
-    def models() -> list[ModelStatus]:
+    def models(timeout_s: float) -> list[ModelStatus]:
         raise UnavailableError("no server answers.")
 
     monkeypatch.setattr(it.server, "models", models)
 
-    assert it.ticks(10) == ["m: the server does not answer: no server answers."]
+    assert it.ticks(10) == ["The server does not answer: no server answers."]
 
 
 @pytest.mark.parametrize(
