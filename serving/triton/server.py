@@ -156,6 +156,8 @@ class TritonServer:
         """
         if not self.start_timeout_s > 0:
             raise UsageError(f"--start-timeout: expected more than 0 seconds, found {self.start_timeout_s:g}.")
+        if self._log_path is not None and not self._log_path.absolute().parent.is_dir():
+            raise UsageError(f"--log: expected a file in a folder that exists, found {self._log_path}.")
         models = list(check_repository(self.repository))
         given = {f"--{name}-port": port for name, port in self.ports.items() if port}
         if len(set(given.values())) < len(given):

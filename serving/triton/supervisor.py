@@ -136,8 +136,8 @@ class Supervisor:
                 self._check(model, stubs)
                 if model.load_because and model.backoff.is_due(time.monotonic()):
                     self._load(model)
-            except ModelNotFoundError:
-                continue  # just unloaded: the next tick sees it
+            except (ModelNotFoundError, UnavailableError):
+                continue  # just unloaded, or the server is ending: the next tick sees which
             except ClientError as error:
                 self._check_server(error)
                 self._say_once(model, f"{model.name}: the server does not answer: {error}")
@@ -218,13 +218,11 @@ class Supervisor:
         since = self._server.log.position()
         try:
             version = ask(self._server.client, model.name, ANSWER_WITHIN_S)
-        except (DeadlineExceededError, OverloadedError) as error:
+        except (DeadlineExceededError, OverloadedError, ModelNotFoundError, UnavailableError) as error:
             now = time.monotonic()
             model.silent_since = model.silent_since or now
             if now - model.silent_since > _SILENT_S:
                 self._say_once(model, f"{model.name}: no answer for more than {_SILENT_S:.0f} s: overloaded, or stuck. {error}")
-        except (ModelNotFoundError, UnavailableError) as error:
-            self._check_server(error)  # where the server lives, the model was just unloaded: the next tick sees it
         except ClientError as error:
             if _says_dead(error):
                 _kill([stub for stub in stubs if stub.model_name == model.name and f"'{stub.instance_name}'" in str(error)])

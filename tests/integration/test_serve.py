@@ -11,8 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 
+import numpy as np
 import psutil
 import pytest
 
@@ -89,6 +92,13 @@ def introduction(process: subprocess.Popen[str]) -> str:
     return "".join(lines)
 
 
+def pending(metrics_url: str) -> int:
+    """How many requests wait in the server."""
+    with urlopen(metrics_url) as answer:
+        text = answer.read().decode()
+    return sum(int(float(count)) for count in re.findall(r"^nv_inference_pending_request_count\{.*\} (\S+)$", text, re.MULTILINE))
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
@@ -127,6 +137,25 @@ def test_it_says_what_it_serves_and_stops_cleanly_on_sigterm(
     assert len(names) == 1
     assert_nothing_is_left(processes, names, temporary)
     assert "Started GRPCInferenceService" in (tmp_path / "triton.log").read_text()
+
+
+def test_a_request_under_way_is_answered_before_the_stop(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path) -> None:
+    config = write_tiny_model(tmp_path / "repository") / "config.pbtxt"
+    waits = "dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 3000000 }"
+    config.write_text(config.read_text().replace("dynamic_batching { }", waits))
+    process = serve(tmp_path / "repository")
+    said = introduction(process)
+    grpc, metrics = (re.search(rf"{name} +(\S+)", said) for name in ("gRPC", "metrics"))
+    assert grpc is not None
+    assert metrics is not None
+    with Client(grpc.group(1)) as client, ThreadPoolExecutor() as pool:
+        answers = [pool.submit(client.infer, "tiny", {"image": np.zeros((1, 4, 4, 1), np.uint8)}) for _ in range(2)]
+        wait_for(lambda: pending(metrics.group(1)) >= 2, what="the arrival of the requests")
+
+        process.send_signal(signal.SIGINT)
+
+        assert [answer.result().model_version for answer in answers] == ["1", "1"]
+    assert process.wait(20) == 0
 
 
 def test_ctrl_c_before_it_is_up_stops_it_too(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path) -> None:

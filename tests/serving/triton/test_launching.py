@@ -385,6 +385,11 @@ def test_no_time_to_start_is_wrong_use(repository: Path) -> None:
         TritonServer(repository, start_timeout_s=0).check()
 
 
+def test_a_log_in_no_folder_is_wrong_use(repository: Path) -> None:
+    with pytest.raises(UsageError, match="--log: expected a file in a folder that exists"):
+        TritonServer(repository, log_path=repository / "none" / "triton.log").check()
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_error_that_refers_to_the_log_says_what_stands_there_and_where_it_is_kept(tmp_path: Path, kept: bool) -> None:
     path = tmp_path / "triton.log"

@@ -283,6 +283,21 @@ def test_one_that_somebody_loads_again_is_watched_again(scene: Callable[..., Sce
     assert it.server.calls == ["unload m", "load m"]
 
 
+def test_an_unload_that_is_just_under_way_is_not_taken_for_a_failure(
+    scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = scene()
+
+    def config(name: str) -> dict[str, Any]:
+        it.server.ready, it.server.stubs = "", 0
+        raise UnavailableError("'m' has no available versions.")
+
+    monkeypatch.setattr(it.server, "config", config)
+
+    (message,) = it.ticks(10)
+    assert "somebody unloaded it" in message
+
+
 def test_one_that_dies_before_its_return_is_noticed_is_healed_too(scene: Callable[..., Scene]) -> None:
     it = scene()
     it.server.ready, it.server.stubs = "", 0
