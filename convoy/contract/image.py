@@ -26,6 +26,9 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArr
 MAX_IMAGE_PIXELS = 178_956_970
 """Images of more pixels are refused before they are decoded (PIL's own limit for a decompression bomb)."""
 
+_DARK = 127  # the highest luminance that counts as dark ink
+_DARK_PARTS = 200  # where 1 part in so many of what is visible is dark, it is dark ink on a light page
+
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -36,6 +39,9 @@ _RESAMPLING = {
 
 class ImageSpec(BaseModel):
     """How an image of any size becomes the pixels that a model takes.
+
+    Transparency is laid on white, as ink on paper; on black where the visible ink is light: its luminance, weighted by alpha, is
+    above 127 in the mean, and next to none of it (1 part in 200) is dark, which would make it a light page with ink of its own.
 
     Attributes:
         height_px: The model's image height.
@@ -95,6 +101,8 @@ def open_image(image: ImageLike) -> Image.Image:
 def to_pixels(image: ImageLike, spec: ImageSpec) -> Pixels:
     """Bring ``image`` to the size and channels of ``spec``.
 
+    Transparency becomes white, or black behind light ink; ``ImageSpec`` says when.
+
     Args:
         image: A path, an encoded image, a PIL image, or an array (see ``ImageLike``). Float arrays are refused: their range is
             anyone's guess.
@@ -143,7 +151,7 @@ def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """To 8 bits a channel, transparency laid on white."""
+    """To 8 bits a channel, transparency laid on white or, behind light ink, on black."""
     if image.mode in ("I;16", "I;16L", "I;16B", "I;16N"):
         return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
     if image.mode == "I":  # 32-bit integers: PIL's mode for some 16-bit PNG files
@@ -151,8 +159,18 @@ def _flatten(image: Image.Image) -> Image.Image:
         return Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, _paper(rgba)), rgba).convert("RGB")
     return image
+
+
+def _paper(rgba: Image.Image) -> Literal["white", "black"]:
+    """What transparency is laid on so that the ink can be seen; the rule is in ``ImageSpec``."""
+    alpha = np.asarray(rgba.getchannel("A"))
+    luminance = np.asarray(rgba.convert("L"))
+    visible = int(alpha.sum(dtype=np.int64))
+    bright = int(np.einsum("ij,ij->", luminance, alpha, dtype=np.int64))
+    dark = int(alpha.sum(dtype=np.int64, where=luminance <= _DARK))
+    return "black" if bright > _DARK * visible and dark * _DARK_PARTS < visible else "white"
 
 
 def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:

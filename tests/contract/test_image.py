@@ -42,7 +42,39 @@ def test_every_mode_of_pil_becomes_the_models_pixels(mode, spec):
 
 
 def test_transparency_is_paper():
-    assert to_pixels(Image.new("RGBA", (28, 28), (0, 0, 0, 0)), GREY).min() == 255
+    for colour in ((0, 0, 0, 0), (255, 255, 255, 0)):
+        assert to_pixels(Image.new("RGBA", (28, 28), colour), GREY).min() == 255
+
+
+def ink(luminance: int, *, mode: str = "RGBA") -> bytes:
+    """A stroke on a transparent page, its edge half transparent."""
+    image = Image.new("RGBA", (28, 28), (255 - luminance,) * 3 + (0,))
+    image.paste((luminance,) * 3 + (128,), (9, 4, 19, 24))
+    image.paste((luminance,) * 3 + (255,), (10, 4, 18, 24))
+    return png(image.convert(mode))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+@pytest.mark.parametrize(("luminance", "paper"), [(0, 255), (100, 255), (127, 255), (128, 0), (200, 0), (255, 0)])
+def test_ink_on_a_transparent_page_can_be_seen_whether_it_is_dark_or_light(luminance, paper, mode):
+    if mode == "P":
+        image = Image.open(io.BytesIO(ink(luminance))).quantize(8, method=Image.Quantize.FASTOCTREE)
+        assert image.mode == "P"
+        assert "transparency" in Image.open(io.BytesIO(png(image))).info
+        pixels = to_pixels(png(image), GREY)[..., 0].astype(int)
+    else:
+        pixels = to_pixels(ink(luminance, mode=mode), GREY)[..., 0].astype(int)
+    assert abs(pixels[0, 0] - paper) <= 1
+    assert abs(pixels[14, 14] - luminance) <= 1
+
+
+def test_a_light_page_with_dark_ink_and_a_transparent_margin_gets_a_white_margin():
+    image = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    image.paste((250, 250, 250, 255), (4, 4, 24, 24))
+    image.paste((10, 10, 10, 255), (12, 8, 14, 18))
+    pixels = to_pixels(png(image), GREY)[..., 0]
+    assert pixels[0, 0] == 255
+    assert pixels[12, 13] == 10
 
 
 def test_sixteen_bits_keep_their_upper_eight():
