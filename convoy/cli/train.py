@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from convoy.cli.console import json_option, print_json, progress, stdout_console
+from convoy.cli.console import json_option, print_json, progress, remark, stdout_console
 from convoy.contract.errors import MissingDependencyError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from convoy.training.run import TrainedRun
 
 _RUNS: Final = Path("runs")
+_SECONDS_BETWEEN_LINES: Final = 3.0
 
 
 @click.command("train", short_help="Train a network; writes a run folder.")
@@ -59,13 +61,17 @@ def command(
 
     check_destination(out or _RUNS / "new")
     choose_device(device)
-    dataset = load_dataset(
-        resolved.data, seed=seed, validation_fraction=resolved.validation_fraction, location=DataLocation.from_environment()
-    )
-    with training_bar() as listener:
-        run = train(resolved, dataset, seed=seed, device=device, listener=listener)
-    folder = out or _RUNS / run.record.run_id
-    write_run(folder, run)
+    try:
+        dataset = load_dataset(
+            resolved.data, seed=seed, validation_fraction=resolved.validation_fraction, location=DataLocation.from_environment()
+        )
+        with training_bar() as listener:
+            run = train(resolved, dataset, seed=seed, device=device, listener=listener)
+        folder = out or _RUNS / run.record.run_id
+        write_run(folder, run)
+    except KeyboardInterrupt as interrupt:
+        remark("\nconvoy: training was stopped before its end: no run folder was written.")
+        raise click.Abort from interrupt  # of which click writes no empty line
     if as_json:
         print_json(_document(folder, run))
     else:
@@ -74,10 +80,31 @@ def command(
 
 @contextmanager
 def training_bar() -> Iterator[Listener]:
-    """A progress bar that listens: images done, images a second, time left, the best epoch so far."""
+    """A progress bar that listens: images done, images a second, time left, the best epoch so far.
+
+    Where stderr is no terminal (a log file, a pipe) it is lines instead: one an epoch, of short epochs one every few seconds.
+    """
     from convoy.training.loop import EpochRecord, Listener
 
+    class Lines(Listener):
+        def on_start(self, *, epochs: int, images_per_epoch: int) -> None:  # noqa: ARG002
+            self._epochs = epochs
+            self._started = self._told = time.monotonic()
+
+        def on_epoch(self, record: EpochRecord, *, is_best: bool) -> None:
+            now = time.monotonic()
+            if 1 < record.epoch < self._epochs and now - self._told < _SECONDS_BETWEEN_LINES:
+                return
+            self._told = now
+            left_s = (now - self._started) / record.epoch * (self._epochs - record.epoch)
+            best = ", the best so far" if is_best else ""
+            left = f", about {left_s:.0f} s left" if record.epoch < self._epochs else ""
+            remark(f"epoch {record.epoch} of {self._epochs}: validation error {record.validation_top1_error:.2%}{best}{left}")
+
     with progress(unit="images") as bar:
+        if bar.disable:
+            yield Lines()
+            return
         task = bar.add_task("training", total=None)
 
         class Bar(Listener):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +43,39 @@ def test_it_tells_what_came_out_and_what_comes_next(convoy: Any, tmp_path: Path)
     assert "61,706 parameters" in result.stdout
     assert f"test error        {100 * metrics.test_top1_error:.2f} %" in result.stdout
     assert result.stdout.endswith(f"Next: convoy export runs/{folder.name}\n")
+
+
+def test_where_stderr_is_no_terminal_epochs_are_told_as_lines(convoy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convoy.cli.train._SECONDS_BETWEEN_LINES", 0.0)
+    result = convoy("train", "lenet5", *QUICK, "--set", "epochs=3", "--json")
+    assert result.exit_code == 0, result.output
+    json.loads(result.stdout)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 3
+    for number, line in enumerate(lines, start=1):
+        left = r", about \d+ s left" if number < 3 else ""
+        assert re.fullmatch(rf"epoch {number} of 3: validation error \d+\.\d\d%(, the best so far)?{left}", line)
+
+
+def test_short_epochs_are_not_all_told(convoy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convoy.cli.train._SECONDS_BETWEEN_LINES", 3600.0)
+    result = convoy("train", "lenet5", *QUICK, "--set", "epochs=4")
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["epoch 1 of 4", "epoch 4 of 4"]
+
+
+def test_on_a_terminal_the_bar_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from convoy.cli.train import training_bar
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with training_bar() as listener:
+        assert type(listener).__name__ == "Bar"
 
 
 def test_json_is_one_document(convoy: Any, tmp_path: Path) -> None:
@@ -110,7 +145,7 @@ def test_an_interrupt_exits_130_and_leaves_no_run_folder(tmp_path: Path) -> None
             process.kill()
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.endswith("convoy: interrupted\n")
+    assert stderr.endswith("convoy: training was stopped before its end: no run folder was written.\nconvoy: interrupted\n")
     assert list(tmp_path.rglob("*")) == []
 
 
