@@ -47,7 +47,7 @@ class Classifier:
 
         from convoy.contract.manifest import INPUT_NAME, INTERFACE_PARAMETER, PROBABILITIES_NAME, ModelInterface
 
-        elsewhere = "Use client.infer(model_name, {input_name: array}); client.metadata(model_name) names its tensors."
+        elsewhere = "From Python, use client.infer(model_name, {input_name: array}); client.metadata(model_name) names its tensors."
         try:
             parameter = (config.get("parameters") or {}).get(INTERFACE_PARAMETER)
             text = None if parameter is None else parameter["string_value"]
@@ -108,7 +108,7 @@ def batches(images: ImageLike | Iterable[ImageLike], classifier: Classifier) -> 
             for start in range(0, len(array), size):
                 yield array[start : start + size]
             return
-        images = list(array)
+        images = list(array) if stacked else [images]  # what has too few axes is refused as an image, by its shape
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
         images = [images]
     if not isinstance(images, Iterable):

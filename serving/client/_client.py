@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy.typing as npt
 from typing_extensions import Self
 
-from convoy.contract.errors import UsageError
+from convoy.contract.errors import DeadlineExceededError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
 from convoy.serving.client._call import Call, DescribeModel, ListModels, LoadModel, ReadConfig, ServerLive, UnloadModel
 from convoy.serving.client._deadline import Deadline, check_timeout
@@ -229,4 +229,8 @@ class Client:
     def _carry_out(self, step: Call[Any] | Work[Any], deadline: Deadline) -> Any:
         if isinstance(step, Work):
             return step.run()
-        return self._transport.send(step, deadline.remaining_s(f"{self._endpoint}: {step.subject}"))
+        left_s = deadline.remaining_s(f"{self._endpoint}: {step.subject}")
+        try:
+            return self._transport.send(step, left_s)
+        except DeadlineExceededError as error:
+            raise deadline.missed(error) from (error.__cause__ or error)

@@ -49,6 +49,11 @@ class Deadline:
         left = self.at_s - time.monotonic()
         if left <= 0:
             raise DeadlineExceededError(
-                f"{what}: the call did not end within its {self.timeout_s:g} s. Pass a larger timeout_s, or fewer images at a time."
+                f"{what}: the call did not end within its {self.timeout_s:g} s. Allow more time (timeout_s; --timeout on the "
+                "command line), or send fewer images at a time."
             )
         return left
+
+    def missed(self, error: DeadlineExceededError) -> DeadlineExceededError:
+        """The error of a request that had what was left of this call's time, with the time that the caller asked for."""
+        return DeadlineExceededError(f"{error} The whole call had {self.timeout_s:g} s.")

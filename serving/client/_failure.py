@@ -78,8 +78,17 @@ HTTPX_ERRORS: Final[dict[str, type[ClientError]]] = {
 }
 """By the name of httpx's class, so that this table needs no httpx."""
 
+_NOT_READY: Final = ("has no available versions", "is not at ready state")
+"""Triton's words for a model, or a version of it, that it knows and that is loading, unloading or stopped."""
+
 # What servers say in words only. Each is refined from the status that it comes under.
 _WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
+    # A model that is known but not ready now. These words stand first: they come together with "unknown model".
+    *(
+        (kind, words, UnavailableError)
+        for kind in (ModelNotFoundError, InvalidRequestError, UnavailableError)
+        for words in _NOT_READY
+    ),
     (UnavailableError, "exceeds maximum queue size", OverloadedError),
     (UnavailableError, "request timeout expired", DeadlineExceededError),
     (UnavailableError, "unknown model", ModelNotFoundError),
@@ -94,15 +103,21 @@ _WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
 )
 
 _ADVICE: Final[dict[type[ClientError], str]] = {
-    InvalidRequestError: "Compare what was sent with what `client.metadata(model_name)` says.",
-    ModelNotFoundError: "`client.models()` lists what the server has; `convoy models` lists what a repository holds.",
+    InvalidRequestError: "Compare what was sent with the model's metadata, which the server tells.",
+    ModelNotFoundError: "Look for a slip in the name or the version; `convoy models` lists what a repository holds.",
     AuthenticationError: "Pass credentials with headers={'authorization': ...}.",
-    DeadlineExceededError: "Pass a larger timeout_s, or look at the server's load.",
+    DeadlineExceededError: "Allow more time (timeout_s; --timeout on the command line), or look at the server's load.",
     UnavailableError: "Is `convoy serve` running, and is this its address (Triton's gRPC: 8001, REST: 8000)?",
     OverloadedError: "Send less at a time, or come back later.",
     InvalidResponseError: "Is this a KServe v2 server, and the right port (Triton's gRPC: 8001, REST: 8000)?",
     ServerFailureError: "The server's log says more.",
 }
+
+_NOT_READY_ADVICE: Final = (
+    "The server knows it, but has it not ready: it is being loaded or unloaded, or the server is stopping. Try again; where it "
+    "stays so, the server's log says why."
+)
+_VERSION_ADVICE: Final = "Expected a positive whole number as the model's version."
 
 _NO_REQUEST_ID: Final = "[request id: <id_unknown>] "  # what Triton writes before its reason where a request has no id
 _LONGEST_DETAIL: Final = 600  # characters of a server's own words; a proxy may answer with a whole web page
@@ -117,7 +132,7 @@ def of_http_status(status: int) -> type[ClientError]:
     return ServerFailureError if 500 <= status < 600 else InvalidResponseError
 
 
-def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found: str, timeout_s: float) -> ClientError:
+def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found: str) -> ClientError:
     """The error to raise for a failed call.
 
     Args:
@@ -125,7 +140,6 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
         endpoint: Whom was asked.
         call: What was asked.
         found: What came instead of an answer: the server's or the library's own words.
-        timeout_s: How long the request had, for errors of time.
     """
     said = " ".join(found.replace(_NO_REQUEST_ID, "").split())
     said = said if len(said) <= _LONGEST_DETAIL else said[:_LONGEST_DETAIL] + "..."
@@ -134,9 +148,14 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
         if kind is under and words in lowered:
             kind = refined
             break
+    advice = _ADVICE[kind]
     if kind is DeadlineExceededError:
-        said = f"no answer within {timeout_s:.3g} s ({said})"
+        said = f"no answer in time ({said})"  # how much time that was, the client adds: it knows what the caller asked for
+    elif kind is UnavailableError and any(words in lowered for words in _NOT_READY):
+        advice = _NOT_READY_ADVICE
+    elif kind is InvalidRequestError and "failed to get model version" in lowered:
+        advice = _VERSION_ADVICE
     elif kind is UnavailableError and not call.model_name:
         said = f"no server answers ({said})"
     said = said if said.endswith((".", "!", "?")) else said + "."
-    return kind(f"{endpoint}: cannot {call.does} {call.subject}: {said} {_ADVICE[kind]}")
+    return kind(f"{endpoint}: cannot {call.does} {call.subject}: {said} {advice}")

@@ -51,10 +51,10 @@ class GrpcTransport:
         try:
             response = self._methods[method_of(call)](request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise _translated(error, self._endpoint, call, timeout_s) from error
+            raise _translated(error, self._endpoint, call) from error
         except ValueError as error:  # what grpc raises on a channel that another thread has closed
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
-        return _decoded(call, response, self._endpoint, timeout_s)
+        return _decoded(call, response, self._endpoint)
 
     def close(self) -> None:
         """See ``Transport.close``."""
@@ -78,10 +78,10 @@ class AsyncGrpcTransport:
         try:
             response = await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise _translated(error, self._endpoint, call, timeout_s) from error
+            raise _translated(error, self._endpoint, call) from error
         except grpc.aio.UsageError as error:
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
-        return _decoded(call, response, self._endpoint, timeout_s)
+        return _decoded(call, response, self._endpoint)
 
     async def close(self) -> None:
         """See ``Transport.close``."""
@@ -103,13 +103,13 @@ class AsyncGrpcTransport:
         return self._methods[name]
 
 
-def _translated(error: Any, endpoint: Endpoint, call: Call[Any], timeout_s: float) -> ClientError:
+def _translated(error: Any, endpoint: Endpoint, call: Call[Any]) -> ClientError:
     status = error.code().name
-    return failure(GRPC_STATUS[status], endpoint, call, f"{status}: {error.details() or 'no details'}", timeout_s)
+    return failure(GRPC_STATUS[status], endpoint, call, f"{status}: {error.details() or 'no details'}")
 
 
-def _decoded(call: Call[R], response: bytes, endpoint: Endpoint, timeout_s: float) -> R:
+def _decoded(call: Call[R], response: bytes, endpoint: Endpoint) -> R:
     try:
         return decode_response(call, response)
     except InvalidResponseError as error:
-        raise failure(InvalidResponseError, endpoint, call, str(error), timeout_s) from error
+        raise failure(InvalidResponseError, endpoint, call, str(error)) from error

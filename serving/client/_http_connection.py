@@ -43,16 +43,16 @@ class HttpTransport:
                     # httpx's timeout is for each read; a server that drips bytes must not hold the call for ever.
                     if time.monotonic() > deadline:
                         found = f"{len(body)} bytes of the answer came"
-                        raise failure(DeadlineExceededError, self._endpoint, call, found, timeout_s)
+                        raise failure(DeadlineExceededError, self._endpoint, call, found)
             finally:
                 response.close()
         except httpx.HTTPError as error:
-            raise _translated(error, self._endpoint, call, timeout_s) from error
+            raise _translated(error, self._endpoint, call) from error
         except RuntimeError as error:
             if not self._client.is_closed:
                 raise  # httpx says a closed client by a bare RuntimeError; any other must not be dressed up
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
-        return _decoded(call, response, bytes(body), self._endpoint, timeout_s)
+        return _decoded(call, response, bytes(body), self._endpoint)
 
     def close(self) -> None:
         """See ``Transport.close``."""
@@ -80,14 +80,14 @@ class AsyncHttpTransport:
             )
             response = await asyncio.wait_for(self._client.send(request), timeout_s)
         except (asyncio.TimeoutError, TimeoutError) as error:  # one class from Python 3.11 on
-            raise failure(DeadlineExceededError, self._endpoint, call, "the server is silent", timeout_s) from error
+            raise failure(DeadlineExceededError, self._endpoint, call, "the server is silent") from error
         except httpx.HTTPError as error:
-            raise _translated(error, self._endpoint, call, timeout_s) from error
+            raise _translated(error, self._endpoint, call) from error
         except RuntimeError as error:
             if not self._client.is_closed:
                 raise  # httpx says a closed client by a bare RuntimeError; any other must not be dressed up
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
-        return _decoded(call, response, response.content, self._endpoint, timeout_s)
+        return _decoded(call, response, response.content, self._endpoint)
 
     async def close(self) -> None:
         """See ``Transport.close``."""
@@ -108,18 +108,18 @@ def _options(endpoint: Endpoint, headers: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _translated(error: httpx.HTTPError, endpoint: Endpoint, call: Call[Any], timeout_s: float) -> ClientError:
+def _translated(error: httpx.HTTPError, endpoint: Endpoint, call: Call[Any]) -> ClientError:
     kind = HTTPX_ERRORS[type(error).__name__]
-    return failure(kind, endpoint, call, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, timeout_s)
+    return failure(kind, endpoint, call, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
 
-def _decoded(call: Call[R], response: httpx.Response, body: bytes, endpoint: Endpoint, timeout_s: float) -> R:
+def _decoded(call: Call[R], response: httpx.Response, body: bytes, endpoint: Endpoint) -> R:
     status = response.status_code
     if isinstance(call, (ServerLive, ServerReady, ModelReady)) and status in _NOT_READY:
         return False  # type: ignore[return-value]  # R is bool for these
     if status != httpx.codes.OK:
-        raise failure(of_http_status(status), endpoint, call, f"HTTP {status}: {error_text(body)}", timeout_s)
+        raise failure(of_http_status(status), endpoint, call, f"HTTP {status}: {error_text(body)}")
     try:
         return decode_response(call, body, response.headers)
     except InvalidResponseError as error:
-        raise failure(InvalidResponseError, endpoint, call, str(error), timeout_s) from error
+        raise failure(InvalidResponseError, endpoint, call, str(error)) from error

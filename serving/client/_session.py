@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from convoy.contract.manifest import ModelInterface
 
 T = TypeVar("T")
+
+_NUMBER: Final = re.compile("[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Session:
 
     def interface(self, model_name: str, model_version: str) -> Steps[ModelInterface]:
         """The model's labels, image rule and tensors, as the server has them now."""
-        classifier = yield from self._look_up(check_name(model_name), check_version(model_version))
+        classifier = yield from self._look_up(check_name(model_name), check_number(model_version))
         return classifier.interface
 
     def infer(
@@ -117,7 +120,7 @@ class Session:
             tensors = self._tensors((yield from self._describe(*key)), arrays, wanted, model_version)
         try:
             return (yield from self._run(Infer(*key, inputs=tensors, outputs=wanted)))
-        except (InvalidRequestError, ModelNotFoundError):
+        except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._metadata.pop(key, None)
             raise
 
@@ -125,7 +128,7 @@ class Session:
         self, model_name: str, images: ImageLike | Iterable[ImageLike], model_version: str, top_k: int
     ) -> Steps[list[Prediction]]:
         """Bring images to the model's pixels, send them batch by batch, name the classes."""
-        key = (check_name(model_name), check_version(model_version))
+        key = (check_name(model_name), check_number(model_version))
         top_k = check_top_k(top_k)
         remembered = self._classifiers.get(key)
         classifier = remembered[0] if remembered else (yield from self._look_up(*key))
@@ -141,7 +144,7 @@ class Session:
                 if len(batch) > renewed.max_batch_size:
                     raise InvalidRequestError(f"{error} The model's configuration changed during the call: call again.") from error
                 answered = yield from self._classify_batch(key, renewed, batch, len(predictions), top_k)
-            except ModelNotFoundError:
+            except (ModelNotFoundError, UnavailableError):  # what comes back may be another model
                 self._classifiers.pop(key, None)
                 raise
             predictions += answered
@@ -253,6 +256,19 @@ def check_version(model_version: str) -> str:
     """
     if not isinstance(model_version, str):
         raise UsageError(f"model_version: expected text such as '3', or '' for the server's choice, found {model_version!r}.")
+    return model_version
+
+
+def check_number(model_version: str) -> str:
+    """Return ``model_version`` where Triton can have a version of that name, as it can of any model that ``convoy deploy`` wrote.
+
+    Raises:
+        UsageError: It is neither empty nor a positive whole number. Triton takes "v1" for a failure of its own, and "1.5" for 1.
+    """
+    if check_version(model_version) and not _NUMBER.fullmatch(model_version):
+        raise UsageError(
+            f"model_version: expected a positive whole number such as '3', or '' for the server's choice, found {model_version!r}."
+        )
     return model_version
 
 

@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convoy.contract.errors import (
+    DeadlineExceededError,
     ImageError,
     InvalidRequestError,
     InvalidResponseError,
     ModelNotFoundError,
     OverloadedError,
+    UnavailableError,
     UsageError,
 )
 from convoy.serving.client import AsyncClient, Candidate, Client, ModelStatus, Prediction
@@ -214,6 +216,52 @@ def test_a_model_that_vanished_is_forgotten(fake: FakeTransport) -> None:
         client.classify("digits", pixels_of(0))
     fake.models["digits"] = model
     assert labels_of(client.classify("digits", pixels_of(1))) == ["one"]
+
+
+def test_a_model_that_was_not_ready_is_looked_up_again(fake: FakeTransport) -> None:
+    client = Client(transport=fake)
+    client.classify("digits", pixels_of(0))
+    fake.failures.append(UnavailableError("no available versions"))
+    with pytest.raises(UnavailableError):
+        client.classify("digits", pixels_of(0))
+    assert labels_of(client.classify("digits", pixels_of(1))) == ["one"]
+    assert sum(isinstance(call, ReadConfig) for call in fake.calls) == 2
+
+
+@pytest.mark.parametrize("version", ["v1", "1.5", "-1", "0", "01", " 1", "1\n", "\u0661", "9" * 20])
+def test_a_version_that_no_deployed_model_can_have_is_refused_before_anything_is_sent(version: str, fake: FakeTransport) -> None:
+    client = Client(transport=fake)
+    for call in (
+        lambda: client.classify("digits", pixels_of(0), model_version=version),
+        lambda: client.interface("digits", version),
+    ):
+        with pytest.raises(UsageError, match="model_version: expected a positive whole number"):
+            call()
+    assert not fake.calls
+
+
+async def test_a_missed_deadline_names_the_time_that_the_caller_asked_for(fake: FakeTransport) -> None:
+    late = DeadlineExceededError("no answer in time (late).")
+    client = Client(transport=fake, timeout_s=7)
+    aclient = AsyncClient(transport=AsyncFakeTransport(fake))
+    fake.failures.append(late)
+    with pytest.raises(DeadlineExceededError, match=r"^no answer in time \(late\)\. The whole call had 0\.5 s\.$"):
+        client.classify("digits", pixels_of(0), timeout_s=0.5)
+    fake.failures.append(late)
+    with pytest.raises(DeadlineExceededError, match=r"The whole call had 7 s\.$"):
+        client.classify("digits", pixels_of(0))
+    fake.failures.append(late)
+    with pytest.raises(DeadlineExceededError, match=r"The whole call had 0\.25 s\.$"):
+        await aclient.classify("digits", pixels_of(0), timeout_s=0.25)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, bool, object])
+@pytest.mark.parametrize("shape", [(), (5,), (4, 4), (4, 4, 1), (2, 4, 4, 1)])
+def test_an_array_of_another_dtype_is_one_kind_of_error_and_says_which_dtype(
+    dtype: type, shape: tuple[int, ...], fake: FakeTransport
+) -> None:
+    with pytest.raises(ImageError, match=f"expected an image array of dtype uint8 .* found {np.dtype(dtype)}"):
+        Client(transport=fake).classify("digits", np.zeros(shape, dtype))
 
 
 def test_other_failures_are_raised_and_nothing_is_sent_twice(fake: FakeTransport) -> None:

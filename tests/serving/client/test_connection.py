@@ -101,11 +101,15 @@ async def test_a_method_that_never_ends_is_a_deadline_exceeded(grpc_double: Any,
 
     try:
         for url in (grpc_double(never).url, http_double(never).url):
-            with faster_than(3), Client(url) as client, pytest.raises(DeadlineExceededError, match=r"within 0.\d+ s"):
+            with (
+                faster_than(3),
+                Client(url) as client,
+                pytest.raises(DeadlineExceededError, match=r"no answer in time.*The whole call had 0\.3 s\."),
+            ):
                 client.models(timeout_s=0.3)
             with faster_than(3):
                 async with AsyncClient(url, timeout_s=0.3) as client:
-                    with pytest.raises(DeadlineExceededError, match=r"within 0.\d+ s"):
+                    with pytest.raises(DeadlineExceededError, match=r"no answer in time.*The whole call had 0\.3 s\."):
                         await client.models()
     finally:
         done.set()

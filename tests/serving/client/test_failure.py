@@ -116,7 +116,7 @@ def test_every_exception_that_httpx_raises_in_a_call_is_mapped() -> None:
 
 def test_every_client_error_comes_with_advice_that_ends_in_a_sentence() -> None:
     for kind in ClientError.__subclasses__():
-        error = failure(kind, ENDPOINT, DescribeModel("m", "2"), "words", 1.0)
+        error = failure(kind, ENDPOINT, DescribeModel("m", "2"), "words")
         assert str(error).startswith("grpc://host:8001: cannot read the metadata of model 'm' version 2: ")
         assert str(error)[-1] in ".?)"
         assert kind.__name__ in errors.__doc__
@@ -127,7 +127,12 @@ def test_every_client_error_comes_with_advice_that_ends_in_a_sentence() -> None:
     [
         (UnavailableError, "Exceeds maximum queue size", OverloadedError),
         (UnavailableError, "Request timeout expired", DeadlineExceededError),
-        (UnavailableError, "Request for unknown model: 'm' has no available versions", ModelNotFoundError),
+        (UnavailableError, "Request for unknown model: 'm' has no available versions", UnavailableError),
+        (UnavailableError, "Request for unknown model: 'm' version 1 is not at ready state", UnavailableError),
+        (ModelNotFoundError, "Request for unknown model: 'm' has no available versions", UnavailableError),
+        (InvalidRequestError, "Request for unknown model: 'm' has no available versions", UnavailableError),
+        (ModelNotFoundError, "Request for unknown model: 'm' is not found", ModelNotFoundError),
+        (ModelNotFoundError, "Request for unknown model: 'm' version 9 is not found", ModelNotFoundError),
         (InvalidRequestError, "Request for unknown model: 'm' is not found", ModelNotFoundError),
         (OverloadedError, "Received message larger than max (5 vs. 4)", InvalidRequestError),
         (UnavailableError, "Trying to connect an http1.x server", InvalidResponseError),
@@ -136,11 +141,41 @@ def test_every_client_error_comes_with_advice_that_ends_in_a_sentence() -> None:
     ],
 )
 def test_what_servers_say_in_words_only_refines_the_error(kind: type, words: str, refined: type) -> None:
-    assert type(failure(kind, ENDPOINT, ListModels(), words, 1.0)) is refined
+    assert type(failure(kind, ENDPOINT, ListModels(), words)) is refined
+
+
+@pytest.mark.parametrize("status", [400, 404, 503])
+async def test_a_model_that_is_known_but_not_ready_is_unavailable_on_both_wires(
+    status: int, grpc_double: Any, http_double: Any
+) -> None:
+    words = "Request for unknown model: 'm' has no available versions"
+    body = json.dumps({"error": words}).encode()
+    over_grpc = grpc_double(lambda method, request, context: context.abort(grpc.StatusCode.NOT_FOUND, words))
+    over_http = http_double(lambda *request: (status, {}, body))
+    for url in (over_grpc.url, over_http.url):
+        with (
+            Client(url) as client,
+            pytest.raises(UnavailableError, match=r"no available versions\. The server knows it.*Try again"),
+        ):
+            client.metadata("m")
+        async with AsyncClient(url) as aclient:
+            with pytest.raises(UnavailableError, match="Try again"):
+                await aclient.metadata("m")
+
+
+def test_a_version_that_triton_cannot_read_is_explained() -> None:
+    words = "failed to get model version from specified version string 'v1' (details: stol)"
+    error = failure(InvalidRequestError, ENDPOINT, DescribeModel("m", "v1"), words)
+    assert str(error).endswith("Expected a positive whole number as the model's version.")
+
+
+def test_messages_that_the_command_line_shows_too_name_no_method_of_the_client() -> None:
+    for kind in (InvalidRequestError, ModelNotFoundError, DeadlineExceededError, UnavailableError):
+        assert "client." not in str(failure(kind, ENDPOINT, DescribeModel("m"), "words"))
 
 
 def test_a_web_page_in_place_of_an_answer_is_cut_short() -> None:
-    assert len(str(failure(ServerFailureError, ENDPOINT, ListModels(), "<p>\n" * 10_000, 1.0))) < 1000
+    assert len(str(failure(ServerFailureError, ENDPOINT, ListModels(), "<p>\n" * 10_000))) < 1000
 
 
 @pytest.mark.parametrize(
