@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "grpc://localhost:8001"
 
+_MOST_NAMES = 20  # served models in a message
 _BAR_WIDTH = 20  # characters for a probability of 1
 
 
@@ -31,6 +33,25 @@ def server_options(function: Any) -> Any:
     ):
         function = option(function)
     return function
+
+
+@contextmanager
+def naming_the_served(url: str, timeout_s: float) -> Iterator[None]:
+    """Add to the error of a model that the server does not have which ones it does have, where it tells."""
+    from convoy.contract.errors import ClientError, ModelNotFoundError
+    from convoy.serving.client import Client
+
+    try:
+        yield
+    except ModelNotFoundError as error:
+        try:
+            with Client(url, timeout_s=min(timeout_s, 5)) as client:
+                served = sorted((status.name, status.version) for status in client.models() if status.state == "READY")
+        except ClientError:  # some servers do not tell; the first error is the one that counts
+            raise error from None
+        names = ", ".join(f"{name} (version {version})" for name, version in served[:_MOST_NAMES]) or "nothing"
+        more = f" and {len(served) - _MOST_NAMES} more" if len(served) > _MOST_NAMES else ""
+        raise ModelNotFoundError(f"{error} The server serves: {names}{more}.") from error
 
 
 @click.command("predict")
@@ -57,7 +78,7 @@ def command(
     from convoy.serving.client import Client
 
     errors: dict[int, str] = {}
-    with Client(url, timeout_s=timeout_s) as client:
+    with naming_the_served(url, timeout_s), Client(url, timeout_s=timeout_s) as client:
         spec = client.interface(model_name, model_version).image
         answers = client.classify(model_name, _readable(images, spec, errors), model_version=model_version, top_k=top_k)
     remaining = iter(answers)

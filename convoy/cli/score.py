@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from convoy.cli.console import json_option, print_json, progress
-from convoy.cli.predict import server_options
+from convoy.cli.console import json_option, print_json, progress, remark
+from convoy.cli.predict import naming_the_served, server_options
 
 if TYPE_CHECKING:
     from convoy.serving.scoring import ScoreSummary
@@ -62,20 +62,24 @@ def command(
     from convoy.contract.errors import ScoringError
     from convoy.serving.scoring import score
 
-    with _stoppable(), _shown(model_name) as on_progress:
-        summary = score(
-            model_name,
-            source,
-            out,
-            url=url,
-            model_version=model_version,
-            top_k=top_k,
-            labels_from_folders=labels_from_folders,
-            in_flight=in_flight,
-            force=force,
-            timeout_s=timeout_s,
-            on_progress=on_progress,
-        )
+    try:
+        with _stoppable(), naming_the_served(url, timeout_s), _shown(model_name) as on_progress:
+            summary = score(
+                model_name,
+                source,
+                out,
+                url=url,
+                model_version=model_version,
+                top_k=top_k,
+                labels_from_folders=labels_from_folders,
+                in_flight=in_flight,
+                force=force,
+                timeout_s=timeout_s,
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt as interrupt:
+        remark(f"\nconvoy: the run was stopped before its end: nothing was written to {out}.")
+        raise click.Abort from interrupt  # of which click writes no empty line
     if as_json:
         print_json(asdict(summary))
     else:

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, cast
 
-from convoy.contract.errors import ModelNotFoundError, ScoringError, UsageError
+from convoy.contract.errors import ModelNotFoundError, ScoringError, UnavailableError, UsageError
 from convoy.serving.client import DEFAULT_URL, Client
 from convoy.serving.scoring._batch import ENDS_THE_RUN, Batch, Scorer
 from convoy.serving.scoring._source import Source, open_source
@@ -163,9 +163,11 @@ def _in_order(inputs: Source, scorer: Scorer, in_flight: int) -> Generator[Batch
             done += len(finished.rows)
             yield finished
     except ENDS_THE_RUN as error:
-        what = "the server does not answer any more"
-        if isinstance(error, ModelNotFoundError):
+        what = "the server does not let this client in any more"
+        if isinstance(error, (ModelNotFoundError, UnavailableError)):
             what = f"version {scorer.version} is not served any more, and a table holds the answers of one version only"
+            if isinstance(error, UnavailableError):
+                what = f"no server answers, or {what}"
         raise ScoringError(
             f"the run stopped after {done} of {inputs.n} inputs and wrote nothing: {what}. Run the same command again when it is "
             f"served. {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -32,6 +33,7 @@ _ACCEPTED: Final = (
     "Accepted: a folder of images, a text file with one path a line, or uint8 images as .npy, .npz or IDX (also gzipped), "
     "shape (N, H, W) or (N, H, W, C)."
 )
+_OBJECTS: Final = re.compile("[Oo]bject arrays cannot be loaded|Python objects in dtype")  # numpy's words for pickled arrays
 _IDX_MAGIC: Final = b"\x00\x00\x08"  # two zeros, "unsigned byte"; the number of axes follows
 
 
@@ -193,6 +195,10 @@ def _numpy(path: Path, head: bytes) -> npt.NDArray[Any]:
         mapped: npt.NDArray[Any] = np.lib.format.open_memmap(path, mode="r")  # type: ignore[no-untyped-call]
         return mapped
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, ValueError) and _OBJECTS.search(str(error)):  # an array of another dtype, like any other
+            raise UsageError(
+                f"{path}: expected uint8 images, found pickled Python objects, which are never loaded. {_ACCEPTED}"
+            ) from error
         raise DataError(f"{path}: cannot be read as a numpy file of images: {error}") from error
 
 

@@ -24,7 +24,9 @@ A row has either ``error`` or ``label``, ``index``, ``probability`` and ``top_k`
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -35,9 +37,14 @@ from typing_extensions import Self
 from convoy.contract.errors import MissingDependencyError, ScoringError, UsageError
 from convoy.contract.files import sync_folder
 
+if sys.platform != "win32":
+    import fcntl
+
 SCHEMA_VERSION: Final = "1"
 ROW_GROUP_ROWS: Final = 16_384
 """Rows that are kept in memory before they go to the file as one row group."""
+
+_ASIDE_END: Final = re.compile(r"\.[0-9a-f]{8}\.tmp")
 
 
 def make_schema(*, with_true_label: bool, metadata: Mapping[str, str]) -> Any:
@@ -72,7 +79,8 @@ def import_arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingDependencyError(
-            f"scoring writes Parquet and needs pyarrow, which cannot be imported ({error}). Install it: pip install '.[score]' in Convoy's folder"
+            f"scoring writes Parquet and needs pyarrow, which cannot be imported ({error}). "
+            "Install it: pip install '.[score]' in Convoy's folder"
         ) from error
     return pyarrow
 
@@ -81,16 +89,59 @@ def check_out(out: Path, *, force: bool) -> None:
     """See early that the table can be written where it shall be.
 
     Raises:
-        UsageError: The folder is not there, ``out`` is a folder, or a file is there and ``force`` is not given.
+        UsageError: It has another name than a Parquet file, its folder is not there, it is a folder, or a file that is there and
+            ``force`` is not given.
     """
     if out.is_dir():
         raise UsageError(f"{out}: expected the name of a Parquet file to write, found a folder.")
+    if out.suffix.lower() not in (".parquet", ".pq"):
+        raise UsageError(f"{out}: a Parquet table is written, in no other format: expected a name that ends in .parquet or .pq.")
     if not out.parent.is_dir():
         raise UsageError(f"{out}: the folder {out.parent} does not exist; make it first.")
     if not os.access(out.parent, os.W_OK):
         raise UsageError(f"{out}: the folder {out.parent} cannot be written to.")
     if out.exists() and not force:
         raise UsageError(f"{out}: a file is there already. Give another name, or --force to replace it.")
+
+
+def remove_leftovers(out: Path) -> None:
+    """Remove what killed runs into ``out`` left aside. A run that lives holds a lock on its file, which so stays."""
+    for left in out.parent.iterdir():
+        if not (left.name.startswith(f".{out.name}.") and _ASIDE_END.fullmatch(left.name[len(out.name) + 1 :])):
+            continue
+        try:
+            with left.open("r+b") as file:
+                if _locked(file, wait=False):
+                    left.unlink()
+        except OSError:  # somebody else's, or gone meanwhile: it is in nobody's way
+            continue
+
+
+def _open_aside(out: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside ``out``, locked as long as it is open."""
+    while True:
+        aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+        file = aside.open("xb")
+        try:
+            _locked(file, wait=True)  # where the file system has no locks nobody gets one, and nothing is ever taken for a leftover
+            if aside.exists():  # else another run has taken it for a leftover, between the two lines above
+                return aside, file
+        except BaseException:
+            file.close()
+            aside.unlink(missing_ok=True)
+            raise
+        file.close()
+
+
+def _locked(file: BinaryIO, *, wait: bool) -> bool:
+    """Lock an open file, and say whether that was possible; closing it unlocks it."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 class TableFile:
@@ -107,7 +158,7 @@ class TableFile:
     def __init__(self, out: Path, schema: Any) -> None:
         self._out = out
         self._schema = schema
-        self._aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+        self._aside = out  # until __enter__ has made one
         self._rows: list[dict[str, Any]] = []
         self._file: BinaryIO | None = None
         self._writer: Any = None
@@ -115,7 +166,8 @@ class TableFile:
     def __enter__(self) -> Self:
         arrow = import_arrow()
         try:
-            self._file = self._aside.open("xb")
+            remove_leftovers(self._out)
+            self._aside, self._file = _open_aside(self._out)
             self._writer = arrow.parquet.ParquetWriter(self._file, self._schema, compression="zstd")
         except BaseException as error:
             self._discard()
@@ -152,8 +204,9 @@ class TableFile:
         assert self._file is not None
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._file.close()
-        self._aside.replace(self._out)
+        if sys.platform == "win32":
+            self._file.close()  # Windows renames no open file
+        self._aside.replace(self._out)  # elsewhere under the lock, or another run could take it for a leftover
         sync_folder(self._out.parent)
 
     def _discard(self) -> None:
@@ -171,7 +224,8 @@ class TableFile:
             except OSError:
                 pass
             finally:
-                self._aside.unlink(missing_ok=True)
+                if self._aside != self._out:
+                    self._aside.unlink(missing_ok=True)
 
     def _explained(self, error: BaseException) -> BaseException:
         if not isinstance(error, OSError):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from convoy.contract.errors import AuthenticationError, ModelNotFoundError
 from convoy.serving.client.testing import FakeTransport
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -59,6 +60,50 @@ def test_score_exits_1_where_the_model_is_not_served(program: Any, folder: Path,
     code, out, err = program("score", "nobody", folder, tmp_path / "out.parquet")
     assert (code, out) == (1, "")
     assert "model 'nobody'" in err
+
+
+def test_a_model_that_is_not_served_is_answered_with_those_that_are(program: Any, folder: Path, tmp_path: Path) -> None:
+    for arguments in (("predict", "digit", folder / "one" / "b.png"), ("score", "digit", folder, tmp_path / "out.parquet")):
+        code, out, err = program(*arguments)
+        assert (code, out) == (1, "")
+        assert err.rstrip().endswith("The server serves: digits (version 3).")
+    _, _, err = program("predict", "digits", folder / "one" / "b.png", "--model-version", "9")
+    assert "version 9" in err
+    assert "The server serves: digits (version 3)." in err
+
+
+def test_a_server_that_does_not_list_its_models_leaves_the_first_error(program: Any, folder: Path, fake: FakeTransport) -> None:
+    fake.failures.extend([ModelNotFoundError("no model 'digit'."), AuthenticationError("the list is secret")])
+    assert program("predict", "digit", folder / "one" / "b.png") == (1, "", "convoy: error: no model 'digit'.\n")
+
+
+def test_a_version_that_is_no_number_is_wrong_use(program: Any, folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
+    for arguments in (("predict", "digits", folder / "one" / "b.png"), ("score", "digits", folder, tmp_path / "out.parquet")):
+        code, _, err = program(*arguments, "--model-version", "v1")
+        assert code == 2
+        assert "expected a positive whole number" in err
+    assert not fake.calls
+
+
+def test_score_into_a_name_of_another_format_is_wrong_use(program: Any, folder: Path, tmp_path: Path) -> None:
+    code, _, err = program("score", "digits", folder, tmp_path / "scores.csv")
+    assert code == 2
+    assert "a Parquet table is written" in err
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_an_interrupted_score_says_that_nothing_was_written(
+    program: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convoy.serving.scoring.score", interrupt)
+    out_path = tmp_path / "out.parquet"
+    code, out, err = program("score", "digits", folder, out_path, "--json")
+    assert (code, out) == (130, "")
+    assert f"nothing was written to {out_path}." in err
+    assert err.endswith("convoy: interrupted\n")
 
 
 def test_predict_prints_label_probability_and_version(program: Any, folder: Path) -> None:

@@ -3,8 +3,12 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +32,7 @@ from convoy.serving.client._call import Infer
 from convoy.serving.client.testing import FakeTransport
 from convoy.serving.scoring import SCHEMA_VERSION, _table, score
 from convoy.serving.scoring._run import MAX_FAILED_BATCHES
+from convoy.serving.scoring._table import TableFile
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -174,7 +179,7 @@ def test_a_server_or_version_that_goes_stops_the_run_and_nothing_is_written(
         score("digits", source, tmp_path / "out.parquet", client=Client(transport=Failing(fake, error, after=9)))
     assert str(error) in str(caught.value)
     assert caught.value.__cause__ is error
-    assert ("version 3 is not served any more" in str(caught.value)) == isinstance(error, ModelNotFoundError)
+    assert ("version 3 is not served any more" in str(caught.value)) == (not isinstance(error, AuthenticationError))
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
@@ -228,6 +233,52 @@ def test_an_output_that_cannot_be_is_refused_at_once(name: str, tmp_path: Path, 
     with pytest.raises(UsageError, match=r"does not exist|found a folder"):
         score("digits", big(tmp_path), tmp_path / name, client=client)
     assert not fake.calls
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores", "scores.parquet.gz", ".parquet"])
+def test_a_name_of_another_format_is_refused_before_the_server_is_asked(
+    name: str, tmp_path: Path, client: Client, fake: FakeTransport
+) -> None:
+    with pytest.raises(UsageError, match=r"a Parquet table is written.* ends in \.parquet or \.pq"):
+        score("digits", big(tmp_path), tmp_path / name, client=client)
+    assert not fake.calls
+
+
+@pytest.mark.parametrize("name", ["scores.pq", "SCORES.PARQUET"])
+def test_a_name_of_a_parquet_file_is_taken_in_any_case(name: str, tmp_path: Path, client: Client) -> None:
+    score("digits", big(tmp_path), tmp_path / name, client=client)
+    assert len(rows_of(tmp_path / name)) == 200
+
+
+def test_what_a_killed_run_left_aside_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path, client: Client) -> None:
+    source, out = big(tmp_path), tmp_path / "out.parquet"
+    dead = tmp_path / ".out.parquet.3e5cb6a3.tmp"
+    dead.write_bytes(b"half a table")
+    others = {".out.parquet.tmp", ".out.parquet.mine.tmp", ".other.parquet.3e5cb6a3.tmp", "out.parquet.3e5cb6a3.tmp"}
+    for name in others:
+        (tmp_path / name).touch()
+    schema = _table.make_schema(with_true_label=False, metadata={})
+    with suppress(InterruptedError), TableFile(out, schema):
+        (aside,) = (path for path in tmp_path.iterdir() if path.name.startswith(".out.parquet") and path.name not in others)
+        assert aside != dead  # the first run has removed it
+        score("digits", source, out, client=client)
+        assert aside.exists()
+        raise InterruptedError  # the living run ends, and takes its own file with it
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "out.parquet", *others}
+
+
+def test_a_run_that_was_killed_leaves_no_file_that_stays(tmp_path: Path, client: Client) -> None:
+    source, out = big(tmp_path), tmp_path / "out.parquet"
+    program = (
+        "import os, signal, sys; from pathlib import Path; from convoy.serving.scoring import _table\n"
+        "with _table.TableFile(Path(sys.argv[1]), _table.make_schema(with_true_label=False, metadata={})):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(out)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".out.parquet.*.tmp"))) == 1
+    score("digits", source, out, client=client)
+    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "out.parquet"}
 
 
 @pytest.mark.parametrize("when", ["during", "at the end"])
@@ -329,8 +380,6 @@ def test_a_number_in_flight_that_makes_no_sense_is_refused(in_flight: Any, tmp_p
 def test_a_missing_pyarrow_is_said_with_the_extra_to_install(
     tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[score\]'"):
         score("digits", big(tmp_path), tmp_path / "out.parquet", client=client)

@@ -149,9 +149,12 @@ def test_an_npz_of_several_arrays_must_name_its_images(tmp_path: Path) -> None:
 
 
 def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="Python objects"):
-        open_source(tmp_path / "x.npy")
+    objects = np.array([{}], dtype=object)
+    np.save(tmp_path / "x.npy", objects, allow_pickle=True)
+    np.savez(tmp_path / "x.npz", objects)
+    for name in ("x.npy", "x.npz"):
+        with pytest.raises(UsageError, match="expected uint8 images, found pickled Python objects"):
+            open_source(tmp_path / name)
 
 
 def test_a_source_that_is_not_there_or_no_file_is_refused(tmp_path: Path) -> None:
