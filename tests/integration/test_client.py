@@ -107,6 +107,14 @@ def test_a_model_or_version_that_is_not_there_is_said(url: str, model_name: str,
             client.metadata(model_name, model_version)
 
 
+def test_the_command_line_names_the_served_models_where_one_is_not(url: str) -> None:
+    from convoy.cli.predict import naming_the_served
+
+    with pytest.raises(ModelNotFoundError, match=r"The server serves: .*tiny \(version 1\)"):
+        with naming_the_served(url, 30), Client(url) as client:
+            client.interface("tinny")
+
+
 def test_a_version_that_is_no_number_is_refused_with_the_form_that_is_expected(url: str) -> None:
     with Client(url) as client:
         with pytest.raises(UsageError, match="expected a positive whole number"):
@@ -115,7 +123,7 @@ def test_a_version_that_is_no_number_is_refused_with_the_form_that_is_expected(u
             lambda: client.infer("tiny", {"image": images(1)}, model_version="v1"),
             lambda: client.metadata("tiny", "v1"),
         ):
-            with pytest.raises(ClientError, match="positive whole number"):
+            with pytest.raises(ClientError, match=r"positive whole number|a slip in the name or the version"):
                 ask()
 
 
