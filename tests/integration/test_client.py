@@ -110,9 +110,9 @@ def test_a_model_or_version_that_is_not_there_is_said(url: str, model_name: str,
 def test_the_command_line_names_the_served_models_where_one_is_not(url: str) -> None:
     from convoy.cli.predict import naming_the_served
 
-    with pytest.raises(ModelNotFoundError, match=r"The server serves: .*tiny \(version 1\)"):
-        with naming_the_served(url, 30), Client(url) as client:
-            client.interface("tinny")
+    served = r"The server serves: .*tiny \(version 1\)"
+    with pytest.raises(ModelNotFoundError, match=served), naming_the_served(url, 30), Client(url) as client:
+        client.interface("tinny")
 
 
 def test_a_version_that_is_no_number_is_refused_with_the_form_that_is_expected(url: str) -> None:
