@@ -15,15 +15,14 @@ import torch
 
 from convoy import __version__
 from convoy.contract.agreement import compare
-from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALIDATION_FILE, Bundle
+from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, Bundle
 from convoy.contract.errors import ExportError, UsageError
-from convoy.contract.files import new_folder, sha256_bytes, sha256_file
+from convoy.contract.files import new_folder
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import (
     INPUT_NAME,
     LOGITS_NAME,
-    NO_DIGEST,
     PROBABILITIES_NAME,
     Manifest,
     Preprocessing,
@@ -114,8 +113,7 @@ def export_classifier(
         on_progress=on_progress,
     )
     with new_folder(out) as aside:
-        _write(aside, model, proto, classifier, facts, evaluation, findings)
-        bundle = Bundle.open(aside)  # what was written is read back and every digest checked
+        bundle = _write(aside, model, proto, classifier, facts, evaluation, findings)
         if out.exists():
             shutil.rmtree(out)  # an export that --force gives up: only now, when the new one is whole
     return Bundle(out, bundle.manifest, bundle.report)
@@ -213,7 +211,7 @@ def _write(
     facts: ModelFacts,
     evaluation: EvaluationSet,
     findings: Findings,
-) -> None:
+) -> Bundle:
     (folder / MODEL_FILE).write_bytes(model)
     chosen = evaluation.goldens()
     if not len(chosen):
@@ -240,24 +238,17 @@ def _write(
         max_batch_size=facts.max_batch_size,
         opset_version=next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
         ir_version=proto.ir_version,
-        model_sha256=sha256_bytes(model),
         weights_sha256=facts.weights_sha256 or weights_digest(classifier),
-        goldens_sha256=sha256_file(folder / GOLDENS_FILE),
-        validation_sha256=NO_DIGEST,
         training=facts.training,
         accuracy=findings.accuracy,
         versions=versions(),
     )
     report = ValidationReport(
         model_name=facts.model_name,
-        model_sha256=manifest.model_sha256,
-        goldens_sha256=manifest.goldens_sha256,
-        manifest_sha256=Manifest.digest(manifest.to_bytes()),
         verdict=sum_up(findings.checks),
         checks=findings.checks,
         tolerances=findings.tolerances,
         accuracy=findings.accuracy,
         versions=versions(),
     )
-    report.save(folder / VALIDATION_FILE)
-    manifest.model_copy(update={"validation_sha256": sha256_file(folder / VALIDATION_FILE)}).save(folder / MANIFEST_FILE)
+    return Bundle.seal(folder, manifest, report)

@@ -38,6 +38,28 @@ class Bundle:
         """The ONNX file."""
         return self.folder / MODEL_FILE
 
+    @classmethod
+    def seal(cls, folder: Path, manifest: Manifest, report: ValidationReport) -> Bundle:
+        """Write manifest and report beside ``model.onnx`` and ``goldens.npz``, each naming the digests of the others.
+
+        Args:
+            folder: Holds the model and the goldens.
+            manifest: What the model is; its digests of files are filled in.
+            report: What was checked; its digests of files are filled in.
+
+        Returns:
+            The bundle, read back and checked.
+
+        Raises:
+            ContractError: The model or the goldens are missing.
+        """
+        digests = {"model_sha256": sha256_file(folder / MODEL_FILE), "goldens_sha256": sha256_file(folder / GOLDENS_FILE)}
+        named = manifest.model_copy(update=digests)
+        sealed = report.model_copy(update={**digests, "manifest_sha256": Manifest.digest(named.to_bytes())})
+        sealed.save(folder / VALIDATION_FILE)
+        named.model_copy(update={"validation_sha256": sha256_file(folder / VALIDATION_FILE)}).save(folder / MANIFEST_FILE)
+        return cls.open(folder)
+
     def require_passed(self) -> None:
         """Raise where the gate did not pass, with what was expected and what was found.
 

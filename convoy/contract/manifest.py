@@ -22,6 +22,7 @@ Datatype = Literal[
 ]
 
 NO_DIGEST: Final = "0" * 64
+"""Stands for a digest until ``Bundle.seal`` fills it in."""
 
 INPUT_NAME: Final = "image"
 LOGITS_NAME: Final = "logits"
@@ -147,10 +148,10 @@ class Manifest(Document):
     precision: Literal["fp32"] = "fp32"
     opset_version: int
     ir_version: int
-    model_sha256: Sha256
+    model_sha256: Sha256 = NO_DIGEST
     weights_sha256: Sha256
-    goldens_sha256: Sha256
-    validation_sha256: Sha256
+    goldens_sha256: Sha256 = NO_DIGEST
+    validation_sha256: Sha256 = NO_DIGEST
     training: TrainingFacts | None = None
     accuracy: Accuracy | None
     versions: dict[str, str]

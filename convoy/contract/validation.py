@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from convoy.contract.agreement import Tolerance
 from convoy.contract.files import Document
-from convoy.contract.manifest import Accuracy, ModelName, Sha256
+from convoy.contract.manifest import NO_DIGEST, Accuracy, ModelName, Sha256
 
 Verdict = Literal["passed", "failed", "undecided"]
 
@@ -53,9 +53,9 @@ class ValidationReport(Document):
 
     schema_version: Literal[1] = 1
     model_name: ModelName
-    model_sha256: Sha256
-    goldens_sha256: Sha256
-    manifest_sha256: Sha256
+    model_sha256: Sha256 = NO_DIGEST
+    goldens_sha256: Sha256 = NO_DIGEST
+    manifest_sha256: Sha256 = NO_DIGEST
     verdict: Verdict
     checks: tuple[Check, ...]
     tolerances: dict[str, Tolerance]

@@ -17,9 +17,8 @@ import pytest
 import yaml
 
 from convoy.contract.agreement import Tolerance
-from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALIDATION_FILE, Bundle
+from convoy.contract.bundle import GOLDENS_FILE, MODEL_FILE, Bundle
 from convoy.contract.errors import ClientError
-from convoy.contract.files import sha256_file
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import Manifest, TensorSpec
@@ -65,17 +64,15 @@ def write_bundle(folder: Path, model: bytes) -> Bundle:
     (folder / MODEL_FILE).write_bytes(model)
     zeros = np.zeros((1, 3), np.float32)
     Goldens(IMAGE, zeros, zeros, np.zeros(1, np.int64)).save(folder / GOLDENS_FILE)
-    digests = {"model_sha256": sha256_file(folder / MODEL_FILE), "goldens_sha256": sha256_file(folder / GOLDENS_FILE)}
-    ValidationReport(
+    report = ValidationReport(
         model_name="tiny",
         verdict="passed",
         checks=(Check(name="a check", verdict="passed", expected="x", found="x"),),
         tolerances={name: Tolerance(atol=1e-5, rtol=1e-5) for name in ("logits", "probabilities")},
         accuracy=None,
         versions={},
-        **digests,
-    ).save(folder / VALIDATION_FILE)
-    Manifest(
+    )
+    manifest = Manifest(
         model_name="tiny",
         labels=("ant", "bee", "cat"),
         image=ImageSpec(height_px=2, width_px=2, channels=1),
@@ -85,12 +82,10 @@ def write_bundle(folder: Path, model: bytes) -> Bundle:
         opset_version=17,
         ir_version=8,
         weights_sha256="0" * 64,
-        validation_sha256=sha256_file(folder / VALIDATION_FILE),
         accuracy=None,
         versions={},
-        **digests,
-    ).save(folder / MANIFEST_FILE)
-    return Bundle.open(folder)
+    )
+    return Bundle.seal(folder, manifest, report)
 
 
 @dataclass(frozen=True)

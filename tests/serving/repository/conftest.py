@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from convoy.contract.agreement import Tolerance
-from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, VALIDATION_FILE, Bundle
-from convoy.contract.files import sha256_file
+from convoy.contract.bundle import GOLDENS_FILE, MODEL_FILE, Bundle
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import NO_DIGEST, Manifest, Preprocessing, TensorSpec, TrainingFacts
+from convoy.contract.manifest import Manifest, Preprocessing, TensorSpec, TrainingFacts
 from convoy.contract.validation import Check, ValidationReport
 from convoy.serving.repository import Repository
 
@@ -25,7 +24,6 @@ def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "p
     (folder / MODEL_FILE).write_bytes(model)
     zeros = np.zeros((2, len(labels)), np.float32)
     Goldens(np.zeros((2, size, size, 1), np.uint8), zeros, zeros, np.zeros(2, np.int64)).save(folder / GOLDENS_FILE)
-    digests = {"model_sha256": sha256_file(folder / MODEL_FILE), "goldens_sha256": sha256_file(folder / GOLDENS_FILE)}
     checks = (Check(name="a check", verdict=verdict, expected="x", found="y"),)
     tolerances = {name: Tolerance(atol=1e-5, rtol=1e-6) for name in ("logits", "probabilities")}
     manifest = Manifest(
@@ -39,21 +37,15 @@ def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "p
         opset_version=18,
         ir_version=10,
         weights_sha256="0" * 64,
-        validation_sha256=NO_DIGEST,
         training=TrainingFacts(
             run_id="run", recipe="tiny", dataset="noise", seed=0, epochs=1, best_epoch=1, n_parameters=1, n_train=1, n_validation=1,
             n_test=1, validation_top1_error=0.1, test_top1_error=0.1,
         ),
         accuracy=None,
         versions={},
-        **digests,
     )  # fmt: skip
-    ValidationReport(
-        model_name="tiny", verdict=verdict, checks=checks, tolerances=tolerances, accuracy=None, versions={},
-        manifest_sha256=Manifest.digest(manifest.to_bytes()), **digests,
-    ).save(folder / VALIDATION_FILE)  # fmt: skip
-    manifest.model_copy(update={"validation_sha256": sha256_file(folder / VALIDATION_FILE)}).save(folder / MANIFEST_FILE)
-    return Bundle.open(folder)
+    report = ValidationReport(model_name="tiny", verdict=verdict, checks=checks, tolerances=tolerances, accuracy=None, versions={})
+    return Bundle.seal(folder, manifest, report)
 
 
 @pytest.fixture
