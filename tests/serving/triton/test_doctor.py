@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -122,3 +123,11 @@ def test_a_taken_default_port_is_a_warning_with_the_option() -> None:
 
     assert finding.level == "warning"
     assert "--http-port" in finding.found
+
+
+def test_what_was_never_installed_is_not_to_be_installed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    finding = machine.check_providers(has_gpu=False)
+
+    assert str(finding) == "execution providers: onnxruntime is not installed. pip install '.[serve]' in Convoy's folder."
