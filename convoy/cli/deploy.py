@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -43,15 +43,7 @@ def command(export_dir: Path, repository: Path, name: str | None, as_json: bool)
     repo = Repository(repository)
     done = repo.deploy(bundle, name)
     if as_json:
-        print_json(
-            {
-                "model_name": done.model_name,
-                "version": str(done.version),
-                "previous_version": None if done.previous is None else str(done.previous),
-                "changed": done.changed,
-                "repository": str(repository),
-            }
-        )
+        print_json(as_dict(done, repository))
         return
     if not done.changed:
         click.echo(f"{done.model_name}: version {done.version} in {repository} is this export already; nothing to do.")
@@ -63,6 +55,17 @@ def command(export_dir: Path, repository: Path, name: str | None, as_json: bool)
     _compare(repo, done, bundle)
     option = "" if str(repository) == DEFAULT_REPOSITORY else f" --repository {repository}"
     click.echo(f"Next: convoy serve{option}   (one that runs already takes the version up by itself)")
+
+
+def as_dict(done: Deployment, repository: Path) -> dict[str, Any]:
+    """What a deployment or a rollback did, for ``--json``."""
+    return {
+        "model_name": done.model_name,
+        "version": str(done.version),
+        "previous_version": None if done.previous is None else str(done.previous),
+        "changed": done.changed,
+        "repository": str(repository),
+    }
 
 
 def _compare(repository: Repository, done: Deployment, bundle: Bundle) -> None:

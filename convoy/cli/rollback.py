@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from convoy.cli.console import json_option, print_json
-from convoy.cli.deploy import repository_option
+from convoy.cli.deploy import as_dict, repository_option
 
 
 @click.command("rollback")
@@ -24,14 +24,7 @@ def command(model_name: str, to: int | None, repository: Path, as_json: bool) ->
 
     done = Repository(repository).rollback(model_name, to)
     if as_json:
-        print_json(
-            {
-                "model_name": done.model_name,
-                "version": str(done.version),
-                "previous_version": None if done.previous is None else str(done.previous),
-                "changed": done.changed,
-            }
-        )
+        print_json(as_dict(done, repository))
     elif done.changed:
         click.echo(f"{done.model_name}: version {done.version} is the one to serve again (version {done.previous} before).")
     else:
