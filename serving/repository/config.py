@@ -19,6 +19,8 @@ CONFIG_FILE: Final = "config.pbtxt"
 LABELS_FILE: Final = "labels.txt"
 PREVIOUS_VERSION_PARAMETER: Final = "convoy_previous_version"
 
+_NEVER_THEIRS: Final = {"name", "input", "output", "version_policy"}
+
 _HEADER = (
     "# Written by `convoy deploy`. Edits to batching, instances, optimization, warm-up and parameters survive the next\n"
     "# deployment; the name, the tensors, the version policy and convoy's own parameters are written anew.\n"
@@ -58,19 +60,49 @@ def make_config(manifest: Manifest, model_name: str, version: int) -> Any:
     return config
 
 
-def update_config(current: Any, manifest: Manifest, version: int) -> Any:
+def update_config(current: Any, before: Manifest, manifest: Manifest, version: int) -> Any:
     """The ``ModelConfig`` for the next version of a deployed model: what a person set in the current one stays.
+
+    A field that differs from what ``make_config`` writes for the version before was set by a person and is taken over; the others
+    are written anew. No batch (warm-up and preferred ones too) is larger than what was validated.
 
     Args:
         current: The configuration in force.
+        before: The manifest of the version that it serves.
         manifest: What is deployed.
         version: The version to serve.
     """
-    config = model_config_pb2.ModelConfig()
-    config.CopyFrom(current)
-    config.max_batch_size = min(current.max_batch_size, manifest.max_batch_size)
-    _own(config, manifest, version, previous=served_version(current))
+    served = served_version(current)
+    written = make_config(before, current.name, served or 1)
+    config = make_config(manifest, current.name, version)
+    for field in config.DESCRIPTOR.fields:
+        theirs = _only(current, field.name)
+        if field.name not in _NEVER_THEIRS and theirs != _only(written, field.name):
+            config.ClearField(field.name)
+            config.MergeFrom(theirs)
+    config.max_batch_size = min(config.max_batch_size, manifest.max_batch_size)
+    _cap(config)
+    _own(config, manifest, version, previous=served)
     return config
+
+
+def _only(config: Any, name: str) -> Any:
+    """A copy with the one field."""
+    copy = model_config_pb2.ModelConfig()
+    copy.CopyFrom(config)
+    for other in config.DESCRIPTOR.fields:
+        if other.name != name:
+            copy.ClearField(other.name)
+    return copy
+
+
+def _cap(config: Any) -> None:
+    """No batch of the configuration is larger than its largest one: Triton refuses the model otherwise."""
+    for warmup in config.model_warmup:
+        warmup.batch_size = min(warmup.batch_size, config.max_batch_size)
+    preferred = config.dynamic_batching.preferred_batch_size if config.HasField("dynamic_batching") else []
+    if any(size > config.max_batch_size for size in preferred):
+        preferred[:] = [size for size in preferred if size <= config.max_batch_size]
 
 
 def _own(config: Any, manifest: Manifest, version: int, previous: int | None) -> None:

@@ -219,7 +219,8 @@ class Repository:
         # A deployment that died between its two renames left its version complete but not served: take it up.
         waiting = [number for number in numbers if number > (served or 0) and _holds(folder / str(number), digest)]
         version = waiting[-1] if waiting else max(numbers, default=0) + 1
-        config = to_text(update_config(current, bundle.manifest, version))
+        before = Manifest.load(folder / str(served) / MANIFEST_FILE) if served in numbers else bundle.manifest
+        config = to_text(update_config(current, before, bundle.manifest, version))
         if waiting:
             write_bytes(folder / str(version) / CONFIG_FILE, config)
         else:

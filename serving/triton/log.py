@@ -84,7 +84,7 @@ def reason_in(text: str) -> str:
     reason = text.split("\n\nAt:\n")[0].split("\nAt:\n")[0].strip().rstrip(";").strip()
     while (stripped := _LAYER.sub("", reason)) != reason:
         reason = stripped
-    return reason
+    return "; ".join(dict.fromkeys(reason.split("; ")))  # a warm-up says the same of every image of its batch
 
 
 def _says_something(line: str) -> bool:

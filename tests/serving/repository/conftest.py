@@ -19,7 +19,9 @@ from convoy.serving.repository import Repository
 MakeBundle = Callable[..., Bundle]
 
 
-def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "passed", labels=("a", "b"), size: int = 4) -> Bundle:
+def write_bundle(
+    folder: Path, model: bytes = b"model one", *, verdict: str = "passed", labels=("a", "b"), size: int = 4, most: int = 8
+) -> Bundle:
     folder.mkdir(parents=True)
     (folder / MODEL_FILE).write_bytes(model)
     zeros = np.zeros((2, len(labels)), np.float32)
@@ -33,7 +35,7 @@ def write_bundle(folder: Path, model: bytes = b"model one", *, verdict: str = "p
         preprocessing=Preprocessing(polarity="as-is", scale=1 / 255, mean=(0.0,), std=(1.0,)),
         inputs=(TensorSpec(name="image", datatype="UINT8", dims=(size, size, 1)),),
         outputs=tuple(TensorSpec(name=name, datatype="FP32", dims=(len(labels),)) for name in ("logits", "probabilities")),
-        max_batch_size=8,
+        max_batch_size=most,
         opset_version=18,
         ir_version=10,
         weights_sha256="0" * 64,

@@ -103,6 +103,35 @@ def test_what_a_person_set_in_the_configuration_survives_and_rolls_back(reposito
     assert load_config(path).dynamic_batching.max_queue_delay_microseconds == 0
 
 
+def test_the_largest_batch_follows_what_was_validated_and_no_batch_is_larger(repository, make_bundle):
+    path = repository.root / "tiny" / "config.pbtxt"
+
+    def batches() -> tuple[int, list[int]]:
+        config = load_config(path)
+        return config.max_batch_size, [warmup.batch_size for warmup in config.model_warmup]
+
+    repository.deploy(make_bundle(most=64))
+    assert batches() == (64, [1, 64])
+    repository.deploy(make_bundle(b"two", most=32))
+    assert batches() == (32, [1, 32])
+    repository.deploy(make_bundle(b"three", most=64))
+    assert batches() == (64, [1, 64])
+    path.write_text(path.read_text().replace("dynamic_batching {", "dynamic_batching {\n  preferred_batch_size: [ 8, 48 ]"))
+    repository.deploy(make_bundle(b"four", most=16))
+    assert batches() == (16, [1, 16])
+    assert list(load_config(path).dynamic_batching.preferred_batch_size) == [8]
+
+
+def test_a_batch_size_that_a_person_lowered_stays_lowered(repository, make_bundle):
+    repository.deploy(make_bundle(most=64))
+    path = repository.root / "tiny" / "config.pbtxt"
+    path.write_text(path.read_text().replace("max_batch_size: 64", "max_batch_size: 4"))
+    repository.deploy(make_bundle(b"two", most=64))
+    config = load_config(path)
+    assert config.max_batch_size == 4
+    assert max(warmup.batch_size for warmup in config.model_warmup) == 4
+
+
 @pytest.mark.parametrize("verdict", ["failed", "undecided"])
 def test_what_is_not_validated_is_refused(repository, make_bundle, verdict):
     with pytest.raises(NotValidatedError, match=f"'passed', found '{verdict}'"):
