@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import shutil
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -114,8 +113,6 @@ def export_classifier(
     )
     with new_folder(out) as aside:
         bundle = _write(aside, model, proto, classifier, facts, evaluation, findings)
-        if out.exists():
-            shutil.rmtree(out)  # an export that --force gives up: only now, when the new one is whole
     return Bundle(out, bundle.manifest, bundle.report)
 
 

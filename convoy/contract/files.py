@@ -104,7 +104,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     name begins with a dot and ends with ``ASIDE_SUFFIX`` may.
 
     Args:
-        path: Where it shall be: nothing is there yet, or an empty folder.
+        path: Where it shall be: nothing is there yet, or a folder, which gives way and is removed only when the new one stands.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
@@ -112,11 +112,28 @@ def new_folder(path: Path) -> Iterator[Path]:
         aside.mkdir()
         yield aside
         sync_tree(aside)
-        aside.replace(path)
+        with _gives_way(path):
+            aside.replace(path)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def _gives_way(path: Path) -> Iterator[None]:
+    """What is at ``path`` steps aside; it comes back where the body fails, and is removed where it does not."""
+    if not path.exists():
+        yield
+        return
+    old = _aside(path)
+    path.replace(old)
+    try:
+        yield
+    except BaseException:
+        old.replace(path)
+        raise
+    shutil.rmtree(old)
 
 
 def _aside(path: Path) -> Path:

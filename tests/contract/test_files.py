@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from convoy.contract import errors
 from convoy.contract.agreement import Tolerance
 from convoy.contract.errors import ContractError
-from convoy.contract.files import sha256_bytes, sha256_file, write_bytes
+from convoy.contract.files import new_folder, sha256_bytes, sha256_file, write_bytes
 from convoy.contract.goldens import Goldens
 from convoy.contract.manifest import Manifest
 from convoy.contract.validation import Check, ValidationReport, sum_up
@@ -33,6 +34,29 @@ def test_a_write_that_fails_keeps_the_old_content_and_leaves_nothing(tmp_path, m
         write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_new_folder_takes_the_place_of_an_old_one_only_when_it_is_whole(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    for word in ("old", "new"):
+        with new_folder(place) as folder:
+            (folder / "word").write_text(word)
+    assert (place / "word").read_text() == "new"
+
+    with pytest.raises(FileNotFoundError), new_folder(place) as folder:
+        (folder / "half").write_text((folder / "missing").read_text())
+    true_replace = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if target == place and (self / "word").read_text() == "never":
+            raise OSError(5, "Input/output error")
+        return true_replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(OSError, match="Input"), new_folder(place) as folder:
+        (folder / "word").write_text("never")
+    assert (place / "word").read_text() == "new"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["place"]
 
 
 def test_digests_are_sha256(tmp_path):
