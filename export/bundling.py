@@ -97,7 +97,7 @@ def export_classifier(
     check_network(classifier, facts.image, len(facts.labels))
 
     on_progress("torch.onnx export")
-    proto = to_onnx(classifier, facts.image)
+    proto = to_onnx(classifier, facts.image).proto
     proto.producer_name = "convoy"
     proto.producer_version = __version__
     check_targets(proto)

@@ -9,9 +9,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
 
 from convoy.contract.errors import ContractError
@@ -25,8 +25,18 @@ class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
+    def migrate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Bring the fields of a document that an older Convoy wrote to today's form, in memory: files are never rewritten."""
+        return fields
+
+    @model_validator(mode="before")
+    @classmethod
+    def _migrate(cls, value: Any) -> Any:
+        return cls.migrate(dict(value)) if isinstance(value, dict) else value
+
+    @classmethod
     def load(cls, path: Path) -> Self:
-        """Read and check the document at ``path``.
+        """Read and check the document at ``path``; one of an older form is migrated.
 
         Raises:
             ContractError: The file is missing, is not JSON, or breaks the schema.

@@ -18,13 +18,13 @@ _KEYS = ("image", "logits", "probabilities", "label")
 
 @dataclass(frozen=True)
 class Goldens:
-    """Golden inputs and what PyTorch answered at export. Never regenerated.
+    """Golden inputs and what the source (PyTorch, or the ONNX file that was taken up) answered at export. Never regenerated.
 
     Attributes:
         image: uint8, shape (n, height, width, channels).
         logits: float32, shape (n, classes).
         probabilities: float32, shape (n, classes).
-        label: int64, shape (n,): the true classes.
+        label: int64, shape (n,): the true classes; -1 where nobody knows.
     """
 
     image: npt.NDArray[np.uint8]

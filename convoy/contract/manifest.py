@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from typing_extensions import Self
@@ -20,6 +20,8 @@ Label = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\r\n\x00]+$"
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64", "BYTES"
 ]
+
+Precision = Literal["fp32", "fp16", "int8"]
 
 NO_DIGEST: Final = "0" * 64
 """Stands for a digest until ``Bundle.seal`` fills it in."""
@@ -95,6 +97,22 @@ class TrainingFacts(_Part):
     test_top1_error: float
 
 
+class Origin(_Part):
+    """What Convoy took up that others made.
+
+    Attributes:
+        kind: An ONNX file, or the weights of a PyTorch network.
+        file: Its name, without a folder.
+        sha256: Its digest.
+        producer: What an ONNX file says of who wrote it, or "module:factory" of a PyTorch network; empty where unknown.
+    """
+
+    kind: Literal["onnx", "torch"]
+    file: str
+    sha256: Sha256
+    producer: str = ""
+
+
 class Accuracy(_Part):
     """Top-1 accuracy on one and the same labelled split, as fractions in [0, 1].
 
@@ -131,12 +149,13 @@ class Manifest(Document):
         weights_sha256: Digest of the weights.
         goldens_sha256: Digest of ``goldens.npz``.
         validation_sha256: Digest of ``validation.json``.
+        origin: The file that others made and Convoy took up; None where the network was in memory, or trained by Convoy.
         training: Where the weights come from; None where they were trained elsewhere.
         accuracy: Measured by the gate; None only where it failed before it got so far.
         versions: The versions of Python and the libraries that made the file.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     model_name: ModelName
     task: Literal["image-classification"] = "image-classification"
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
@@ -145,16 +164,22 @@ class Manifest(Document):
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     max_batch_size: int = Field(ge=1, le=4096)
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
     opset_version: int
     ir_version: int
     model_sha256: Sha256 = NO_DIGEST
     weights_sha256: Sha256
     goldens_sha256: Sha256 = NO_DIGEST
     validation_sha256: Sha256 = NO_DIGEST
+    origin: Origin | None = None
     training: TrainingFacts | None = None
     accuracy: Accuracy | None
     versions: dict[str, str]
+
+    @classmethod
+    def migrate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 knew float32 networks of PyTorch alone, and no origin beside training."""
+        return {**fields, "schema_version": 2} if fields.get("schema_version") == 1 else fields
 
     @model_validator(mode="after")
     def _check(self) -> Self:

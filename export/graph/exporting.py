@@ -7,6 +7,7 @@ import io
 import logging
 import re
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +24,20 @@ if TYPE_CHECKING:
     from convoy.contract.image import ImageSpec
 
 _KEPT_METADATA = {"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"}
+
+
+@dataclass(frozen=True)
+class ExportedGraph:
+    """A network as an ONNX model and as the PyTorch program that it was translated from.
+
+    Attributes:
+        proto: The model.
+        program: The same computation in PyTorch's operators, decomposed as the exporter needs it. What its nodes compute has the
+            same names as the ONNX values that were translated from them.
+    """
+
+    proto: onnx.ModelProto
+    program: torch.export.ExportedProgram
 
 
 def check_network(classifier: nn.Module, image: ImageSpec, n_classes: int) -> None:
@@ -61,7 +76,7 @@ def _root(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 
 
-def to_onnx(classifier: nn.Module, image: ImageSpec) -> onnx.ModelProto:
+def to_onnx(classifier: nn.Module, image: ImageSpec) -> ExportedGraph:
     """Export a classifier with its preprocessing and softmax, batch axis dynamic.
 
     Args:
@@ -69,7 +84,7 @@ def to_onnx(classifier: nn.Module, image: ImageSpec) -> onnx.ModelProto:
         image: The model's image.
 
     Returns:
-        A model with the input ``image`` and the outputs ``logits`` and ``probabilities``.
+        The graph, with the input ``image`` and the outputs ``logits`` and ``probabilities``.
 
     Raises:
         ExportError: The network is in training mode, or torch cannot export it.
@@ -98,11 +113,11 @@ def to_onnx(classifier: nn.Module, image: ImageSpec) -> onnx.ModelProto:
             f"torch.onnx cannot export this network (what it computes must not depend on the values in the images, nor on their "
             f"number): {_root(error)}"
         ) from error
-    if program is None:
+    if program is None or program.exported_program is None:
         raise ExportError("torch.onnx gave no program for this network.")
     model: onnx.ModelProto = program.model_proto
     _strip(model)
-    return model
+    return ExportedGraph(model, program.exported_program)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -43,7 +43,7 @@ def edit_initializer(model: onnx.ModelProto, like: str, change: Callable[[np.nda
 
 
 def test_an_unchanged_export_passes_every_check(case):
-    findings = gate(case, to_onnx(case.classifier, case.facts.image))
+    findings = gate(case, to_onnx(case.classifier, case.facts.image).proto)
     assert sum_up(findings.checks) == "passed", findings.checks
     assert findings.accuracy is not None
     assert findings.accuracy.pytorch == findings.accuracy.onnxruntime
@@ -52,13 +52,13 @@ def test_an_unchanged_export_passes_every_check(case):
 
 
 def test_one_weight_off_by_a_tenth_fails(case):
-    model = to_onnx(case.classifier, case.facts.image)
+    model = to_onnx(case.classifier, case.facts.image).proto
     edit_initializer(model, "head.weight", lambda array: array.__setitem__((0, 0), array[0, 0] + 0.1))
     assert any(name.startswith("logits") for name in failed(gate(case, model)))
 
 
 def test_a_nan_in_a_bias_fails(case):
-    model = to_onnx(case.classifier, case.facts.image)
+    model = to_onnx(case.classifier, case.facts.image).proto
     edit_initializer(model, "head.bias", lambda array: array.__setitem__(1, np.nan))
     assert any(name.startswith("logits") for name in failed(gate(case, model)))
 
@@ -66,13 +66,13 @@ def test_a_nan_in_a_bias_fails(case):
 def test_a_nan_in_the_network_itself_fails_though_both_sides_agree(case):
     broken = copy.deepcopy(case.classifier)
     broken.head.bias.data[0] = float("nan")
-    model = to_onnx(broken, case.facts.image)
+    model = to_onnx(broken, case.facts.image).proto
     found = run_gate(model.SerializeToString(), broken, case.evaluation, image=case.facts.image, n_classes=3, max_batch_size=16)
     assert sum_up(found.checks) == "failed"
 
 
 def test_swapped_outputs_fail(case):
-    model = to_onnx(case.classifier, case.facts.image)
+    model = to_onnx(case.classifier, case.facts.image).proto
     first, second = model.graph.output
     for node in model.graph.node:
         for names in (node.input, node.output):
@@ -82,7 +82,7 @@ def test_swapped_outputs_fail(case):
 
 
 def test_a_batch_axis_that_was_baked_in_fails(case):
-    model = to_onnx(case.classifier, case.facts.image)
+    model = to_onnx(case.classifier, case.facts.image).proto
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_value = 2
     del model.graph.value_info[:]
@@ -91,7 +91,7 @@ def test_a_batch_axis_that_was_baked_in_fails(case):
 
 @pytest.mark.parametrize(("field", "value"), [("ir_version", 11), ("opset", 22)])
 def test_a_file_that_older_servers_cannot_load_fails(case, field, value):
-    model = to_onnx(case.classifier, case.facts.image)
+    model = to_onnx(case.classifier, case.facts.image).proto
     if field == "opset":
         model.opset_import[0].version = value
     else:
@@ -102,7 +102,7 @@ def test_a_file_that_older_servers_cannot_load_fails(case, field, value):
 
 
 def test_a_truncated_file_fails_without_an_exception(case):
-    data = to_onnx(case.classifier, case.facts.image).SerializeToString()
+    data = to_onnx(case.classifier, case.facts.image).proto.SerializeToString()
     found = run_gate(
         data[: len(data) // 2], case.classifier, case.evaluation, image=case.facts.image, n_classes=3, max_batch_size=16
     )
@@ -111,13 +111,13 @@ def test_a_truncated_file_fails_without_an_exception(case):
 
 def test_too_few_images_are_undecided_never_passed(case):
     few = EvaluationSet("noise", case.evaluation.images[:20], case.evaluation.labels[:20])
-    findings = gate(case, to_onnx(case.classifier, case.facts.image), few)
+    findings = gate(case, to_onnx(case.classifier, case.facts.image).proto, few)
     assert sum_up(findings.checks) == "undecided"
     assert any("needs 100 images" in check.detail for check in findings.checks)
 
 
 def test_tolerances_stay_near_float32(case):
-    findings = gate(case, to_onnx(case.classifier, case.facts.image))
+    findings = gate(case, to_onnx(case.classifier, case.facts.image).proto)
     assert all(0 < tolerance.atol < 1e-3 for tolerance in findings.tolerances.values())
 
 
