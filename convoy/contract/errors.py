@@ -9,7 +9,8 @@
     │   └── ImageError              one image cannot be read
     ├── TrainingError               training cannot go on
     ├── ContractError               a file that stages exchange is missing, damaged or of another version
-    │   └── DigestMismatchError     a file is not the one that its digest names
+    │   ├── DigestMismatchError     a file is not the one that its digest names
+    │   └── SignatureError          an export is not signed, or not by the key that was expected, or was changed since
     ├── ExportError                 a network cannot be turned into an ONNX file that loads everywhere
     ├── ValidationFailedError       the ONNX file does not decide as the network does
     ├── RepositoryError             a model repository refuses a change
@@ -75,6 +76,10 @@ class ContractError(ConvoyError):
 
 class DigestMismatchError(ContractError):
     """A file is not the one that its recorded SHA-256 digest names."""
+
+
+class SignatureError(ContractError):
+    """An export is not signed, is signed by another key than the one expected, or was changed since."""
 
 
 class ExportError(ConvoyError):
