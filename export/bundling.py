@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,8 +31,10 @@ from convoy.contract.manifest import (
     check_model_name,
 )
 from convoy.contract.validation import Check, ValidationReport, sum_up
+from convoy.export.gate.checks import check_agreement
 from convoy.export.gate.evidence import EvaluationSet
-from convoy.export.gate.gate import Findings, Progress, check_agreement, run_gate
+from convoy.export.gate.gate import Border, Findings, Progress, run_gate
+from convoy.export.gate.reference import TorchSource
 from convoy.export.gate.runtime import open_session, run_session
 from convoy.export.graph.exporting import check_network, to_onnx
 from convoy.export.graph.targets import check_targets
@@ -102,15 +105,8 @@ def export_classifier(
     proto.producer_version = __version__
     check_targets(proto)
     model = proto.SerializeToString(deterministic=True)
-    findings = run_gate(
-        model,
-        classifier,
-        evaluation,
-        image=facts.image,
-        n_classes=len(facts.labels),
-        max_batch_size=facts.max_batch_size,
-        on_progress=on_progress,
-    )
+    border = Border(facts.image, facts.labels, facts.max_batch_size)
+    findings = run_gate(model, TorchSource(classifier), evaluation, border, on_progress=on_progress)
     with new_folder(out) as aside:
         bundle = _write(aside, model, proto, classifier, facts, evaluation, findings)
     return Bundle(out, bundle.manifest, bundle.report)
@@ -128,15 +124,8 @@ def revalidate(
         on_progress: Told what is being done.
     """
     manifest = bundle.manifest
-    return run_gate(
-        bundle.model_path.read_bytes(),
-        classifier,
-        evaluation,
-        image=manifest.image,
-        n_classes=len(manifest.labels),
-        max_batch_size=manifest.max_batch_size,
-        on_progress=on_progress,
-    )
+    border = Border(manifest.image, manifest.labels, manifest.max_batch_size)
+    return run_gate(bundle.model_path.read_bytes(), TorchSource(classifier), evaluation, border, on_progress=on_progress)
 
 
 def replay_goldens(bundle: Bundle) -> tuple[Check, ...]:
@@ -179,6 +168,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def machine() -> str:
+    """Where the gate runs: processor, cores, system."""
+    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+
+
 def _check_out(out: Path, *, force: bool) -> None:
     if not out.exists():
         return
@@ -193,6 +187,8 @@ def _check_evaluation(facts: ModelFacts, evaluation: EvaluationSet) -> None:
         raise UsageError(f"labels: expected at least two class names, each another, found {list(facts.labels)}.")
     if evaluation.images.shape[1:] != facts.image.dims:
         raise UsageError(f"expected evaluation images of shape {facts.image.dims}, found {evaluation.images.shape[1:]}.")
+    if not evaluation.labelled:
+        return
     if evaluation.labels.min() < 0 or evaluation.labels.max() >= len(facts.labels):
         raise UsageError(
             f"expected evaluation labels from 0 to {len(facts.labels) - 1}, an index into the {len(facts.labels)} class names, "
@@ -215,8 +211,8 @@ def _write(
         raise ExportError("expected at least one real image for the goldens, found none.")
     goldens = Goldens(
         image=evaluation.images[chosen],
-        logits=findings.reference.logits[chosen],
-        probabilities=findings.reference.probabilities[chosen],
+        logits=findings.expected[LOGITS_NAME][chosen],
+        probabilities=findings.expected[PROBABILITIES_NAME][chosen],
         label=evaluation.labels[chosen],
     )
     goldens.save(folder / GOLDENS_FILE)
@@ -246,6 +242,9 @@ def _write(
         checks=findings.checks,
         tolerances=findings.tolerances,
         accuracy=findings.accuracy,
+        outputs=findings.outputs,
+        worst=findings.worst,
         versions=versions(),
+        machine=machine(),
     )
     return Bundle.seal(folder, manifest, report)

@@ -83,14 +83,14 @@ class WorstImage(_Part):
     Attributes:
         name: Which one: "image 17 of digits test", "edge image: black".
         true_label: What it shows, where that is known.
-        max_abs_diff: The largest difference of its logits.
+        max_abs_diff: The largest difference of its logits; None where one is not finite.
         scores: The likeliest classes of either side, at most ten, the source's likeliest first.
         reproducer: The file beside the report that holds the image with the expected outputs; empty where all passed.
     """
 
     name: str
     true_label: str | None
-    max_abs_diff: float
+    max_abs_diff: float | None
     scores: tuple[ClassScore, ...]
     reproducer: str = ""
 

@@ -8,23 +8,63 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 
-from convoy.contract.agreement import Agreement, Tolerance, compare
+from convoy.contract.agreement import FloatArray, Tolerance
 from convoy.contract.errors import ExportError
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, Accuracy
-from convoy.contract.validation import Check
-from convoy.export.gate.evidence import MIN_IMAGES, N_SMALL_BATCH_IMAGES, EvaluationSet, edge_images
-from convoy.export.gate.reference import Reference, derive_tolerances, run_pytorch
-from convoy.export.gate.runtime import open_session, run_session, usable_providers
-from convoy.export.graph.targets import MAX_IR_VERSION, MAX_OPSET_VERSION, check_targets
+from convoy.contract.manifest import LOGITS_NAME, Accuracy
+from convoy.contract.validation import Check, ClassScore, OutputErrors, WorstImage
+from convoy.export.gate import checks
+from convoy.export.gate.bounds import Bound, derive_bound, rms
+from convoy.export.gate.evidence import EvaluationSet, Exhibits
+from convoy.export.gate.runtime import LEVELS, levels, open_session, run_session, usable_providers
+from convoy.export.gate.source import Outputs, Source, Truth
 
 if TYPE_CHECKING:
     import onnxruntime
-    from torch import nn
 
 Progress = Callable[[str], None]
+
+N_TRUTH = 64
+"""Real images for which the float64 truth is computed, with all edge images; float64 is slow."""
+N_SAMPLE = 32
+"""Real images that are run once more in each other batch size, company and optimisation level, with all edge images."""
+ODD_BATCH_SIZE = 7
+_HISTOGRAM_LOG10_EDGES = tuple(np.arange(-12, 4.5, 0.5).tolist())
+_N_SCORES = 10
+
+
+@dataclass(frozen=True)
+class Border:
+    """What the manifest says of a model's border.
+
+    Attributes:
+        image: The model's image.
+        labels: Class names in the order of the logits.
+        max_batch_size: The largest batch that the server may form.
+    """
+
+    image: ImageSpec
+    labels: tuple[str, ...]
+    max_batch_size: int
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """1, 2, an odd one, and the largest: all that is run."""
+        return tuple(sorted({size for size in (1, 2, ODD_BATCH_SIZE) if size < self.max_batch_size} | {self.max_batch_size}))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Where the answers were wrong, so that the fault can be looked for there.
+
+    Attributes:
+        indices: Of the images that show it, the worst first.
+        batch_size: The batch size that shows it.
+    """
+
+    indices: tuple[int, ...]
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -34,207 +74,270 @@ class Findings:
     Attributes:
         checks: All checks in the order in which they ran.
         tolerances: By output name.
-        accuracy: Of both sides on the evaluation set; None where ONNX Runtime gave no answers.
-        reference: PyTorch's answers for the evaluation set.
+        accuracy: Of both sides on the evaluation set; None where ONNX Runtime gave no answers, or nobody knows the labels.
+        expected: The source's answers for the evaluation set.
+        outputs: The errors of each output.
+        worst: The image with the largest difference, in words; None where ONNX Runtime gave no answers.
+        worst_index: Its index among the exhibits.
+        failure: Where to look for the fault; None where all answers were right, or there were none.
     """
 
     checks: tuple[Check, ...]
     tolerances: dict[str, Tolerance]
     accuracy: Accuracy | None
-    reference: Reference
+    expected: Outputs
+    outputs: tuple[OutputErrors, ...] = ()
+    worst: WorstImage | None = None
+    worst_index: int | None = None
+    failure: Failure | None = None
 
 
 def run_gate(
     model: bytes,
-    classifier: nn.Module,
+    source: Source,
     evaluation: EvaluationSet,
+    border: Border,
     *,
-    image: ImageSpec,
-    n_classes: int,
-    max_batch_size: int,
+    tolerances: dict[str, Tolerance] | None = None,
     on_progress: Progress = lambda _: None,
 ) -> Findings:
-    """Compare an ONNX file with the network it came from.
+    """Compare an ONNX file with what it came from.
 
     Args:
         model: The file's bytes.
-        classifier: The network, on the CPU, in evaluation mode; uint8 (N, H, W, C) to logits (N, K).
-        evaluation: Real images with labels.
-        image: The model's image.
-        n_classes: K.
-        max_batch_size: The largest batch that the server may form.
+        source: Where the expected answers come from.
+        evaluation: Real images, with labels where they are known.
+        border: What the manifest says of the file's border.
+        tolerances: By output name, for a file of a reduced precision; derived from float64 where None.
         on_progress: Told what is being done.
 
     Returns:
         The checks with what they found. A fault is a failed check, not an exception.
-    """
-    on_progress(f"PyTorch on {len(evaluation)} images")
-    images = np.concatenate([evaluation.images, edge_images(image)])
-    reference = run_pytorch(classifier, images, max_batch_size)
-    on_progress("PyTorch in float64, for the tolerances")
-    tolerances = derive_tolerances(classifier, images, reference, max_batch_size)
-    n = len(evaluation)
-    of_split = Reference(reference.logits[:n], reference.probabilities[:n])
 
-    checks = [_check_file(model), _check_evidence(n), _check_logits(reference.logits)]
-    accuracy = None
-    for provider in usable_providers():
+    Raises:
+        ExportError: The source cannot answer.
+    """
+    return _Gate(model, source, Exhibits.of(evaluation, border.image), border, tolerances, on_progress).run()
+
+
+class _Gate:
+    """One run of the gate: the source is asked at the start, then checks pile up."""
+
+    def __init__(
+        self,
+        model: bytes,
+        source: Source,
+        exhibits: Exhibits,
+        border: Border,
+        tolerances: dict[str, Tolerance] | None,
+        say: Progress,
+    ) -> None:
+        self.model, self.source, self.exhibits, self.border, self.say = model, source, exhibits, border, say
+        self.checks: list[Check] = []
+        self.accuracy: Accuracy | None = None
+        self.outputs: tuple[OutputErrors, ...] = ()
+        self.actual: Outputs | None = None
+        self.worst: int | None = None
+        self.failure: Failure | None = None
+
+        say(f"{source.title} on {len(exhibits.evaluation)} images")
+        self.expected = source.float32(exhibits.images, border.max_batch_size)
+        indices = exhibits.sample(N_TRUTH)
+        self.truth = Truth({}, 0)
+        if tolerances is None:
+            say(f"{source.title} in float64 on {len(indices)} images, for the tolerances")
+            self.truth = source.float64(exhibits.images[indices], border.max_batch_size)
+        self.truth_indices = indices[: self.truth.n_images]
+        self.bounds = {name: Bound(tolerance) for name, tolerance in (tolerances or {}).items()} or {
+            name: derive_bound(values[self.truth_indices] if self.truth.n_images else values, self.truth.outputs.get(name))
+            for name, values in self.expected.items()
+        }
+        self.tolerances = {name: bound.tolerance for name, bound in self.bounds.items()}
+
+    def run(self) -> Findings:
+        n = len(self.exhibits.evaluation)
+        self.checks += [
+            checks.check_file(self.model),
+            checks.check_evidence(n),
+            checks.check_scores(self.source.title, self.expected),
+        ]
+        self._check_source()
+        usable, missing = usable_providers()
+        for provider in usable:
+            self._run_provider(provider)
+        self.checks += [
+            Check(name=f"execution on {name}", verdict="uncovered", expected="the same answers", found=reason, detail=_PROBE)
+            for name, reason in missing.items()
+        ]
+        return Findings(
+            tuple(self.checks),
+            self.tolerances,
+            self.accuracy,
+            {name: values[:n] for name, values in self.expected.items()},
+            self.outputs,
+            self._describe_worst(),
+            self.worst,
+            self.failure,
+        )
+
+    def _check_source(self) -> None:
+        """A network whose answers depend on chance, or on the other images of a batch, cannot be served as one that was trained."""
+        if self.truth.uncovered:
+            expected = "the source's answers in float64, which float32 is measured by"
+            found = f"{self.truth.n_images} of {len(self.exhibits.sample(N_TRUTH))} images: {'; '.join(self.truth.uncovered)}"
+            self.checks.append(Check(name="float64 truth", verdict="uncovered", expected=expected, found=found))
+        indices = _shuffled(self.exhibits.sample(N_SAMPLE))
+        again = self.source.float32(self.exhibits.images[indices], min(ODD_BATCH_SIZE, self.border.max_batch_size))
+        where = f"the same images of {self.source.title} in other company"
+        self.checks += checks.check_outputs(where, _take(self.expected, indices), again, self.tolerances)
+
+    def _run_provider(self, provider: str) -> None:
         try:
-            session = open_session(model, provider)
+            session = open_session(self.model, provider)
         except ExportError as error:
-            checks.append(Check(name=f"loads on {provider}", verdict="failed", expected="a session", found=str(error)))
-            continue
-        checks.append(_check_border(session, image, n_classes, provider))
-        if checks[-1].verdict == "failed":
-            continue
-        for batch_size in _batch_sizes(max_batch_size):
-            on_progress(f"ONNX Runtime on {provider}, batches of {batch_size}")
-            subset = slice(None) if batch_size == max_batch_size else _spread(len(images), N_SMALL_BATCH_IMAGES)
-            found = _compare_batches(session, images[subset], reference, subset, tolerances, batch_size, provider)
-            checks.extend(found.checks)
-            if batch_size == max_batch_size and found.actual is not None and accuracy is None:
-                accuracy = _accuracy(evaluation, of_split, found.actual[LOGITS_NAME][:n])
-    if accuracy is not None:
-        checks.append(_check_accuracy(accuracy))
-    return Findings(tuple(checks), tolerances, accuracy, of_split)
+            self.checks.append(Check(name=f"loads on {provider}", verdict="failed", expected="a session", found=str(error)))
+            return
+        self.checks.append(checks.check_border(session, self.border.image, len(self.border.labels), provider))
+        if self.checks[-1].verdict == "failed":
+            return
+        everything = np.arange(len(self.exhibits))
+        largest = self.border.max_batch_size
+        self.say(f"ONNX Runtime on {provider}, all images in batches of {largest}")
+        actual = self._compare(session, everything, largest, f"batches of {largest}, {provider}")
+        if actual is not None:
+            self._look_closer(actual, provider)
+        sample = self.exhibits.sample(N_SAMPLE)
+        for size in self.border.batch_sizes[:-1]:
+            self.say(f"ONNX Runtime on {provider}, {len(sample)} images in batches of {size}")
+            self._compare(session, sample, size, f"batches of {size}, {provider}")
+        self._compare(session, _shuffled(sample), min(ODD_BATCH_SIZE, largest), f"in other company, {provider}")
+        for level in levels():
+            if level == LEVELS[-1]:
+                continue  # all of the above
+            self.say(f"ONNX Runtime on {provider}, graph optimisation {level}")
+            where = f"graph optimisation {level}, {provider}"
+            try:
+                self._compare(open_session(self.model, provider, level), sample, largest, where)
+            except ExportError as error:
+                self.checks.append(Check(name=f"loads, {where}", verdict="failed", expected="a session", found=str(error)))
 
-
-def _batch_sizes(max_batch_size: int) -> list[int]:
-    return sorted({size for size in (1, 7) if size < max_batch_size} | {max_batch_size})
-
-
-def _spread(n: int, count: int) -> npt.NDArray[np.int64]:
-    """At most ``count`` indices, spread evenly over ``n``, the last one (an edge image) among them."""
-    return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64))
-
-
-def _check_file(model: bytes) -> Check:
-    expected = f"ONNX's full check passes, opset <= {MAX_OPSET_VERSION}, IR <= {MAX_IR_VERSION}, standard operators"
-    try:
-        proto = onnx.load_model_from_string(model)
-        check_targets(proto)
-    except ExportError as error:
-        return Check(name="file loads everywhere", verdict="failed", expected=expected, found=str(error))
-    except Exception as error:  # noqa: BLE001 protobuf's parser and onnx raise several kinds for a damaged file
-        return Check(name="file loads everywhere", verdict="failed", expected=expected, found=f"not an ONNX file: {error}")
-    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    found = f"opset {opset}, IR {proto.ir_version}, {len(proto.graph.node)} nodes"
-    return Check(name="file loads everywhere", verdict="passed", expected=expected, found=found)
-
-
-def _check_evidence(n: int) -> Check:
-    enough = n >= MIN_IMAGES
-    return Check(
-        name="enough evidence",
-        verdict="passed" if enough else "undecided",
-        expected=f"at least {MIN_IMAGES} real images",
-        found=f"{n} images",
-        detail="" if enough else f"undecided: needs {MIN_IMAGES} images of the test split.",
-    )
-
-
-def _check_logits(logits: npt.NDArray[np.float32]) -> Check:
-    """A network that ends in a softmax of its own would be served with the softmax of a softmax."""
-    probabilities = bool((logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3))
-    return Check(
-        name="logits are logits",
-        verdict="failed" if probabilities else "passed",
-        expected="scores before the softmax",
-        found="probabilities: each row is positive and sums to 1" if probabilities else "scores",
-        detail="leave the network's last softmax out: the exported graph has one" if probabilities else "",
-    )
-
-
-def _check_border(session: onnxruntime.InferenceSession, image: ImageSpec, n_classes: int, provider: str) -> Check:
-    expected: list[tuple[str, str, list[int | str]]] = [
-        (INPUT_NAME, "tensor(uint8)", ["batch", *image.dims]),
-        (LOGITS_NAME, "tensor(float)", ["batch", n_classes]),
-        (PROBABILITIES_NAME, "tensor(float)", ["batch", n_classes]),
-    ]
-    found: list[tuple[str, str, list[int | str]]] = [
-        (value.name, value.type, ["batch" if not isinstance(value.shape[0], int) else value.shape[0], *value.shape[1:]])
-        for value in (*session.get_inputs(), *session.get_outputs())
-    ]
-    return Check(
-        name=f"names, datatypes, dims, dynamic batch on {provider}",
-        verdict="passed" if found == expected else "failed",
-        expected=_describe(expected),
-        found=_describe(found),
-    )
-
-
-def _describe(tensors: list[tuple[str, str, list[int | str]]]) -> str:
-    return "; ".join(f"{name} {datatype} [{', '.join(map(str, shape))}]" for name, datatype, shape in tensors)
-
-
-@dataclass(frozen=True)
-class _BatchFindings:
-    checks: list[Check]
-    actual: dict[str, npt.NDArray[np.float32]] | None
-
-
-def _compare_batches(
-    session: onnxruntime.InferenceSession,
-    images: npt.NDArray[np.uint8],
-    reference: Reference,
-    subset: slice | npt.NDArray[np.int64],
-    tolerances: dict[str, Tolerance],
-    batch_size: int,
-    provider: str,
-) -> _BatchFindings:
-    where = f"batches of {batch_size}, {provider}"
-    try:
-        actual = run_session(session, images, batch_size)
-    except ExportError as error:
-        check = Check(name=f"answers, {where}", verdict="failed", expected="an answer for every image", found=str(error))
-        return _BatchFindings([check], None)
-    checks = []
-    for name, expected in reference.outputs().items():
+    def _compare(
+        self, session: onnxruntime.InferenceSession, indices: npt.NDArray[np.int64], batch_size: int, where: str
+    ) -> Outputs | None:
+        """Run some images, check the answers; None where there are none for all of them."""
+        expected = _take(self.expected, indices)
         try:
-            agreement = compare(expected[subset], actual[name], tolerances[name])
-        except ValueError as error:
-            checks.append(Check(name=f"{name}, {where}", verdict="failed", expected="one row an image", found=str(error)))
-            continue
-        checks.append(check_agreement(name, where, agreement, tolerances[name]))
-    return _BatchFindings(checks, actual if all(check.verdict == "passed" for check in checks) else None)
+            actual = run_session(session, self.exhibits.images[indices], batch_size)
+        except ExportError as error:
+            found = str(error)
+            self.checks.append(Check(name=f"answers, {where}", verdict="failed", expected="one for every image", found=found))
+            self._note_failure(indices[:batch_size], batch_size)
+            return None
+        made = checks.check_outputs(where, expected, actual, self.tolerances)
+        self.checks += made
+        complete = all(name in actual and actual[name].shape == values.shape for name, values in expected.items())
+        if any(check.verdict == "failed" for check in made):
+            order = np.argsort(-_largest_diff(expected, actual)) if complete else np.arange(len(indices))
+            self._note_failure(indices[order], batch_size)
+        return actual if complete else None
+
+    def _note_failure(self, indices: npt.NDArray[np.int64], batch_size: int) -> None:
+        if self.failure is None:
+            self.failure = Failure(tuple(int(index) for index in indices[: max(batch_size, 2)]), batch_size)
+
+    def _look_closer(self, actual: Outputs, provider: str) -> None:
+        """Beside the truth, and on the first provider accuracy and the errors that the report shows."""
+        truth, indices = self.truth, self.truth_indices
+        if truth.n_images:
+            self.checks += [
+                checks.check_distance(name, provider, actual[name][indices], truth.outputs[name], bound)
+                for name, bound in self.bounds.items()
+            ]
+        if self.actual is not None:
+            return
+        self.actual = actual
+        self.outputs = tuple(self._errors(name, actual[name]) for name in self.tolerances)
+        self.worst = int(_largest_diff(self.expected, actual).argmax())
+        evaluation = self.exhibits.evaluation
+        if evaluation.labelled:
+            n = len(evaluation)
+            logits, answers = self.expected[LOGITS_NAME][:n], actual[LOGITS_NAME][:n]
+            self.accuracy = Accuracy(
+                split=evaluation.split,
+                n=n,
+                pytorch=float((logits.argmax(axis=1) == evaluation.labels).mean()),
+                onnxruntime=float((answers.argmax(axis=1) == evaluation.labels).mean()),
+            )
+            ties = checks.count_ties(logits, answers, self.tolerances[LOGITS_NAME])
+            self.checks.append(checks.check_accuracy(self.accuracy, self.source.title, ties))
+
+    def _errors(self, name: str, actual: npt.NDArray[np.float32]) -> OutputErrors:
+        diff = np.abs(actual.astype(np.float64) - self.expected[name])
+        finite = diff[np.isfinite(diff)]
+        edges = _HISTOGRAM_LOG10_EDGES
+        counts = np.histogram(np.clip(np.log10(np.maximum(finite, 1e-300)), edges[0], edges[-1]), edges)[0]
+        errors = OutputErrors(
+            name=name,
+            n_images=len(actual),
+            max_abs_diff=float(finite.max(initial=0)),
+            histogram_log10_edges=edges,
+            histogram_counts=tuple(int(count) for count in counts),
+        )
+        bound = self.bounds[name]
+        if not self.truth.n_images:
+            return errors
+        error = np.abs(actual[self.truth_indices] - self.truth.outputs[name])
+        return errors.model_copy(
+            update={
+                "n_truth_images": self.truth.n_images,
+                "max_error": _finite_or_none(error.max()),
+                "rms_error": _finite_or_none(rms(error)),
+                "own_max_error": bound.own_max_error,
+                "own_rms_error": bound.own_rms_error,
+            }
+        )
+
+    def _describe_worst(self) -> WorstImage | None:
+        if self.worst is None or self.actual is None:
+            return None
+        index, evaluation = self.worst, self.exhibits.evaluation
+        expected, actual = (_softmax(side[LOGITS_NAME][index]) for side in (self.expected, self.actual))
+        likely = list(dict.fromkeys([*np.argsort(-expected)[:_N_SCORES], *np.argsort(-actual)[:_N_SCORES]]))[:_N_SCORES]
+        diff = np.abs(self.actual[LOGITS_NAME][index].astype(np.float64) - self.expected[LOGITS_NAME][index]).max()
+        known = evaluation.labelled and index < len(evaluation)
+        return WorstImage(
+            name=self.exhibits.name(index),
+            true_label=self.border.labels[evaluation.labels[index]] if known else None,
+            max_abs_diff=_finite_or_none(diff),
+            scores=tuple(
+                ClassScore(label=self.border.labels[i], expected=float(expected[i]), actual=float(actual[i])) for i in likely
+            ),
+        )
 
 
-def check_agreement(name: str, where: str, agreement: Agreement, tolerance: Tolerance) -> Check:
-    """What a comparison of one output says as a check.
-
-    Args:
-        name: The output.
-        where: Which batches, on what.
-        agreement: What was found.
-        tolerance: What passes.
-    """
-    ties = f"; top-1 ties inside the tolerance at rows {list(agreement.ties)}" if agreement.ties else ""
-    return Check(
-        name=f"{name}, {where}",
-        verdict="passed" if agreement.passed else "failed",
-        expected=f"finite, |actual - expected| <= {tolerance.atol:.3g} + {tolerance.rtol:.3g} |expected|, top-1 equal",
-        found=(
-            f"{agreement.n} images, max_abs_diff {agreement.max_abs_diff:.3g}, {agreement.n_nonfinite} not finite, "
-            f"{agreement.n_outside} outside, top-1 differs on {agreement.n_top1_differs}{ties}"
-        ),
-        detail="" if agreement.passed else f"worst at row {agreement.worst_row}",
-    )
+_PROBE = "`convoy probe` replays the goldens on a server that has it"
 
 
-def _accuracy(evaluation: EvaluationSet, reference: Reference, actual: npt.NDArray[np.float32]) -> Accuracy:
-    return Accuracy(
-        split=evaluation.split,
-        n=len(evaluation),
-        pytorch=float((reference.logits.argmax(axis=1) == evaluation.labels).mean()),
-        onnxruntime=float((actual.argmax(axis=1) == evaluation.labels).mean()),
-    )
+def _take(outputs: Outputs, indices: npt.NDArray[np.int64]) -> Outputs:
+    return {name: values[indices] for name, values in outputs.items()}
 
 
-def _check_accuracy(accuracy: Accuracy) -> Check:
-    # Top-1 agrees on every image but ties, which the agreement checks list; a tie may change accuracy by one image each.
-    return Check(
-        name=f"accuracy on {accuracy.split}",
-        verdict="passed" if abs(accuracy.pytorch - accuracy.onnxruntime) * accuracy.n < 1.5 else "failed",
-        expected=f"PyTorch's {accuracy.pytorch:.4%}, but for ties",
-        found=f"{accuracy.onnxruntime:.4%} of {accuracy.n} images",
-    )
+def _shuffled(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(0).permutation(indices)
+
+
+def _largest_diff(expected: Outputs, actual: Outputs) -> npt.NDArray[np.float64]:
+    """Of each image, the largest difference of its logits; infinite where one is not finite."""
+    diff = np.abs(actual[LOGITS_NAME].astype(np.float64) - expected[LOGITS_NAME]).max(axis=1)
+    return np.where(np.isfinite(diff), diff, np.inf)
+
+
+def _softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):
+        exponentials = np.exp(logits.astype(np.float64) - logits.max())
+    probabilities: npt.NDArray[np.float64] = np.nan_to_num(exponentials / exponentials.sum())
+    return probabilities
+
+
+def _finite_or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -5,87 +5,55 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convoy.contract.agreement import FloatArray, Tolerance
+from convoy.contract.agreement import FloatArray
 from convoy.contract.errors import ExportError
 from convoy.contract.manifest import LOGITS_NAME, PROBABILITIES_NAME
+from convoy.export.gate.source import Outputs, Truth
 from convoy.export.graph.servable import Servable
 
 if TYPE_CHECKING:
     from torch import nn
 
-_EPS = float(np.finfo(np.float32).eps)
-OWN_ERROR_FACTOR = 16
-"""How many times PyTorch's own float32 error another float32 implementation may lie away from it."""
-FLOOR_EPS = 16
-"""The least tolerance, in units of float32's epsilon times the largest expected value."""
 
-
-@dataclass(frozen=True)
-class Reference:
-    """PyTorch's outputs for some images.
-
-    Attributes:
-        logits: float32, shape (n, K).
-        probabilities: float32, shape (n, K).
-    """
-
-    logits: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
-
-    def outputs(self) -> dict[str, npt.NDArray[np.float32]]:
-        """By output name."""
-        return {LOGITS_NAME: self.logits, PROBABILITIES_NAME: self.probabilities}
-
-
-def run_pytorch(classifier: nn.Module, images: npt.NDArray[np.uint8], batch_size: int) -> Reference:
-    """PyTorch's float32 answers.
+class TorchSource:
+    """A PyTorch network as the source of the expected answers.
 
     Args:
-        classifier: In evaluation mode.
-        images: uint8, shape (n, H, W, C).
-        batch_size: Images a call.
+        classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to logits (N, K).
     """
-    logits, probabilities = _run(Servable(classifier).eval(), images, batch_size)
-    return Reference(logits.astype(np.float32), probabilities.astype(np.float32))
 
+    kind: Literal["pytorch", "onnx"] = "pytorch"
+    title = "PyTorch"
 
-def derive_tolerances(
-    classifier: nn.Module, images: npt.NDArray[np.uint8], reference: Reference, batch_size: int
-) -> dict[str, Tolerance]:
-    """The tolerance of each output, from how far PyTorch's float32 lies from its own float64.
+    def __init__(self, classifier: nn.Module) -> None:
+        self.classifier = classifier
 
-    ``atol = max(16 * max |float32 - float64|, 16 * eps * max |float64|)`` and ``rtol = 16 * eps``, with eps = 2^-23: two float32
-    implementations sum in different orders, each about as far from the truth as the other.
+    def float32(self, images: npt.NDArray[np.uint8], batch_size: int) -> Outputs:
+        """The network's answers in the precision that it was trained in, as float32."""
+        try:
+            outputs = _run(Servable(self.classifier).eval(), images, batch_size)
+        except Exception as error:  # whatever a stranger's forward() raises
+            raise ExportError(f"the network fails on a batch of {batch_size} images: {error}") from error
+        return {name: output.astype(np.float32) for name, output in outputs.items()}
 
-    Args:
-        classifier: In evaluation mode.
-        images: uint8, shape (n, H, W, C).
-        reference: ``run_pytorch`` on the same images.
-        batch_size: Images a call.
-    """
-    double = Servable(copy.deepcopy(classifier).double()).eval()
-    try:
-        with in_float64():
-            truths = dict(zip((LOGITS_NAME, PROBABILITIES_NAME), _run(double, images, batch_size), strict=True))
-    except RuntimeError as error:
-        raise ExportError(f"the network cannot be run in float64, which the tolerances are derived from: {error}") from error
-    tolerances = {}
-    for name, actual in reference.outputs().items():
-        truth = truths[name]
-        own_error = float(np.abs(actual.astype(np.float64) - truth).max())
-        floor = FLOOR_EPS * _EPS * float(np.abs(truth).max())
-        atol = max(OWN_ERROR_FACTOR * own_error, floor)
-        # A non-finite reference must fail the gate, not widen it without bound.
-        tolerances[name] = Tolerance(atol=atol if np.isfinite(atol) else 0.0, rtol=FLOOR_EPS * _EPS)
-    return tolerances
+    def float64(self, images: npt.NDArray[np.uint8], batch_size: int) -> Truth:
+        """The network's answers with its weights, and everything that its code computes, in float64."""
+        double = Servable(copy.deepcopy(self.classifier).double()).eval()
+        try:
+            with in_float64():
+                outputs = _run(double, images, batch_size)
+        except Exception as error:  # noqa: BLE001 as above: custom operators may know float32 alone
+            return Truth({}, 0, (f"the network cannot be run in float64: {type(error).__name__}: {error}",))
+        if not all(output.dtype == np.float64 for output in outputs.values()):
+            return Truth({}, 0, ("the network computes in another type than float64 when it is asked for float64",))
+        return Truth({name: output.astype(np.float64) for name, output in outputs.items()}, len(images))
 
 
 class _Widened(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch has no types here
@@ -108,8 +76,8 @@ def in_float64() -> Iterator[None]:
         torch.set_default_dtype(default)
 
 
-def _run(servable: nn.Module, images: npt.NDArray[np.uint8], batch_size: int) -> tuple[FloatArray, FloatArray]:
+def _run(servable: nn.Module, images: npt.NDArray[np.uint8], batch_size: int) -> dict[str, FloatArray]:
     starts = range(0, len(images), batch_size)
     with torch.inference_mode():
         parts = [[output.numpy() for output in servable(torch.from_numpy(images[i : i + batch_size]))] for i in starts]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate((LOGITS_NAME, PROBABILITIES_NAME))}

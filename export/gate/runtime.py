@@ -1,10 +1,10 @@
-"""The file under test in ONNX Runtime, on every execution provider of this machine."""
+"""The file under test in ONNX Runtime: every execution provider of this machine, every optimisation level."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,35 +14,77 @@ from convoy.contract.errors import ExportError, MissingDependencyError
 if TYPE_CHECKING:
     import onnxruntime
 
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+SERVED_ON: Final = (CPU, CUDA, "TensorrtExecutionProvider")
+"""The execution providers that the target servers run models on."""
 
-def usable_providers() -> tuple[str, ...]:
-    """The CPU, and CUDA where both torch and ONNX Runtime can use it."""
+Level = Literal["disabled", "basic", "extended", "layout", "all"]
+LEVELS: Final[tuple[Level, ...]] = ("disabled", "basic", "extended", "layout", "all")
+"""ONNX Runtime's graph optimisation levels; the last one is what servers use unless they are told otherwise."""
+
+_LEVEL_NAMES: Final = {
+    "disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "layout": "ORT_ENABLE_LAYOUT",
+    "all": "ORT_ENABLE_ALL",
+}  # fmt: skip
+_SETTINGS: Final = {  # float32 stays float32
+    CUDA: {"use_tf32": "0"},
+    "TensorrtExecutionProvider": {"trt_fp16_enable": "0", "trt_int8_enable": "0"},
+}
+
+
+def usable_providers() -> tuple[tuple[str, ...], dict[str, str]]:
+    """Which of the servers' execution providers this machine has.
+
+    Returns:
+        The usable ones, and of each other one the reason why not.
+    """
+    ort = _onnxruntime()
+    available = ort.get_available_providers()
+    missing = {name: f"the installed ONNX Runtime {ort.__version__} lacks it" for name in SERVED_ON if name not in available}
+    if CUDA in available and not _load_gpu_libraries():
+        missing.update({name: "no GPU that torch can use on this machine" for name in SERVED_ON[1:] if name in available})
+    return tuple(name for name in SERVED_ON if name not in missing), missing
+
+
+def _load_gpu_libraries() -> bool:
+    """Load CUDA's libraries for ONNX Runtime from where torch keeps them; whether there is a GPU."""
     import torch
 
+    if not torch.cuda.is_available():
+        return False
     ort = _onnxruntime()
-    if torch.cuda.is_available() and "CUDAExecutionProvider" in ort.get_available_providers():
-        if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()
-        return ("CPUExecutionProvider", "CUDAExecutionProvider")
-    return ("CPUExecutionProvider",)
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    return True
 
 
-def open_session(model: Path | bytes, provider: str = "CPUExecutionProvider") -> onnxruntime.InferenceSession:
+def levels() -> tuple[Level, ...]:
+    """The graph optimisation levels that the installed ONNX Runtime knows (``layout`` came with 1.23)."""
+    known = _onnxruntime().GraphOptimizationLevel
+    return tuple(level for level in LEVELS if hasattr(known, _LEVEL_NAMES[level]))
+
+
+def open_session(model: Path | bytes, provider: str = CPU, level: Level = "all", threads: int = 0) -> onnxruntime.InferenceSession:
     """Load a model in ONNX Runtime.
 
     Args:
         model: A file, or its bytes.
-        provider: Which execution provider runs it. On CUDA, TF32 is off: float32 stays float32.
+        provider: Which execution provider runs it. On GPUs TF32 is off: float32 stays float32.
+        level: How far ONNX Runtime rewrites the graph.
+        threads: Threads within one operator; ONNX Runtime's choice where 0.
 
     Raises:
         ExportError: ONNX Runtime refuses the file, or falls back to another provider.
     """
     ort = _onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = 3
-    settings: dict[str, Any] = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+    options.log_severity_level = 4  # what it cannot do, it raises
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVEL_NAMES[level])
+    options.intra_op_num_threads = threads
+    wanted = [(provider, _SETTINGS.get(provider, {}))]
     try:
-        session = ort.InferenceSession(str(model) if isinstance(model, Path) else model, options, providers=[(provider, settings)])
+        session = ort.InferenceSession(str(model) if isinstance(model, Path) else model, options, providers=wanted)
     except Exception as error:  # ONNX Runtime's exceptions have no public common base
         raise ExportError(f"ONNX Runtime {ort.__version__} cannot load the model on {provider}: {error}") from error
     if session.get_providers()[0] != provider:
@@ -72,7 +114,10 @@ def run_session(
             parts.append(session.run(names, {input_name: batch}))
         except Exception as error:
             raise ExportError(f"ONNX Runtime fails on a batch of {len(batch)}: {error}") from error
-    return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+    try:
+        return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
+    except ValueError as error:
+        raise ExportError(f"expected outputs with a row for each image, found shapes that do not fit together: {error}") from error
 
 
 def _onnxruntime() -> Any:

@@ -18,8 +18,8 @@ class Truth:
     """The answers in float64, which float32 is measured by.
 
     Attributes:
-        outputs: By output name: float64, shape (``n_images``, K), for the first ``n_images`` of the images that were asked for. Empty
-            where there is no truth.
+        outputs: By output name: float64, shape (``n_images``, K), for the first ``n_images`` of the images that were asked for.
+            Empty where there is no truth.
         n_images: For how many images it could be computed.
         uncovered: What could not be computed, for people: operators that the evaluator lacks, time that ran out.
     """

@@ -14,21 +14,20 @@ from torch import nn
 
 from convoy.contract.validation import sum_up
 from convoy.export import EvaluationSet
+from convoy.export.gate.bounds import derive_bound
 from convoy.export.gate.evidence import edge_images
-from convoy.export.gate.gate import Findings, run_gate
-from convoy.export.gate.reference import derive_tolerances, run_pytorch
+from convoy.export.gate.gate import Border, Findings, run_gate
+from convoy.export.gate.reference import TorchSource
 from convoy.export.graph.exporting import to_onnx
 
 
 def gate(case, model: onnx.ModelProto, evaluation: EvaluationSet | None = None) -> Findings:
-    return run_gate(
-        model.SerializeToString(),
-        case.classifier,
-        evaluation or case.evaluation,
-        image=case.facts.image,
-        n_classes=len(case.facts.labels),
-        max_batch_size=case.facts.max_batch_size,
-    )
+    return judge(case, model.SerializeToString(), case.classifier, evaluation)
+
+
+def judge(case, model: bytes, classifier: nn.Module, evaluation: EvaluationSet | None = None) -> Findings:
+    border = Border(case.facts.image, case.facts.labels, case.facts.max_batch_size)
+    return run_gate(model, TorchSource(classifier), evaluation or case.evaluation, border)
 
 
 def failed(findings: Findings) -> list[str]:
@@ -48,7 +47,10 @@ def test_an_unchanged_export_passes_every_check(case):
     assert findings.accuracy is not None
     assert findings.accuracy.pytorch == findings.accuracy.onnxruntime
     names = " ".join(check.name for check in findings.checks)
-    assert all(f"batches of {size}" in names for size in (1, 7, 16))
+    assert all(f"batches of {size}" in names for size in (1, 2, 7, 16))
+    assert all(f"optimisation {level}" in names for level in ("disabled", "basic", "extended"))
+    assert "in other company" in names
+    assert "beside float64" in names
 
 
 def test_one_weight_off_by_a_tenth_fails(case):
@@ -67,7 +69,7 @@ def test_a_nan_in_the_network_itself_fails_though_both_sides_agree(case):
     broken = copy.deepcopy(case.classifier)
     broken.head.bias.data[0] = float("nan")
     model = to_onnx(broken, case.facts.image).proto
-    found = run_gate(model.SerializeToString(), broken, case.evaluation, image=case.facts.image, n_classes=3, max_batch_size=16)
+    found = judge(case, model.SerializeToString(), broken)
     assert sum_up(found.checks) == "failed"
 
 
@@ -103,9 +105,7 @@ def test_a_file_that_older_servers_cannot_load_fails(case, field, value):
 
 def test_a_truncated_file_fails_without_an_exception(case):
     data = to_onnx(case.classifier, case.facts.image).proto.SerializeToString()
-    found = run_gate(
-        data[: len(data) // 2], case.classifier, case.evaluation, image=case.facts.image, n_classes=3, max_batch_size=16
-    )
+    found = judge(case, data[: len(data) // 2], case.classifier)
     assert sum_up(found.checks) == "failed"
 
 
@@ -158,10 +158,11 @@ def test_the_float64_truth_is_float64_whatever_the_network_asks_for(case, cast):
     seen: list[torch.dtype] = []
     network = Own().eval()
     images = case.evaluation.images
-    reference = run_pytorch(network, images, 16)
+    source = TorchSource(network)
+    expected = source.float32(images, 16)["logits"]
     assert set(seen) == {torch.float32}
     seen.clear()
-    tolerances = derive_tolerances(network, images, reference, 16)
+    truth = source.float64(images, 16).outputs["logits"]
     assert set(seen) == {torch.float64}
-    assert 1e-8 < tolerances["logits"].atol < 1e-4
+    assert 1e-8 < derive_bound(expected, truth).tolerance.atol < 1e-4
     assert torch.get_default_dtype() is torch.float32

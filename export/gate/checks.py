@@ -1,0 +1,171 @@
+"""Single checks: each looks at one thing and says what it expected and what it found."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from convoy.contract.agreement import Agreement, FloatArray, Tolerance, compare
+from convoy.contract.errors import ExportError
+from convoy.contract.image import ImageSpec
+from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, Accuracy
+from convoy.contract.validation import Check
+from convoy.export.gate.bounds import Bound, rms
+from convoy.export.gate.evidence import MIN_IMAGES
+from convoy.export.gate.source import Outputs
+from convoy.export.graph.targets import MAX_IR_VERSION, MAX_OPSET_VERSION, check_targets
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+def check_file(model: bytes) -> Check:
+    """Whether every target server can load the file, as far as reading it tells."""
+    name = "file loads everywhere"
+    expected = f"ONNX's full check passes, opset <= {MAX_OPSET_VERSION}, IR <= {MAX_IR_VERSION}, standard operators"
+    try:
+        proto = onnx.load_model_from_string(model)
+        check_targets(proto)
+    except ExportError as error:
+        return Check(name=name, verdict="failed", expected=expected, found=str(error))
+    except Exception as error:  # noqa: BLE001 protobuf's parser and onnx raise several kinds for a damaged file
+        return Check(name=name, verdict="failed", expected=expected, found=f"not an ONNX file: {error}")
+    opset = next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    found = f"opset {opset}, IR {proto.ir_version}, {len(proto.graph.node)} nodes"
+    return Check(name=name, verdict="passed", expected=expected, found=found)
+
+
+def check_evidence(n: int) -> Check:
+    """Whether there are images enough to decide on."""
+    enough = n >= MIN_IMAGES
+    return Check(
+        name="enough evidence",
+        verdict="passed" if enough else "undecided",
+        expected=f"at least {MIN_IMAGES} real images",
+        found=f"{n} images",
+        detail="" if enough else f"undecided: needs {MIN_IMAGES} images that the network was not trained on",
+    )
+
+
+def check_scores(title: str, expected: Outputs) -> Check:
+    """Whether the source gives finite logits: with a softmax of its own it would be served with the softmax of a softmax."""
+    logits = expected[LOGITS_NAME]
+    name = f"{title} gives finite logits"
+    if n_broken := int((~np.isfinite(logits)).any(axis=1).sum()):
+        found = f"NaN or infinity on {n_broken} of {len(logits)} images"
+        return Check(name=name, verdict="failed", expected="finite scores before the softmax", found=found)
+    probabilities = bool((logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3))
+    return Check(
+        name=name,
+        verdict="failed" if probabilities else "passed",
+        expected="finite scores before the softmax",
+        found="probabilities: each row is positive and sums to 1" if probabilities else "scores",
+        detail="leave the network's last softmax out: the exported graph has one" if probabilities else "",
+    )
+
+
+def check_border(session: onnxruntime.InferenceSession, image: ImageSpec, n_classes: int, provider: str) -> Check:
+    """Whether names, datatypes and dims are those of the manifest, with a batch axis that is free."""
+    expected: list[tuple[str, str, list[int | str]]] = [
+        (INPUT_NAME, "tensor(uint8)", ["batch", *image.dims]),
+        (LOGITS_NAME, "tensor(float)", ["batch", n_classes]),
+        (PROBABILITIES_NAME, "tensor(float)", ["batch", n_classes]),
+    ]
+    found: list[tuple[str, str, list[int | str]]] = [
+        (value.name, value.type, [size if isinstance(size, int) or i else "batch" for i, size in enumerate(value.shape)])
+        for value in (*session.get_inputs(), *session.get_outputs())
+    ]
+    return Check(
+        name=f"names, datatypes, dims, dynamic batch on {provider}",
+        verdict="passed" if found == expected else "failed",
+        expected=_describe(expected),
+        found=_describe(found),
+    )
+
+
+def _describe(tensors: list[tuple[str, str, list[int | str]]]) -> str:
+    return "; ".join(f"{name} {datatype} [{', '.join(map(str, shape))}]" for name, datatype, shape in tensors)
+
+
+def check_outputs(where: str, expected: Outputs, actual: Outputs, tolerances: dict[str, Tolerance]) -> list[Check]:
+    """Compare all outputs of one run, a check for each.
+
+    Args:
+        where: Which images, on what.
+        expected: The source's answers.
+        actual: The file's.
+        tolerances: By output name.
+    """
+    checks = []
+    for name, tolerance in tolerances.items():
+        try:
+            checks.append(check_agreement(name, where, compare(expected[name], actual[name], tolerance), tolerance))
+        except (KeyError, ValueError) as error:
+            found = f"no such output: {error}" if isinstance(error, KeyError) else str(error)
+            checks.append(Check(name=f"{name}, {where}", verdict="failed", expected="one row of scores an image", found=found))
+    return checks
+
+
+def check_agreement(name: str, where: str, agreement: Agreement, tolerance: Tolerance) -> Check:
+    """What a comparison of one output says as a check.
+
+    Args:
+        name: The output.
+        where: Which images, on what.
+        agreement: What was found.
+        tolerance: What passes.
+    """
+    ties = f"; top-1 ties inside the tolerance at rows {list(agreement.ties)}" if agreement.ties else ""
+    return Check(
+        name=f"{name}, {where}",
+        verdict="passed" if agreement.passed else "failed",
+        expected=f"finite, |actual - expected| <= {tolerance.atol:.3g} + {tolerance.rtol:.3g} |expected|, top-1 equal",
+        found=(
+            f"{agreement.n} images, max_abs_diff {agreement.max_abs_diff:.3g}, {agreement.n_nonfinite} not finite, "
+            f"{agreement.n_outside} outside, top-1 differs on {agreement.n_top1_differs}{ties}"
+        ),
+        detail="" if agreement.passed else f"worst at row {agreement.worst_row}",
+        limit=tolerance.atol,
+        measured=agreement.max_abs_diff if agreement.n_nonfinite == 0 else None,
+    )
+
+
+def check_distance(name: str, provider: str, actual: FloatArray, truth: FloatArray, bound: Bound) -> Check:
+    """Whether the file is about as near to the float64 truth as the source's own float32.
+
+    Args:
+        name: The output.
+        provider: What ran the file.
+        actual: The file's answers, shape (n, K).
+        truth: The float64 answers, the same shape.
+        bound: Derived from the source's own distance; it has an ``rms_limit``.
+    """
+    limit, own = bound.rms_limit, bound.own_rms_error
+    error = rms(actual.astype(np.float64) - truth)
+    near = limit is not None and error <= limit  # NaN is not
+    return Check(
+        name=f"{name} beside float64, {provider}",
+        verdict="passed" if near else "failed",
+        expected=f"a root mean square distance from float64 of {limit:.3g} at most; the source's own float32 has {own:.3g}",
+        found=f"{error:.3g} over {len(truth)} images",
+        limit=limit,
+        measured=error if np.isfinite(error) else None,
+    )
+
+
+def check_accuracy(accuracy: Accuracy, title: str, n_ties: int) -> Check:
+    """Whether as many images are classified rightly, but for ties."""
+    moved = round(abs(accuracy.pytorch - accuracy.onnxruntime) * accuracy.n)
+    return Check(
+        name=f"accuracy on {accuracy.split}",
+        verdict="passed" if moved <= n_ties else "failed",
+        expected=f"{title}'s {accuracy.pytorch:.4%}" + (f", but for {n_ties} ties" if n_ties else ""),
+        found=f"{accuracy.onnxruntime:.4%} of {accuracy.n} images",
+    )
+
+
+def count_ties(expected: FloatArray, actual: FloatArray, tolerance: Tolerance) -> int:
+    """How many images decide another way because the source itself lies between two classes."""
+    return len(compare(expected, actual, tolerance).ties)
