@@ -18,6 +18,7 @@ from convoy.export.gate.bounds import derive_bound
 from convoy.export.gate.evidence import edge_images
 from convoy.export.gate.gate import Border, Findings, run_gate
 from convoy.export.gate.reference import TorchSource
+from convoy.export.gate.runtime import usable_providers
 from convoy.export.graph.exporting import to_onnx
 
 
@@ -166,3 +167,122 @@ def test_the_float64_truth_is_float64_whatever_the_network_asks_for(case, cast):
     assert set(seen) == {torch.float64}
     assert 1e-8 < derive_bound(expected, truth).tolerance.atol < 1e-4
     assert torch.get_default_dtype() is torch.float32
+
+
+class Company(nn.Module):
+    """Answers that depend on the other images of the batch, a little."""
+
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits = self.classifier(image)
+        return logits + 0.01 * logits.mean(dim=0, keepdim=True)
+
+
+def test_a_file_whose_answers_depend_on_company_fails(case):
+    model = to_onnx(Company(case.classifier).eval(), case.facts.image).proto
+    assert any("in other company" in name for name in failed(gate(case, model)))
+
+
+def test_a_network_whose_answers_depend_on_company_fails_though_the_file_does_as_it_does(case):
+    network = Company(case.classifier).eval()
+    found = judge(case, to_onnx(network, case.facts.image).proto.SerializeToString(), network)
+    assert "logits, PyTorch in other company" in failed(found)
+
+
+class AlwaysDropout(nn.Module):
+    def __init__(self, classifier: nn.Module) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.classifier(image), p=0.1, training=True)
+
+
+def test_dropout_that_stays_on_in_the_network_fails(case):
+    model = to_onnx(case.classifier, case.facts.image).proto.SerializeToString()
+    found = judge(case, model, AlwaysDropout(case.classifier).eval())
+    assert "logits, PyTorch a second time" in failed(found)
+
+
+def test_dropout_in_training_mode_in_the_file_fails(case):
+    model = to_onnx(case.classifier, case.facts.image).proto
+    head = next(node for node in model.graph.node if node.op_type == "Gemm")
+    ratio = numpy_helper.from_array(np.float32(0.5), "ratio")
+    training = numpy_helper.from_array(np.bool_(True), "training")
+    model.graph.initializer.extend([ratio, training])
+    index = list(model.graph.node).index(head)
+    model.graph.node.insert(index, onnx.helper.make_node("Dropout", [head.input[0], "ratio", "training"], ["dropped"]))
+    model.graph.node[index + 1].input[0] = "dropped"
+    # ONNX Runtime's optimiser takes the node out: only the graph as it is written shows what it says.
+    assert "logits, graph optimisation disabled, CPUExecutionProvider" in failed(gate(case, model))
+
+
+def test_a_small_shift_that_the_tolerance_forgives_is_seen_beside_the_truth(case):
+    clean = gate(case, to_onnx(case.classifier, case.facts.image).proto)
+    shift = 0.6 * clean.tolerances["logits"].atol
+    model = to_onnx(case.classifier, case.facts.image).proto
+    edit_initializer(model, "head.bias", lambda array: array.__iadd__(np.float32(shift)))
+    assert [name for name in failed(gate(case, model)) if name.startswith("logits")] == [
+        "logits beside float64, CPUExecutionProvider"
+    ]
+
+
+def test_unlabelled_images_are_compared_without_an_accuracy(case):
+    unlabelled = EvaluationSet("noise", case.evaluation.images, np.full(120, -1))
+    findings = gate(case, to_onnx(case.classifier, case.facts.image).proto, unlabelled)
+    assert sum_up(findings.checks) == "passed"
+    assert findings.accuracy is None
+    assert not any("accuracy" in check.name for check in findings.checks)
+
+
+def test_a_network_that_knows_no_float64_is_held_to_a_stated_bound_and_said_to_be_uncovered(case):
+    class Float32Alone(nn.Module):
+        def __init__(self, classifier: nn.Module) -> None:
+            super().__init__()
+            self.classifier = classifier
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            if torch.get_default_dtype() is torch.float64:
+                raise NotImplementedError("no kernel for double")
+            return self.classifier(image)
+
+    model = to_onnx(case.classifier, case.facts.image).proto
+    found = judge(case, model.SerializeToString(), Float32Alone(case.classifier).eval())
+    truth = next(check for check in found.checks if check.name == "float64 truth")
+    assert truth.verdict == "uncovered"
+    assert "no kernel for double" in truth.found
+    assert sum_up(found.checks) == "passed"
+    edit_initializer(model, "head.weight", lambda array: array.__setitem__((0, 0), array[0, 0] + 0.1))
+    assert failed(judge(case, model.SerializeToString(), Float32Alone(case.classifier).eval()))
+
+
+def test_providers_that_this_machine_lacks_are_uncovered_not_passed(case):
+    findings = gate(case, to_onnx(case.classifier, case.facts.image).proto)
+    usable, missing = usable_providers()
+    assert "CPUExecutionProvider" in usable
+    verdicts = {check.name: check.verdict for check in findings.checks}
+    assert all(verdicts[f"execution on {name}"] == "uncovered" for name in missing)
+    assert not any("execution on" in name for name in verdicts if name.endswith(usable))
+
+
+def test_the_worst_image_and_the_place_to_look_are_named(case):
+    model = to_onnx(case.classifier, case.facts.image).proto
+    edit_initializer(model, "head.bias", lambda array: array.__setitem__(1, array[1] + 5))
+    findings = gate(case, model)
+    assert findings.worst is not None
+    assert findings.worst.max_abs_diff == pytest.approx(5, rel=1e-3)
+    assert {score.label for score in findings.worst.scores} == {"one", "two", "three"}
+    assert findings.failure is not None
+    assert findings.failure.indices[0] == findings.worst_index
+
+
+def test_errors_are_counted_whole(case):
+    findings = gate(case, to_onnx(case.classifier, case.facts.image).proto)
+    for errors in findings.outputs:
+        assert sum(errors.histogram_counts) == errors.n_images * 3 == (120 + 5) * 3
+        assert errors.own_max_error is not None
+        assert errors.max_error is not None
+        assert errors.rms_error <= errors.max_error
