@@ -61,7 +61,9 @@ def run_program(program: torch.export.ExportedProgram, images: npt.NDArray[np.ui
         try:
             lanes = _run(program, node, env)
         except Exception as error:  # whatever a kernel raises
-            raise ExportError(f"PyTorch's program cannot be run by itself; it fails at {node.name} ({node.target}): {error}") from error
+            raise ExportError(
+                f"PyTorch's program cannot be run by itself; it fails at {node.name} ({node.target}): {error}"
+            ) from error
         step = _step(node, lanes)
         if step is not None:
             yield step

@@ -192,9 +192,7 @@ def outer_names(node: onnx.NodeProto) -> list[str]:
 
 
 def _sort(graph: onnx.GraphProto, weights: set[str], inputs: set[str]) -> tuple[tuple[Node, ...], frozenset[int]]:
-    reads = [
-        tuple(name for name in (*node.input, *outer_names(node)) if name and name not in weights) for node in graph.node
-    ]
+    reads = [tuple(name for name in (*node.input, *outer_names(node)) if name and name not in weights) for node in graph.node]
     made = set(inputs)
     waiting = list(range(len(graph.node)))
     order: list[int] = []
