@@ -103,7 +103,9 @@ def _named(path: Path | str) -> Iterator[None]:
         yield
     except ExportError as error:
         raise ExportError(f"{path}: {error}") from error
-    except (OSError, ValueError, MemoryError, RecursionError) as error:
+    except MemoryError as error:
+        raise ExportError(f"{path}: expected a file that fits the memory of its process, found that it asks for more.") from error
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{path}: expected a file that can be read, found {type(error).__name__} ({error}).") from error
 
 
@@ -116,7 +118,7 @@ def _load(path: Path, limits: Limits) -> onnx.ModelProto:
     try:
         model.ParseFromString(data)
     except DecodeError as error:
-        raise ExportError(f"expected an ONNX file, found bytes that are no message: {error}. Fetch the file again.") from error
+        raise ExportError(f"expected an ONNX file, found bytes that the parser refuses or has no memory for: {error}.") from error
     model.DiscardUnknownFields()  # type: ignore[attr-defined] # the stubs lack it
     check_model(model, limits)
     return model

@@ -157,18 +157,21 @@ def _dim(dim: object) -> int | str | None:
 
 def inspect_task(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Do :func:`inspect` for the process that it starts."""
-    limits = Limits(**payload["limits"])
-    model = onnx.ModelProto.FromString(payload["model"])
+    facts = _facts(payload["model"], Limits(**payload["limits"]))
+    return {**facts, "trial": _trial(payload["model"], facts["inputs"], payload["shapes"])}
+
+
+def _facts(serialised: bytes, limits: Limits) -> dict[str, Any]:
+    model = onnx.ModelProto.FromString(serialised)
     check_model(model, limits)
-    _check(model)
     inferred, inference_error = _inferred(model)
+    _check(model)
     for value in _all_values(inferred.graph):
         _check_shape(value, limits)
     names = {tensor.name for tensor in model.graph.initializer}
-    inputs = [_described(value) for value in model.graph.input if value.name not in names]
     op_types = _op_types(model, limits)
     return {
-        "inputs": inputs,
+        "inputs": [_described(value) for value in model.graph.input if value.name not in names],
         "outputs": [_described(value) for value in inferred.graph.output],
         "op_types": op_types,
         "opset_imports": {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import},
@@ -176,9 +179,8 @@ def inspect_task(payload: Mapping[str, Any]) -> dict[str, Any]:
         "producer": _plain(f"{model.producer_name} {model.producer_version}".strip()),
         "n_parameters": _n_parameters(model, limits),
         "n_nodes": sum(op_types.values()),
-        "n_bytes": len(payload["model"]),
+        "n_bytes": len(serialised),
         "inference_error": inference_error,
-        "trial": _trial(payload["model"], inputs, payload["shapes"]),
     }
 
 
@@ -187,6 +189,11 @@ def _plain(text: str) -> str:
 
 
 def _check(model: onnx.ModelProto) -> None:
+    """Have ONNX's checker look at ``model``, whose outputs' types it completes."""
+    for value in model.graph.output:
+        # The checker wants a shape in the file; ONNX Runtime, and files in the field, leave it to inference.
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model, full_check=False)
     except (onnx.checker.ValidationError, ValueError) as error:
@@ -253,17 +260,25 @@ def _n_parameters(model: onnx.ModelProto, limits: Limits) -> int:
 def _trial(model: bytes, inputs: list[dict[str, Any]], shapes: Mapping[str, list[int]]) -> dict[str, Any]:
     import onnxruntime as ort
 
-    plain = _session(model, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    optimised = _session(model, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
-    failed: dict[str, Any] = {"shapes": {}, "outputs": [], "max_abs_diff": None, "finite": False}
-    try:
-        zeros = {value["name"]: np.zeros(_run_shape(value, shapes), dtype=value["dtype"]) for value in inputs}
-        first, second = plain.run(None, zeros), optimised.run(None, zeros)
-    except Exception as error:  # noqa: BLE001 ONNX Runtime has no common error; what it says is the fact
-        return {**failed, "error": _plain(f"{type(error).__name__}: {error}")}
-    names = [output.name for output in plain.get_outputs()]
+    arrays: dict[str, Any] = {}
+    runs: list[list[Any]] = []
+    names: list[str] = []
+    error = ""
+    for level in (ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL):
+        session = _session(model, level)  # one at a time, since each keeps the weights
+        names = [output.name for output in session.get_outputs()]
+        try:
+            arrays = {value["name"]: np.zeros(_run_shape(value, shapes), dtype=value["dtype"]) for value in inputs}
+            runs.append(session.run(None, arrays))
+        except Exception as failure:  # noqa: BLE001 ONNX Runtime has no common error; what it says is the fact
+            _check_memory(failure)
+            error = error or _plain(f"{type(failure).__name__}: {failure}")
+        del session
+    if error:
+        return {"shapes": {}, "outputs": [], "max_abs_diff": None, "finite": False, "error": error}
+    first, second = runs
     return {
-        "shapes": {name: list(array.shape) for name, array in zeros.items()},
+        "shapes": {name: list(array.shape) for name, array in arrays.items()},
         "outputs": [
             [name, array.dtype.name, list(array.shape)] if isinstance(array, np.ndarray) else [name, "", []]
             for name, array in zip(names, first, strict=True)
@@ -284,11 +299,16 @@ def _session(model: bytes, level: Any) -> onnxruntime.InferenceSession:
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        if "bad_alloc" in str(error) or "allocate" in str(error):
-            raise ExportError(
-                f"ONNX Runtime ran out of memory when it loaded the file, which asks for too much: {error!s:.500}"
-            ) from error
+        _check_memory(error)
         raise ExportError(f"expected a file that ONNX Runtime loads, found: {_plain(str(error))}") from error
+
+
+def _check_memory(error: Exception) -> None:
+    words = _plain(str(error))
+    if isinstance(error, MemoryError) or "bad_alloc" in words or "allocate memory" in words:
+        raise ExportError(
+            f"expected a model that fits the memory of its process, found that it asks for more: {words[:500]}"
+        ) from error
 
 
 def _run_shape(value: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ class Limits:
     max_constants_bytes: int = 2**31
     max_pad_px: int = 2**16
     max_external_files: int = 10_000
-    memory_bytes: int = 3 * 2**30
+    memory_bytes: int = 2 * 2**30
     memory_per_payload_byte: int = 6
     cpu_s: int = 600
     deadline_s: float = 300.0

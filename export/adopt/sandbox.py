@@ -192,7 +192,8 @@ def _answer(task: str, ended: _Ended, limits: Limits) -> dict[str, Any]:
 
 
 def _cause(ended: _Ended, limits: Limits) -> str:
-    last = next((line for line in reversed(ended.log.splitlines()) if line.strip()), "")
+    lines = [line for line in ended.log.splitlines() if line.strip()]
+    last = next((line for line in lines if line.startswith("Fatal Python error")), lines[-1] if lines else "")
     said = f" Its last words: {last[:300]}" if last else ""
     try:
         ending = signal.Signals(-ended.code).name if ended.code < 0 else f"exit code {ended.code}"
@@ -204,7 +205,7 @@ def _cause(ended: _Ended, limits: Limits) -> str:
         return "was killed by the system (SIGKILL), as it does when memory or processor time run out: the file asks for too much."
     if "bad_alloc" in ended.log or "MemoryError" in ended.log or "annot allocate memory" in ended.log:
         return f"ran out of its memory ({ending}): the file asks for too much.{said}"
-    return f"crashed ({ending}): do not trust the file.{said}"
+    return f"crashed ({ending}), as native code may when it is misled or its memory ends: do not trust the file.{said}"
 
 
 def _plain(text: str) -> str:
