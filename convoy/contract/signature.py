@@ -116,7 +116,7 @@ class _Part(BaseModel):
 
 
 class _Resource(_Part):
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$")]
+    name: Annotated[str, StringConstraints(pattern=r"^\.?[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
     algorithm: Literal["sha256"]
     digest: Sha256
 

@@ -226,6 +226,16 @@ def test_layers_without_error_and_beyond_any_scale_are_drawn(make_bundle: MakeBu
     assert page.count("circle", "point") == len(layers) - 1
 
 
+def test_logits_that_are_not_finite_are_said_to_be(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle(verdict="failed")
+    assert bundle.report.worst is not None
+    report = bundle.report.model_copy(update={"worst": bundle.report.worst.model_copy(update={"max_abs_diff": None})})
+    assert (
+        "its logits differ without limit: some are not finite"
+        in Page(render_page(Bundle(bundle.folder, bundle.manifest, report))).words
+    )
+
+
 def test_the_worst_image_is_embedded_as_it_is(make_bundle: MakeBundle, pixels: np.ndarray) -> None:
     text = render_page(make_bundle(), pixels)
     encoded = re.search(r'<img src="data:image/png;base64,([^"]+)" width="280" height="280" class="pixelated"', text)
