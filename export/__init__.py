@@ -9,19 +9,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from convoy.export.bundling import ModelFacts as ModelFacts
+    from convoy.export.bundling import Reduction as Reduction
+    from convoy.export.bundling import Signing as Signing
+    from convoy.export.bundling import export_adopted as export_adopted
     from convoy.export.bundling import export_classifier as export_classifier
-    from convoy.export.bundling import replay_goldens as replay_goldens
-    from convoy.export.bundling import revalidate as revalidate
+    from convoy.export.candidate import Judgement as Judgement
+    from convoy.export.evidence.card import CardFacts as CardFacts
     from convoy.export.gate.evidence import EvaluationSet as EvaluationSet
+    from convoy.export.gate.gate import Border as Border
+    from convoy.export.revalidation import judge_file as judge_file
+    from convoy.export.revalidation import replay_goldens as replay_goldens
+    from convoy.export.revalidation import revalidate as revalidate
 
-__all__ = ["EvaluationSet", "ModelFacts", "export_classifier", "replay_goldens", "revalidate"]
+__all__ = [
+    "Border",
+    "CardFacts",
+    "EvaluationSet",
+    "Judgement",
+    "ModelFacts",
+    "Reduction",
+    "Signing",
+    "export_adopted",
+    "export_classifier",
+    "judge_file",
+    "replay_goldens",
+    "revalidate",
+]
 
 _HOME = {
+    "Border": "convoy.export.gate.gate",
+    "CardFacts": "convoy.export.evidence.card",
     "EvaluationSet": "convoy.export.gate.evidence",
+    "Judgement": "convoy.export.candidate",
     "ModelFacts": "convoy.export.bundling",
+    "Reduction": "convoy.export.bundling",
+    "Signing": "convoy.export.bundling",
+    "export_adopted": "convoy.export.bundling",
     "export_classifier": "convoy.export.bundling",
-    "replay_goldens": "convoy.export.bundling",
-    "revalidate": "convoy.export.bundling",
+    "judge_file": "convoy.export.revalidation",
+    "replay_goldens": "convoy.export.revalidation",
+    "revalidate": "convoy.export.revalidation",
 }
 
 

@@ -1,48 +1,55 @@
-"""From a trained network to an export folder: graph, gate, goldens, manifest, written whole or not at all."""
+"""From a trained network, or an ONNX file that others made, to an export folder: graph, gate, goldens, manifest, page and card.
+
+The folder is written whole or not at all.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+import numpy.typing as npt
 import onnx
-import torch
 
-from convoy import __version__
-from convoy.contract.agreement import compare
 from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, Bundle
-from convoy.contract.errors import ExportError, UsageError
-from convoy.contract.files import new_folder
+from convoy.contract.errors import UsageError
+from convoy.contract.files import new_folder, sha256_bytes, write_bytes
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import (
     INPUT_NAME,
     LOGITS_NAME,
     PROBABILITIES_NAME,
+    Accuracy,
     Manifest,
+    Origin,
     Preprocessing,
     TensorSpec,
     TrainingFacts,
     check_model_name,
 )
-from convoy.contract.validation import Check, ValidationReport, sum_up
-from convoy.export.gate.checks import check_agreement
-from convoy.export.gate.evidence import EvaluationSet
-from convoy.export.gate.gate import Border, Findings, Progress, run_gate
+from convoy.contract.signature import CARD_FILE, PAGE_FILE, sign_bundle
+from convoy.contract.validation import Check, PrecisionFacts, ValidationReport, sum_up
+from convoy.export.candidate import Candidate, Judgement, judge
+from convoy.export.diagnosis import trace_network, trace_onnx
+from convoy.export.evidence.card import CardFacts, render_card
+from convoy.export.evidence.page import render_page
+from convoy.export.gate.evidence import EvaluationSet, Exhibits
+from convoy.export.gate.gate import Border, Progress, run_gate
 from convoy.export.gate.reference import TorchSource
-from convoy.export.gate.runtime import open_session, run_session
 from convoy.export.graph.exporting import check_network, to_onnx
-from convoy.export.graph.targets import check_targets
+from convoy.export.provenance import machine, versions, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from convoy.export.adopt.adoption import AdoptedModel
+
 DEFAULT_MAX_BATCH_SIZE = 64
+REPRODUCER_FILE = "reproducer.npz"
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,10 @@ class ModelFacts:
         image: The model's image.
         preprocessing: What the network does with the pixels, where that can be said.
         training: Where the weights come from, where Convoy trained them.
+        origin: The file that others made, where there is one.
         weights_sha256: Digest of the weights' file; of the tensors themselves where None.
         max_batch_size: The largest batch that the server may form.
+        card: What only the person who publishes the model can say.
     """
 
     model_name: str
@@ -64,8 +73,43 @@ class ModelFacts:
     image: ImageSpec
     preprocessing: Preprocessing | None = None
     training: TrainingFacts | None = None
+    origin: Origin | None = None
     weights_sha256: str | None = None
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    card: CardFacts = field(default_factory=CardFacts)
+
+    @property
+    def border(self) -> Border:
+        """What the gate holds the file's border to."""
+        return Border(self.image, self.labels, self.max_batch_size)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A precision below float32, and what it may cost.
+
+    Attributes:
+        precision: What to compute in.
+        max_accuracy_drop: The largest loss of top-1 accuracy that passes, as a fraction; its 95 % confidence bound counts.
+        calibration: For int8: training images that fix the quantisation ranges, uint8 (n, H, W, C); never those of the evaluation.
+    """
+
+    precision: Literal["fp16", "int8"]
+    max_accuracy_drop: float = 0.01
+    calibration: npt.NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class Signing:
+    """Who signs.
+
+    Attributes:
+        key: A private key in PEM form.
+        passphrase: Asked where the key is encrypted.
+    """
+
+    key: Path
+    passphrase: Callable[[], str] | None = None
 
 
 def export_classifier(
@@ -74,103 +118,214 @@ def export_classifier(
     evaluation: EvaluationSet,
     out: Path,
     *,
+    reduction: Reduction | None = None,
+    signing: Signing | None = None,
     force: bool = False,
     on_progress: Progress = lambda _: None,
 ) -> Bundle:
     """Export a network, run the gate, and write the export folder.
 
     The folder is written also where the gate fails, so that the report can be read; look at ``bundle.report.verdict``. Nothing but
-    a passed one can be deployed.
+    a passed one can be deployed, or is signed.
 
     Args:
         classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to logits (N, K).
         facts: What the manifest says.
-        evaluation: Real images with labels, of a split that the network was not trained on.
+        evaluation: Real images, of a split that the network was not trained on, with labels where they are known.
         out: The export folder.
+        reduction: A precision below float32; the float32 file has to pass first.
+        signing: Who signs, if somebody does.
         force: Replace ``out`` if it is there.
         on_progress: Told what is being done.
 
     Raises:
         ExportError: The network cannot be exported, or not as a file that loads everywhere.
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
+        SignatureError: The key cannot be used.
     """
-    check_model_name(facts.model_name)
-    _check_out(out, force=force)
-    _check_evaluation(facts, evaluation)
+    _check_arguments(facts, evaluation, out, force=force)
     check_network(classifier, facts.image, len(facts.labels))
-
     on_progress("torch.onnx export")
-    proto = to_onnx(classifier, facts.image).proto
-    proto.producer_name = "convoy"
-    proto.producer_version = __version__
-    check_targets(proto)
-    model = proto.SerializeToString(deterministic=True)
-    border = Border(facts.image, facts.labels, facts.max_batch_size)
-    findings = run_gate(model, TorchSource(classifier), evaluation, border, on_progress=on_progress)
+    facts = replace(facts, weights_sha256=facts.weights_sha256 or weights_digest(classifier))
+    graph = to_onnx(classifier, facts.image)
+    candidate = Candidate(
+        graph.proto.SerializeToString(deterministic=True), TorchSource(classifier), lambda images: trace_network(graph, images)
+    )
+    return _export(candidate, facts, evaluation, out, reduction, signing, on_progress)
+
+
+def export_adopted(
+    adopted: AdoptedModel,
+    facts: ModelFacts,
+    evaluation: EvaluationSet,
+    out: Path,
+    *,
+    checks: Sequence[Check] = (),
+    reduction: Reduction | None = None,
+    signing: Signing | None = None,
+    force: bool = False,
+    on_progress: Progress = lambda _: None,
+) -> Bundle:
+    """Run the gate on an ONNX file that others made, and write the export folder.
+
+    Its source is the foreign file as it came, at its own border, by other means than the server's: ONNX Runtime without graph
+    optimisations, and the ONNX reference evaluator in float64. Whether it decides as the network that it was once exported from,
+    nobody can check here, except for pairs of inputs and outputs that came with it.
+
+    Args:
+        adopted: The file, taken up by ``adopt_onnx``.
+        facts: What the manifest says.
+        evaluation: Real images, with labels where they are known.
+        out: The export folder.
+        checks: Of the pairs that came with the file.
+        reduction: A precision below float32.
+        signing: Who signs, if somebody does.
+        force: Replace ``out`` if it is there.
+        on_progress: Told what is being done.
+
+    Raises:
+        ExportError: The file cannot be run.
+        UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
+        SignatureError: The key cannot be used.
+    """
+    _check_arguments(facts, evaluation, out, force=force)
+    candidate = Candidate(adopted.model, adopted.source, lambda images: trace_onnx(adopted.model, images), tuple(checks))
+    return _export(candidate, facts, evaluation, out, reduction, signing, on_progress)
+
+
+def _export(
+    candidate: Candidate,
+    facts: ModelFacts,
+    evaluation: EvaluationSet,
+    out: Path,
+    reduction: Reduction | None,
+    signing: Signing | None,
+    say: Progress,
+) -> Bundle:
+    judgement = judge(candidate, evaluation, facts.border, say)
+    model, precision = candidate.model, None
+    if reduction is not None and sum_up(judgement.findings.checks) != "failed":
+        model, judgement, precision = _reduce(candidate, judgement, facts, evaluation, reduction, say)
     with new_folder(out) as aside:
-        bundle = _write(aside, model, proto, classifier, facts, evaluation, findings)
+        write_bytes(aside / MODEL_FILE, model)
+        bundle = _write_evidence(aside, candidate, facts, evaluation, judgement, precision)
+        if signing is not None and bundle.report.verdict == "passed":
+            sign_bundle(aside, signing.key, passphrase=signing.passphrase)
     return Bundle(out, bundle.manifest, bundle.report)
 
 
-def revalidate(
-    bundle: Bundle, classifier: nn.Module, evaluation: EvaluationSet, *, on_progress: Progress = lambda _: None
-) -> Findings:
-    """Run the gate again on the exported file as it is now.
+def _reduce(
+    candidate: Candidate,
+    judgement: Judgement,
+    facts: ModelFacts,
+    evaluation: EvaluationSet,
+    reduction: Reduction,
+    say: Progress,
+) -> tuple[bytes, Judgement, PrecisionFacts]:
+    """The file in a lower precision, held to the decisions of the float32 file, which the gate has seen."""
+    from convoy.export.precision import reduce_precision  # ONNX Runtime's quantiser is slow to load, and seldom wanted
 
-    Args:
-        bundle: The export.
-        classifier: The network that it came from.
-        evaluation: Real images with labels.
-        on_progress: Told what is being done.
-    """
-    manifest = bundle.manifest
-    border = Border(manifest.image, manifest.labels, manifest.max_batch_size)
-    return run_gate(bundle.model_path.read_bytes(), TorchSource(classifier), evaluation, border, on_progress=on_progress)
+    say(f"to {reduction.precision}")
+    before = judgement.findings
+    reduced = reduce_precision(
+        reduction.precision,
+        candidate.model,
+        calibration=reduction.calibration,
+        evaluation=evaluation,
+        max_accuracy_drop=reduction.max_accuracy_drop,
+        max_batch_size=facts.max_batch_size,
+        labels=facts.labels,
+        on_progress=say,
+    )
+    after = run_gate(reduced.model, candidate.source, evaluation, facts.border, tolerances=reduced.tolerances, on_progress=say)
+    n_passed = sum(check.verdict == "passed" for check in before.checks)
+    first = Check(
+        name="the float32 file", verdict=sum_up(before.checks), expected="all checks pass", found=f"{n_passed} checks passed"
+    )
+    checks = (first, *reduced.checks, *after.checks)
+    return reduced.model, Judgement(replace(after, checks=checks)), reduced.facts
 
 
-def replay_goldens(bundle: Bundle) -> tuple[Check, ...]:
-    """Run the golden inputs through ONNX Runtime and compare with PyTorch's outputs; needs no network and no data set.
+def _write_evidence(
+    folder: Path,
+    candidate: Candidate,
+    facts: ModelFacts,
+    evaluation: EvaluationSet,
+    judgement: Judgement,
+    precision: PrecisionFacts | None,
+) -> Bundle:
+    """Everything but the model: goldens, manifest, report, page, card."""
+    findings = judgement.findings
+    chosen = evaluation.goldens()
+    Goldens(
+        image=evaluation.images[chosen],
+        logits=findings.expected[LOGITS_NAME][chosen],
+        probabilities=findings.expected[PROBABILITIES_NAME][chosen],
+        label=evaluation.labels[chosen],
+    ).save(folder / GOLDENS_FILE)
+    verdict, worst, pixels = sum_up(findings.checks), findings.worst, None
+    if findings.worst_index is not None:
+        pixels = Exhibits.of(evaluation, facts.image).images[findings.worst_index]
+    if verdict == "failed" and worst is not None and pixels is not None:
+        worst = worst.model_copy(update={"reproducer": REPRODUCER_FILE})
+        _write_reproducer(folder / REPRODUCER_FILE, candidate, pixels)
+    report = ValidationReport(
+        model_name=facts.model_name,
+        source=candidate.source.kind,
+        verdict=verdict,
+        checks=findings.checks,
+        tolerances=findings.tolerances,
+        accuracy=findings.accuracy,
+        outputs=findings.outputs,
+        worst=worst,
+        layers=judgement.layers,
+        fault=judgement.fault,
+        precision=precision,
+        versions=versions(),
+        machine=machine(),
+    )
+    bundle = Bundle.seal(folder, _manifest(folder, facts, findings.accuracy, precision), report)
+    write_bytes(folder / PAGE_FILE, render_page(bundle, pixels).encode())
+    write_bytes(folder / CARD_FILE, render_card(bundle, facts.card).encode())
+    return bundle
 
-    Args:
-        bundle: The export, digests checked.
-    """
-    goldens = bundle.goldens()
-    name = f"{len(goldens)} goldens in ONNX Runtime"
-    try:
-        actual = run_session(open_session(bundle.model_path), goldens.image, bundle.manifest.max_batch_size)
-    except ExportError as error:
-        return (Check(name=name, verdict="failed", expected="answers", found=str(error)),)
-    pairs = ((LOGITS_NAME, goldens.logits), (PROBABILITIES_NAME, goldens.probabilities))
-    return tuple(
-        check_agreement(output, name, compare(expected, actual[output], tolerance), tolerance)
-        for output, expected in pairs
-        for tolerance in (bundle.report.tolerances[output],)
+
+def _write_reproducer(path: Path, candidate: Candidate, pixels: npt.NDArray[np.uint8]) -> None:
+    """The image that shows the fault, with the source's answers: ``numpy.load`` reads it."""
+    images = pixels[np.newaxis]
+    expected = candidate.source.float32(images, 1)
+    Goldens(image=images, logits=expected[LOGITS_NAME], probabilities=expected[PROBABILITIES_NAME], label=np.full(1, -1)).save(path)
+
+
+def _manifest(folder: Path, facts: ModelFacts, accuracy: Accuracy | None, precision: PrecisionFacts | None) -> Manifest:
+    model = onnx.load(folder / MODEL_FILE)
+    n_classes = len(facts.labels)
+    return Manifest(
+        model_name=facts.model_name,
+        labels=facts.labels,
+        image=facts.image,
+        preprocessing=facts.preprocessing,
+        inputs=(TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=facts.image.dims, value_range=(0, 255)),),
+        outputs=(
+            TensorSpec(name=LOGITS_NAME, datatype="FP32", dims=(n_classes,)),
+            TensorSpec(name=PROBABILITIES_NAME, datatype="FP32", dims=(n_classes,), value_range=(0, 1)),
+        ),
+        max_batch_size=facts.max_batch_size,
+        precision="fp32" if precision is None else precision.precision,
+        opset_version=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
+        ir_version=model.ir_version,
+        weights_sha256=facts.weights_sha256 or sha256_bytes((folder / MODEL_FILE).read_bytes()),
+        origin=facts.origin,
+        training=facts.training,
+        accuracy=accuracy,
+        versions=versions(),
     )
 
 
-def weights_digest(classifier: nn.Module) -> str:
-    """The SHA-256 digest of a network's tensors: names, dtypes, shapes and values, in the order of its state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in classifier.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """The versions of what takes part in an export."""
-    found = {"convoy": __version__, "python": platform.python_version()}
-    for name in ("torch", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def machine() -> str:
-    """Where the gate runs: processor, cores, system."""
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+def _check_arguments(facts: ModelFacts, evaluation: EvaluationSet, out: Path, *, force: bool) -> None:
+    check_model_name(facts.model_name)
+    _check_out(out, force=force)
+    _check_evaluation(facts, evaluation)
 
 
 def _check_out(out: Path, *, force: bool) -> None:
@@ -187,64 +342,8 @@ def _check_evaluation(facts: ModelFacts, evaluation: EvaluationSet) -> None:
         raise UsageError(f"labels: expected at least two class names, each another, found {list(facts.labels)}.")
     if evaluation.images.shape[1:] != facts.image.dims:
         raise UsageError(f"expected evaluation images of shape {facts.image.dims}, found {evaluation.images.shape[1:]}.")
-    if not evaluation.labelled:
-        return
-    if evaluation.labels.min() < 0 or evaluation.labels.max() >= len(facts.labels):
+    if evaluation.labelled and (evaluation.labels.min() < 0 or evaluation.labels.max() >= len(facts.labels)):
         raise UsageError(
             f"expected evaluation labels from 0 to {len(facts.labels) - 1}, an index into the {len(facts.labels)} class names, "
             f"found {evaluation.labels.min()} to {evaluation.labels.max()}."
         )
-
-
-def _write(
-    folder: Path,
-    model: bytes,
-    proto: onnx.ModelProto,
-    classifier: nn.Module,
-    facts: ModelFacts,
-    evaluation: EvaluationSet,
-    findings: Findings,
-) -> Bundle:
-    (folder / MODEL_FILE).write_bytes(model)
-    chosen = evaluation.goldens()
-    if not len(chosen):
-        raise ExportError("expected at least one real image for the goldens, found none.")
-    goldens = Goldens(
-        image=evaluation.images[chosen],
-        logits=findings.expected[LOGITS_NAME][chosen],
-        probabilities=findings.expected[PROBABILITIES_NAME][chosen],
-        label=evaluation.labels[chosen],
-    )
-    goldens.save(folder / GOLDENS_FILE)
-    height, width, channels = facts.image.dims
-    n_classes = len(facts.labels)
-    manifest = Manifest(
-        model_name=facts.model_name,
-        labels=facts.labels,
-        image=facts.image,
-        preprocessing=facts.preprocessing,
-        inputs=(TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=(height, width, channels), value_range=(0, 255)),),
-        outputs=(
-            TensorSpec(name=LOGITS_NAME, datatype="FP32", dims=(n_classes,)),
-            TensorSpec(name=PROBABILITIES_NAME, datatype="FP32", dims=(n_classes,), value_range=(0, 1)),
-        ),
-        max_batch_size=facts.max_batch_size,
-        opset_version=next(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")),
-        ir_version=proto.ir_version,
-        weights_sha256=facts.weights_sha256 or weights_digest(classifier),
-        training=facts.training,
-        accuracy=findings.accuracy,
-        versions=versions(),
-    )
-    report = ValidationReport(
-        model_name=facts.model_name,
-        verdict=sum_up(findings.checks),
-        checks=findings.checks,
-        tolerances=findings.tolerances,
-        accuracy=findings.accuracy,
-        outputs=findings.outputs,
-        worst=findings.worst,
-        versions=versions(),
-        machine=machine(),
-    )
-    return Bundle.seal(folder, manifest, report)

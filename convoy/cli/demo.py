@@ -53,7 +53,7 @@ class _Demo:
 
     def run(self) -> dict[str, Any]:
         """Tell the story from the first image to the last figure."""
-        from convoy.cli.export import test_split
+        from convoy.cli.subject import test_split
         from convoy.serving.triton import TritonServer
 
         _make_room(self._out)
@@ -108,7 +108,7 @@ class _Demo:
         return run
 
     def _export(self, run: LoadedRun, evaluation: EvaluationSet) -> Bundle:
-        from convoy.cli.export import facts_of
+        from convoy.cli.subject import facts_of
         from convoy.export import export_classifier
 
         self._say("2  Export", "to ONNX, then PyTorch against ONNX Runtime on the test images ...")

@@ -1,4 +1,4 @@
-"""``convoy export``: a run becomes an ONNX file with the evidence that it decides alike."""
+"""``convoy export``: a network, or an ONNX file that others made, becomes an ONNX file with the evidence that it decides alike."""
 
 from __future__ import annotations
 
@@ -7,90 +7,94 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from convoy.cli.console import json_option, print_json, remark
+from convoy.cli.console import json_option, print_json
+from convoy.cli.report import print_checks, print_fault, print_precision
+from convoy.cli.subject import Request, open_subject
 
 if TYPE_CHECKING:
     from convoy.contract.bundle import Bundle
-    from convoy.contract.validation import Check
-    from convoy.export import EvaluationSet, ModelFacts
-    from convoy.training.run_folder import LoadedRun
+    from convoy.export import Signing
 
 EXPORTS_FOLDER = "exports"
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("export")
-@click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help=f"The export folder.  [default: {EXPORTS_FOLDER}/<run>]")
-@click.option("--name", help="The model's name.  [default: the recipe's name]")
+@click.argument("run_dir", required=False, type=click.Path(path_type=Path))
+@click.option("--onnx", "onnx_file", type=click.Path(path_type=Path), help="Take up an ONNX file that others made.")
+@click.option("--torch", "factory", help="Take up your own nn.Module: module:factory, or file.py:factory.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path), help="With --torch: its weights (safetensors, or a state dict of torch)."
+)
+@click.option("--labels", "labels_file", type=_FILE, help="With --onnx, --torch: the class names, one a line, or JSON, or CSV.")
+@click.option("--preprocess", "spec", help='With --onnx, --torch: what the network expects of its pixels ("imagenet size=224").')
+@click.option(
+    "--samples",
+    type=click.Path(exists=True, path_type=Path),
+    help="With --onnx, --torch: images to prove it on, in one folder a class, or without classes; or an .npz file.",
+)
+@click.option("--pairs", type=click.Path(exists=True, path_type=Path), help="With --onnx: inputs and outputs that came with it.")
+@click.option("--input", "input_name", help="With --onnx: the input that takes the image, where there are several.")
+@click.option("--output", "output_name", help="With --onnx: the output that decides, where several could.")
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True, help="What the file computes in."
+)
+@click.option(
+    "--max-accuracy-drop",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="With fp16, int8: the largest loss of accuracy that passes, a fraction.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(exists=True, path_type=Path),
+    help="With int8 and --onnx, --torch: images that the network was trained on, as --samples.",
+)
+@click.option("--sign", "key", type=click.Path(path_type=Path), help="Sign what passed with this private key (PEM).")
+@click.option("--license", "license_id", help='The licence that the model card states ("apache-2.0").')
+@click.option("--out", type=click.Path(path_type=Path), help=f"The export folder.  [default: {EXPORTS_FOLDER}/<name>]")
+@click.option("--name", help="The model's name.  [default: the recipe's, or the file's]")
 @click.option(
     "--max-batch-size", type=click.IntRange(1, 4096), default=64, show_default=True, help="The largest batch the server may form."
 )
 @click.option("--force", is_flag=True, help="Replace an export that is there already.")
 @json_option
-def command(run_dir: Path, out: Path | None, name: str | None, max_batch_size: int, force: bool, as_json: bool) -> None:
-    """Export the network of RUN_DIR to ONNX, and prove that the file decides as the network does.
+def command(run_dir: Path | None, key: Path | None, out: Path | None, force: bool, as_json: bool, **options: Any) -> None:
+    r"""Export a network to ONNX, and prove that the file decides as the network does.
 
-    The graph takes raw pixels (uint8, NHWC) and gives logits and probabilities. Then the gate: PyTorch against ONNX Runtime on the
-    run's test split at batch sizes 1, 7 and the largest. Exit status 1 where it does not pass; the report is written all the same.
+    \b
+    convoy export RUN_DIR                             a run that `convoy train` made
+    convoy export --torch net.py:build --weights F    your own network  (with --labels, --preprocess, --samples)
+    convoy export --onnx FILE                         somebody's ONNX file  (the same)
+
+    The graph takes raw pixels (uint8, NHWC) and gives logits and probabilities. Then the gate: PyTorch in float32 and float64
+    against ONNX Runtime on real and on edge images, in several batch sizes, in changing company, on every execution provider of
+    this machine and at every graph optimisation level. Where they diverge, the first node at fault is named. Exit status 1 where
+    it does not pass; the report (validation.json, validation.html) is written all the same.
     """
-    from convoy.export import export_classifier
-    from convoy.training.run_folder import load_run
-
-    run = load_run(run_dir)
-    out = out or Path(EXPORTS_FOLDER) / run_dir.resolve().name
-    facts = facts_of(run, name=name, max_batch_size=max_batch_size)
-    bundle = export_classifier(run.classifier, facts, test_split(run), out, force=force, on_progress=_say)
+    request = Request(run_dir, **options)
+    request.check()
+    signing = _signing(key)
+    subject = open_subject(request)
+    out = out or Path(EXPORTS_FOLDER) / subject.folder_name
+    bundle = subject.export(out, request.reduction(subject), signing, force)
     if as_json:
         print_json({"export_dir": str(out), "manifest": bundle.manifest.model_dump(mode="json"), **_report(bundle)})
     else:
         print_checks(bundle.report.checks)
+        print_fault(bundle.report.fault)
+        print_precision(bundle.report.precision)
         _print_verdict(out, bundle)
     bundle.require_passed()
 
 
-def facts_of(run: LoadedRun, *, name: str | None = None, max_batch_size: int = 64) -> ModelFacts:
-    """What the manifest says of a run's network; its name is the recipe's where none is given."""
-    from convoy.export import ModelFacts
+def _signing(key: Path | None) -> Signing | None:
+    from convoy.export import Signing
 
-    return ModelFacts(
-        model_name=name or run.run.recipe.name,
-        labels=run.run.labels,
-        image=run.run.image,
-        preprocessing=run.run.preprocessing,
-        training=run.facts,
-        weights_sha256=run.run.weights_sha256,
-        max_batch_size=max_batch_size,
-    )
-
-
-def test_split(run: LoadedRun) -> EvaluationSet:
-    """The test split of the data that a run was trained on; the very same data, by digest."""
-    from convoy.contract.errors import DataError
-    from convoy.export import EvaluationSet
-    from convoy.training.data import DataLocation, load_dataset
-
-    recipe, facts = run.run.recipe, run.run.dataset
-    dataset = load_dataset(
-        facts.name, seed=run.run.seed, validation_fraction=recipe.validation_fraction, location=DataLocation.from_environment()
-    )
-    if dataset.sha256() != facts.sha256:
-        raise DataError(
-            f"{facts.name}: expected the data that the run saw (SHA-256 {facts.sha256[:16]}...), found other data. "
-            "Point CONVOY_DATA to the data of the training run."
-        )
-    return EvaluationSet(f"{facts.name} test", dataset.test.images, dataset.test.labels)
-
-
-def print_checks(checks: tuple[Check, ...]) -> None:
-    """A line a check: verdict, name, what was found; what was expected where it did not pass."""
-    for check in checks:
-        click.echo(f"  {check.verdict if check.verdict == 'passed' else check.verdict.upper():9}  {check.name}: {check.found}")
-        if check.verdict != "passed":
-            click.echo(f"{'':13}expected: {check.expected}{'; ' if check.detail else ''}{check.detail}")
-
-
-def _say(what: str) -> None:
-    remark(f"  ... {what}")
+    if key is None:
+        return None
+    return Signing(key, lambda: click.prompt(f"Passphrase of {key}", hide_input=True, err=True))
 
 
 def _report(bundle: Bundle) -> dict[str, Any]:
@@ -98,6 +102,8 @@ def _report(bundle: Bundle) -> dict[str, Any]:
 
 
 def _print_verdict(out: Path, bundle: Bundle) -> None:
+    from convoy.contract.signature import PAGE_FILE, SIGNATURE_FILE
+
     manifest, accuracy = bundle.manifest, bundle.report.accuracy
     size_kib = bundle.model_path.stat().st_size / 1024
     click.echo(
@@ -105,8 +111,11 @@ def _print_verdict(out: Path, bundle: Bundle) -> None:
         f"batches up to {manifest.max_batch_size}"
     )
     if accuracy is not None:
-        both = f"PyTorch {accuracy.pytorch:.2%}, ONNX Runtime {accuracy.onnxruntime:.2%}"
+        source = "PyTorch" if bundle.report.source == "pytorch" else "the file as it came"
+        both = f"{source} {accuracy.pytorch:.2%}, ONNX Runtime {accuracy.onnxruntime:.2%}"
         click.echo(f"accuracy on {accuracy.n:,} images ({accuracy.split}): {both}")
-    click.echo(f"validation: {bundle.report.verdict}; written to {out}")
+    click.echo(f"validation: {bundle.report.verdict}; written to {out}, for people in {out / PAGE_FILE}")
     if bundle.report.verdict == "passed":
+        if (bundle.folder / SIGNATURE_FILE).is_file():
+            click.echo(f"signed: {out / SIGNATURE_FILE}")
         click.echo(f"Next: convoy deploy {out}")

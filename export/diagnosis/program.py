@@ -94,7 +94,7 @@ def _run(program: torch.export.ExportedProgram, node: fx.Node, env: dict[fx.Node
     lanes = []
     for lane in range(3):
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used, lane=lane: env[used][lane])
-        if node.target is torch.ops.aten.as_strided.default:
+        if node.target in (torch.ops.aten.as_strided.default, torch.ops.aten.view.default):
             args = (_strided_like(args[0], node.args[0]), *args[1:])
         assert callable(node.target)
         with torch.no_grad():

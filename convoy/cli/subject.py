@@ -1,0 +1,276 @@
+"""What ``convoy export`` exports: a run, a person's own network, or an ONNX file that others made."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from convoy.cli.console import remark
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from convoy.contract.bundle import Bundle
+    from convoy.export import EvaluationSet, ModelFacts, Reduction, Signing
+    from convoy.training.data.dataset import Dataset
+    from convoy.training.run_folder import LoadedRun
+
+
+class Request(NamedTuple):
+    """What was asked for on the command line."""
+
+    run_dir: Path | None
+    onnx_file: Path | None
+    factory: str | None
+    weights: Path | None
+    labels_file: Path | None
+    spec: str | None
+    samples: Path | None
+    pairs: Path | None
+    input_name: str | None
+    output_name: str | None
+    precision: str
+    max_accuracy_drop: float
+    calibration: Path | None
+    license_id: str | None
+    name: str | None
+    max_batch_size: int
+
+    def check(self) -> None:
+        """Raise where the options do not belong together.
+
+        Raises:
+            UsageError: They do not.
+        """
+        from convoy.contract.errors import UsageError
+
+        sources = {"RUN_DIR": self.run_dir, "--onnx": self.onnx_file, "--torch": self.factory}
+        given = [name for name, value in sources.items() if value is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise UsageError(f"expected one of RUN_DIR, --onnx FILE and --torch MODULE:FACTORY, found {found}.")
+        needed = {"--labels": self.labels_file, "--preprocess": self.spec, "--samples": self.samples}
+        of_onnx = {"--pairs": self.pairs, "--input": self.input_name, "--output": self.output_name}
+        if given != ["RUN_DIR"] and (missing := [name for name, value in needed.items() if value is None]):
+            raise UsageError(f"{given[0]} needs {', '.join(missing)} too.")
+        foreign = {**needed, "--calibration": self.calibration} if given == ["RUN_DIR"] else {}
+        wrong = {
+            **foreign,
+            **({} if given == ["--onnx"] else of_onnx),
+            **({} if given == ["--torch"] else {"--weights": self.weights}),
+        }
+        if extra := [name for name, value in wrong.items() if value is not None]:
+            raise UsageError(f"{', '.join(extra)}: not with {given[0]}.")
+        if given != ["RUN_DIR"] and self.precision == "int8" and self.calibration is None:
+            raise UsageError(
+                "--precision int8 needs --calibration DIR: images that the network was trained on, not those of --samples."
+            )
+
+    def reduction(self, subject: Subject) -> Reduction | None:
+        """The precision below float32 that was asked for."""
+        from convoy.export import Reduction
+
+        if self.precision == "fp32":
+            return None
+        calibration = subject.calibration() if self.precision == "int8" else None
+        return Reduction("int8" if self.precision == "int8" else "fp16", self.max_accuracy_drop, calibration)
+
+
+class Subject(ABC):
+    """What is exported. The command's three ways differ in how they come to a network, labels and images."""
+
+    folder_name: str
+
+    @abstractmethod
+    def calibration(self) -> npt.NDArray[np.uint8]:
+        """Training images, uint8 (n, H, W, C)."""
+
+    @abstractmethod
+    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+        """Write the export folder."""
+
+
+class _Run(Subject):
+    def __init__(self, run_dir: Path, request: Request) -> None:
+        from convoy.training.run_folder import load_run
+
+        self._run = load_run(run_dir)
+        self._facts = _with_card(facts_of(self._run, name=request.name, max_batch_size=request.max_batch_size), request)
+        self.folder_name = run_dir.resolve().name
+
+    def calibration(self) -> npt.NDArray[np.uint8]:
+        return dataset_of(self._run).train.images
+
+    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+        from convoy.export import export_classifier
+
+        return export_classifier(
+            self._run.classifier, self._facts, test_split(self._run), out,
+            reduction=reduction, signing=signing, force=force, on_progress=_say,
+        )  # fmt: skip
+
+
+class _Foreign(Subject):
+    """A network or a file that others made: labels, preprocessing and samples come from options."""
+
+    _facts: ModelFacts
+
+    def __init__(self, request: Request, name: str) -> None:
+        from convoy.export.adopt.labels import read_labels
+        from convoy.export.adopt.preprocess import parse_preprocess
+
+        self._request = request
+        self._labels = read_labels(_there(request.labels_file))
+        self._preprocess = parse_preprocess(request.spec or "")
+        self.folder_name = request.name or name
+
+    def calibration(self) -> npt.NDArray[np.uint8]:
+        return self._images(_there(self._request.calibration)).images
+
+    def _images(self, path: Path) -> EvaluationSet:
+        from convoy.export.adopt.samples import load_samples
+
+        return load_samples(path, self._facts.image, self._labels)
+
+
+class _Network(_Foreign):
+    def __init__(self, factory: str, request: Request) -> None:
+        from convoy.contract.files import sha256_file
+        from convoy.contract.manifest import Origin
+        from convoy.export import ModelFacts
+        from convoy.export.adopt.foreign_classifier import image_of, wrap_torch
+        from convoy.export.adopt.networks import load_torch
+
+        super().__init__(request, factory.rpartition(":")[0].rpartition("/")[2].removesuffix(".py").replace(".", "-"))
+        image = image_of(self._preprocess)
+        loaded = load_torch(factory, request.weights)
+        for what in loaded.remarks:
+            remark(f"  {what}")
+        self._classifier = wrap_torch(loaded.module, self._preprocess, image, len(self._labels))
+        origin = None
+        if request.weights is not None:
+            origin = Origin(kind="torch", file=request.weights.name, sha256=sha256_file(request.weights), producer=factory)
+        facts = ModelFacts(
+            self.folder_name, self._labels, image, self._preprocess.facts(image.channels), origin=origin,
+            max_batch_size=request.max_batch_size,
+        )  # fmt: skip
+        self._facts = _with_card(facts, request)
+
+    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+        from convoy.export import export_classifier
+
+        return export_classifier(
+            self._classifier, self._facts, self._images(_there(self._request.samples)), out,
+            reduction=reduction, signing=signing, force=force, on_progress=_say,
+        )  # fmt: skip
+
+
+class _File(_Foreign):
+    def __init__(self, path: Path, request: Request) -> None:
+        from convoy.contract.files import sha256_bytes
+        from convoy.contract.manifest import Origin
+        from convoy.export import ModelFacts
+        from convoy.export.adopt.adoption import adopt_onnx
+        from convoy.export.adopt.containment import read_contained
+
+        super().__init__(request, path.stem)
+        self._pairs = request.pairs or path.parent
+        self._model = read_contained(path)
+        _say(f"{path.name}: finding its border, freeing its batch")
+        self._adopted = adopt_onnx(
+            self._model, self._preprocess, len(self._labels), max_batch_size=request.max_batch_size,
+            title=f"{path.name} as it came", input_name=request.input_name, output_name=request.output_name,
+        )  # fmt: skip
+        for what in self._adopted.remarks:
+            remark(f"  {what}")
+        image = self._adopted.image
+        facts = ModelFacts(
+            self.folder_name, self._labels, image, self._preprocess.facts(image.channels),
+            origin=Origin(kind="onnx", file=path.name, sha256=sha256_bytes(self._model), producer=self._adopted.producer),
+            max_batch_size=request.max_batch_size,
+        )  # fmt: skip
+        self._facts = _with_card(facts, request)
+
+    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+        from convoy.export import export_adopted
+        from convoy.export.adopt.pairs import check_pairs, reference_pairs
+
+        checks = check_pairs(self._model, reference_pairs(self._pairs))
+        return export_adopted(
+            self._adopted, self._facts, self._images(_there(self._request.samples)), out,
+            checks=checks, reduction=reduction, signing=signing, force=force, on_progress=_say,
+        )  # fmt: skip
+
+
+def open_subject(request: Request) -> Subject:
+    """Read what was asked for.
+
+    Raises:
+        UsageError: Options do not fit it.
+        ConvoyError: It cannot be read.
+    """
+    if request.run_dir is not None:
+        return _Run(request.run_dir, request)
+    if request.factory is not None:
+        return _Network(request.factory, request)
+    return _File(_there(request.onnx_file), request)
+
+
+def _there(path: Path | None) -> Path:
+    """An option that ``Request.check`` made sure of."""
+    if path is None:
+        raise TypeError("an option is missing")
+    return path
+
+
+def _with_card(facts: ModelFacts, request: Request) -> ModelFacts:
+    from convoy.export import CardFacts
+
+    return replace(facts, card=CardFacts(license=request.license_id))
+
+
+def facts_of(run: LoadedRun, *, name: str | None = None, max_batch_size: int = 64) -> ModelFacts:
+    """What the manifest says of a run's network; its name is the recipe's where none is given."""
+    from convoy.export import ModelFacts
+
+    return ModelFacts(
+        model_name=name or run.run.recipe.name,
+        labels=run.run.labels,
+        image=run.run.image,
+        preprocessing=run.run.preprocessing,
+        training=run.facts,
+        weights_sha256=run.run.weights_sha256,
+        max_batch_size=max_batch_size,
+    )
+
+
+def dataset_of(run: LoadedRun) -> Dataset:
+    """The data that a run was trained on; the very same data, by digest."""
+    from convoy.contract.errors import DataError
+    from convoy.training.data import DataLocation, load_dataset
+
+    recipe, facts = run.run.recipe, run.run.dataset
+    dataset = load_dataset(
+        facts.name, seed=run.run.seed, validation_fraction=recipe.validation_fraction, location=DataLocation.from_environment()
+    )
+    if dataset.sha256() != facts.sha256:
+        raise DataError(
+            f"{facts.name}: expected the data that the run saw (SHA-256 {facts.sha256[:16]}...), found other data. "
+            "Point CONVOY_DATA to the data of the training run."
+        )
+    return dataset
+
+
+def test_split(run: LoadedRun) -> EvaluationSet:
+    """The test split of the data that a run was trained on."""
+    from convoy.export import EvaluationSet
+
+    dataset = dataset_of(run)
+    return EvaluationSet(f"{run.run.dataset.name} test", dataset.test.images, dataset.test.labels)
+
+
+def _say(what: str) -> None:
+    remark(f"  ... {what}")

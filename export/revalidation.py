@@ -1,0 +1,81 @@
+"""Validate again: an export folder as it is now, or any ONNX file beside the network that it should decide as."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from convoy.contract.agreement import compare
+from convoy.contract.bundle import Bundle
+from convoy.contract.errors import ExportError
+from convoy.contract.manifest import LOGITS_NAME, PROBABILITIES_NAME
+from convoy.contract.validation import Check
+from convoy.export.candidate import Candidate, Judgement, judge
+from convoy.export.diagnosis import trace_network
+from convoy.export.gate.checks import check_agreement
+from convoy.export.gate.evidence import EvaluationSet
+from convoy.export.gate.gate import Border, Progress, run_gate
+from convoy.export.gate.reference import TorchSource
+from convoy.export.gate.runtime import open_session, run_session
+from convoy.export.graph.exporting import to_onnx
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def replay_goldens(bundle: Bundle) -> tuple[Check, ...]:
+    """Run the golden inputs through ONNX Runtime and compare with the source's outputs; needs no network and no data set.
+
+    Args:
+        bundle: The export, digests checked.
+    """
+    goldens = bundle.goldens()
+    name = f"{len(goldens)} goldens in ONNX Runtime"
+    try:
+        actual = run_session(open_session(bundle.model_path), goldens.image, bundle.manifest.max_batch_size)
+    except ExportError as error:
+        return (Check(name=name, verdict="failed", expected="answers", found=str(error)),)
+    pairs = ((LOGITS_NAME, goldens.logits), (PROBABILITIES_NAME, goldens.probabilities))
+    return tuple(
+        check_agreement(output, name, compare(expected, actual[output], tolerance), tolerance)
+        for output, expected in pairs
+        for tolerance in (bundle.report.tolerances[output],)
+    )
+
+
+def revalidate(
+    bundle: Bundle, classifier: nn.Module, evaluation: EvaluationSet, *, on_progress: Progress = lambda _: None
+) -> Judgement:
+    """Run the gate again on the exported file as it is now.
+
+    Args:
+        bundle: The export. One of a reduced precision is held to the tolerances of its report.
+        classifier: The network that it came from.
+        evaluation: Real images.
+        on_progress: Told what is being done.
+    """
+    manifest = bundle.manifest
+    border = Border(manifest.image, manifest.labels, manifest.max_batch_size)
+    model = bundle.model_path.read_bytes()
+    if manifest.precision == "fp32":
+        return judge_file(model, classifier, evaluation, border, on_progress=on_progress)
+    source, tolerances = TorchSource(classifier), bundle.report.tolerances
+    return Judgement(run_gate(model, source, evaluation, border, tolerances=tolerances, on_progress=on_progress))
+
+
+def judge_file(
+    model: bytes, classifier: nn.Module, evaluation: EvaluationSet, border: Border, *, on_progress: Progress = lambda _: None
+) -> Judgement:
+    """Whether an ONNX file decides as a network does, whoever exported it; where it does not, which node is at fault.
+
+    Args:
+        model: The file's bytes; its input and outputs are those of Convoy's own exports.
+        classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to logits (N, K).
+        evaluation: Real images.
+        border: The image, the labels and the largest batch that the file is held to.
+        on_progress: Told what is being done.
+
+    Raises:
+        ExportError: The network cannot answer.
+    """
+    candidate = Candidate(model, TorchSource(classifier), lambda images: trace_network(to_onnx(classifier, border.image), images))
+    return judge(candidate, evaluation, border, on_progress)
