@@ -11,7 +11,7 @@ import onnx
 
 from convoy.contract.errors import ExportError
 from convoy.export.adopt.names import Shape, attribute, bodies, every_name, opset_version, title
-from convoy.export.adopt.shapes import constant, infer_shapes, known, reshaped
+from convoy.export.adopt.shapes import Numbers, Whole, infer_shapes, known, reshaped
 
 _PROBE: Final = 8191
 """A prime that no other axis has: where it divides a dim, that axis holds the batch."""
@@ -41,15 +41,16 @@ def free_batch(model: onnx.ModelProto, input_name: str, batch: int | None) -> tu
     """
     old = batch or 1
     model.graph.ClearField("value_info")
-    before = infer_shapes(model, input_name, old)
     changed: dict[str, None] = {}
     for _ in range(4 * len(model.graph.node) + 1):
-        freer = _Freer(model, before, infer_shapes(model, input_name, _PROBE), old)
+        freer = _Freer.look(model, input_name, old)
+        if freer.fold():
+            continue
         node = freer.fix_next()
         if node is None:
             break
         changed[node] = None
-    freer = _Freer(model, before, infer_shapes(model, input_name, _PROBE), old)
+    freer = _Freer.look(model, input_name, old)
     if culprit := freer.culprit():
         raise ExportError(f"the batch of {old} is baked in: {culprit}; {ONE_BY_ONE}.")
     remarks = [f"the batch axis, {batch} in the file, is free"] if batch is not None else []
@@ -68,12 +69,53 @@ class _Freer:
         before: Shapes at the old batch.
         now: Shapes at the prime.
         old: The old batch.
+        input_name: The input.
     """
 
     model: onnx.ModelProto
     before: dict[str, Shape]
     now: dict[str, Shape]
     old: int
+    input_name: str
+
+    @classmethod
+    def look(cls, model: onnx.ModelProto, input_name: str, old: int) -> _Freer:
+        """Infer both shapes."""
+        return cls(model, infer_shapes(model, input_name, old), infer_shapes(model, input_name, _PROBE), old, input_name)
+
+    def __post_init__(self) -> None:
+        self._numbers = Numbers(self.model, self.now)
+        self._old_numbers = Numbers(self.model, self.before)
+        self._outer: dict[str, int] = {}
+        for node in self.model.graph.node:
+            self._follow(node)
+
+    def fold(self) -> bool:
+        """Store whole numbers that are the same at any batch, which inference does not always follow; whether there were any."""
+        graph = self.model.graph
+        folded: dict[str, onnx.TensorProto] = {}
+        kept = []
+        for node in graph.node:
+            numbers = self._same_numbers(node) if node.op_type != "Constant" else None
+            if numbers is None:
+                kept.append(node)
+            else:
+                folded[node.output[0]] = onnx.numpy_helper.from_array(numbers, node.output[0])
+        if folded:
+            copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+            del graph.node[:]
+            graph.node.extend(copies)
+            graph.initializer.extend(folded.values())
+        return bool(folded)
+
+    def _same_numbers(self, node: onnx.NodeProto) -> Whole | None:
+        if len(node.output) != 1 or any(value.name == node.output[0] for value in self.model.graph.output):
+            return None
+        now = self._numbers.of(node.output[0])
+        before = None if now is None else self._old_numbers.of(node.output[0])
+        if now is None or before is None or now.dtype != before.dtype or not np.array_equal(now, before):
+            return None
+        return np.ascontiguousarray(now)
 
     def fix_next(self) -> str | None:
         """Free the first node that bakes the batch in and can be freed; its title, or None where there is none."""
@@ -96,32 +138,82 @@ class _Freer:
         axes = [axis for axis, dim in enumerate(shape or ()) if dim is not None and dim and dim % _PROBE == 0]
         return axes[0] if len(axes) == 1 else None
 
+    def _follow(self, node: onnx.NodeProto) -> None:
+        """Note how many blocks of other things lie before the batch inside its own axis, where axes were merged."""
+        carriers = [(name, axis) for name in node.input if (axis := self._batch_axis(name)) is not None]
+        for output in node.output if carriers else ():
+            axis = self._batch_axis(output)
+            if axis is None:
+                continue
+            if node.op_type == "Reshape":
+                blocks, before = self._blocks_before(node.input[0]), known(self.now[output][:axis])
+                if blocks and before is not None and blocks % math.prod(before) == 0:
+                    self._outer[output] = blocks // math.prod(before)
+                continue
+            same = [name for name, place in carriers if self.now[name][place] == self.now[output][axis]]
+            self._outer[output] = max((self._outer.get(name, 1) for name in same), default=1)
+
+    def _blocks_before(self, name: str) -> int | None:
+        """How many blocks of other things lie before the batch in row-major order; None where that cannot be told."""
+        axis = self._batch_axis(name)
+        before = None if axis is None else known(self.now[name][:axis])
+        return None if before is None else math.prod(before) * self._outer.get(name, 1)
+
     def _fix_reshape(self, node: onnx.NodeProto) -> bool:
-        target = constant(self.model.graph, node.input[1])
+        target = self._numbers.of(node.input[1])
         axis = self._batch_axis(node.input[0])
         if target is None or axis is None:
             return False
         zero_is_zero = attribute(node, "allowzero", 0) == 1
-        data, result = known(self.now.get(node.input[0])), known(self.before.get(node.output[0]))
+        data, result = known(self.now.get(node.input[0])), self._old_result(node, zero_is_zero=zero_is_zero)
         if data is None or result is None:
             # Open dims elsewhere: only a leading batch that stays leading can be seen through.
             if axis == 0 and len(target) and target[0] == self.old and not zero_is_zero and self.now[node.input[0]][0] == _PROBE:
                 return self._set_shape(node, [0, *(int(dim) for dim in target[1:])])
             return False
-        place = _place(math.prod(data[:axis]), result, self.old)
-        if place is None:
+        told = reshaped(target, data, zero_is_zero=zero_is_zero)
+        choices: dict[tuple[int, ...], list[int]] = {}
+        for place in _places(math.prod(data[:axis]) * self._outer.get(node.input[0], 1), result, self.old):
+            wanted = (*result[:place], result[place] // self.old * _PROBE, *result[place + 1 :])
+            copies = place == axis and data[axis] == wanted[place] == _PROBE and not zero_is_zero
+            dims = [*result[:place], 0 if copies else -1, *result[place + 1 :]]
+            if reshaped(np.array(dims), data, zero_is_zero=zero_is_zero) == wanted:
+                choices[wanted] = dims
+        if not choices or (told in choices and known(self.now.get(node.output[0])) == told):
             return False
-        wanted = (*result[:place], result[place] // self.old * _PROBE, *result[place + 1 :])
-        if reshaped(target, data, zero_is_zero=zero_is_zero) == wanted:
-            return False
-        copies = place == axis and data[axis] == wanted[place] == _PROBE and not zero_is_zero
-        dims = [*result[:place], 0 if copies else -1, *result[place + 1 :]]
-        if reshaped(np.array(dims), data, zero_is_zero=zero_is_zero) != wanted:
-            return False
-        return self._set_shape(node, dims)
+        if told in choices:
+            return self._set_shape(node, choices[told])
+        return self._set_shape(node, self._first_that_fits(node, list(choices.values())))
+
+    def _first_that_fits(self, node: onnx.NodeProto, choices: list[list[int]]) -> list[int]:
+        """The first shape with which the nodes that read the result still work."""
+        if len(choices) == 1:
+            return choices[0]
+        read = [
+            name
+            for reader in self.model.graph.node
+            if node.output[0] in reader.input
+            for name in reader.output
+            if known(self.before.get(name)) is not None
+        ]
+        was = node.input[1]
+        for dims in choices:
+            self._set_shape(node, dims)
+            after = infer_shapes(self.model, self.input_name, _PROBE)
+            del self.model.graph.initializer[-1]
+            node.input[1] = was
+            if all(known(after.get(name)) is not None for name in read):
+                return dims
+        return choices[0]
+
+    def _old_result(self, node: onnx.NodeProto, *, zero_is_zero: bool) -> tuple[int, ...] | None:
+        """What a Reshape gives at the old batch, also where inference could not follow how its shape is computed."""
+        inferred, data = known(self.before.get(node.output[0])), known(self.before.get(node.input[0]))
+        target = self._old_numbers.of(node.input[1])
+        return inferred or (reshaped(target, data, zero_is_zero=zero_is_zero) if target is not None and data is not None else None)
 
     def _fix_expand(self, node: onnx.NodeProto) -> bool:
-        target = constant(self.model.graph, node.input[1])
+        target = self._numbers.of(node.input[1])
         data, old_data = self.now.get(node.input[0]), self.before.get(node.input[0])
         if target is None or data is None or old_data is None or not len(target):
             return False
@@ -224,29 +316,26 @@ class _Freer:
     def _shapes(self, node: onnx.NodeProto) -> str:
         """The input shapes of a node at the old batch, and the constant that it is told, for people."""
         shapes = [f"{list(self.before[name])}" for name in node.input if name in self.before]
-        target = (
-            constant(self.model.graph, node.input[1]) if node.op_type in ("Reshape", "Expand") and len(node.input) > 1 else None
-        )
+        target = self._old_numbers.of(node.input[1]) if node.op_type in ("Reshape", "Expand") and len(node.input) > 1 else None
         told = f", told the shape {target.tolist()}" if target is not None else ""
         return f"inputs {', '.join(shapes)} at a batch of {self.old}{told}"
 
 
-def _place(before: int, result: tuple[int, ...], old: int) -> int | None:
-    """The axis of a Reshape's result in which a batch belongs that has ``before`` elements of other axes before it.
+def _places(before: int, result: tuple[int, ...], old: int) -> list[int]:
+    """The axes of a Reshape's result in which a batch can belong that has ``before`` elements of other axes before it.
 
-    Row-major order: the product of the dims before an axis says how many blocks there are around it, and Reshape keeps that.
+    Row-major order: the product of the dims before an axis says how many blocks there are around it, and Reshape keeps that. The
+    batch goes into the axis before which there are exactly so many (merged with what lies behind it, heads of attention, say), or
+    into the one at whose end there are (merged with what lies before it).
     """
-    product = 1
-    for axis, dim in enumerate(result):
-        if product == before and dim % old == 0:
-            return axis
-        product *= dim
-    product = 1
-    for axis, dim in enumerate(result):  # merged with what lies before it
-        if product and before % product == 0 and (product * dim) % (before * old) == 0:
-            return axis
-        product *= dim
-    return None
+    products = [math.prod(result[:axis]) for axis in range(len(result) + 1)]
+    exact = [axis for axis, dim in enumerate(result) if products[axis] == before and dim % old == 0]
+    merged = [
+        axis
+        for axis in range(len(result))
+        if products[axis] and before % products[axis] == 0 and products[axis + 1] == before * old and axis not in exact
+    ]
+    return [*exact[:1], *merged[:1]]
 
 
 def _is_used(graph: onnx.GraphProto, name: str) -> bool:

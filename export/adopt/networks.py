@@ -174,7 +174,7 @@ def _load(module: nn.Module, state: dict[str, torch.Tensor], factory: str, weigh
     ]
     if faults:
         raise ExportError(
-            f"{weights}: expected the {len(expected)} tensors of the network that {factory} builds, found {'; '.join(faults)}. Build "
-            "the network as it was trained (number of classes, variant), or name the weights of this one."
+            f"{weights}: expected the {len(expected)} tensors of the network that {factory} builds, found {'; '.join(faults)}. "
+            "Build the network as it was trained (number of classes, variant), or name the weights of this one."
         )
     module.load_state_dict(state, strict=True)

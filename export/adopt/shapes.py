@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import numpy_helper
+from onnx.reference import ReferenceEvaluator
 
-from convoy.export.adopt.names import Shape, attribute, shape_of
+from convoy.export.adopt.names import Shape, attribute, makers, shape_of
 
 _LARGE = 1024  # initialisers of more elements than this say nothing about shapes
+Whole: TypeAlias = "npt.NDArray[Any]"
+"""Whole numbers or truth values."""
+
+_FOLLOWED: Final = {
+    "Add", "And", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Greater", "Identity",
+    "Less", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range", "ReduceProd", "Reshape", "Slice", "Squeeze", "Sub",
+    "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
 
 
 def infer_shapes(model: onnx.ModelProto, input_name: str, batch: int) -> dict[str, Shape]:
@@ -61,27 +72,58 @@ def known(shape: Shape | None) -> tuple[int, ...] | None:
     return tuple(int(dim or 0) for dim in shape)
 
 
-def constant(graph: onnx.GraphProto, name: str) -> npt.NDArray[np.int64] | None:
-    """The whole numbers that ``name`` always holds: an initialiser, or what a Constant node makes; None where it is neither."""
-    for tensor in graph.initializer:
-        if tensor.name == name:
-            return _whole(onnx.numpy_helper.to_array(tensor))
-    for node in graph.node:
-        if name in node.output:
-            if node.op_type != "Constant":
-                return constant(graph, node.input[0]) if node.op_type == "Identity" else None
-            for key in ("value", "value_ints", "value_int"):
-                value = attribute(node, key)
-                if value is not None:
-                    return _whole(onnx.numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.array(value))
-    return None
+class Numbers:
+    """The whole numbers that values of a graph hold, as far as they follow from constants and from shapes.
+
+    Args:
+        model: The graph; nodes of the main graph alone are followed.
+        shapes: Shapes of its values, for Shape nodes.
+    """
+
+    def __init__(self, model: onnx.ModelProto, shapes: dict[str, Shape]) -> None:
+        self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
+        self._makers = makers(model.graph)
+        self._imports = list(model.opset_import)
+        self._shapes = shapes
+        self._found: dict[str, Whole | None] = {}
+
+    def of(self, name: str) -> Whole | None:
+        """What ``name`` holds; None where it depends on anything else, or holds other things than a few whole numbers."""
+        if name not in self._found:
+            self._found[name] = None  # a cycle, if there is one, ends here
+            self._found[name] = self._look(name)
+        return self._found[name]
+
+    def _look(self, name: str) -> Whole | None:
+        if name in self._stored:
+            tensor = self._stored[name]
+            return _whole(numpy_helper.to_array(tensor)) if math.prod(tensor.dims) <= _LARGE else None
+        node = self._makers.get(name)
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return None
+        if node.op_type == "Shape":
+            shape = known(self._shapes.get(node.input[0]))
+            start, end = attribute(node, "start", 0), attribute(node, "end", None)
+            return None if shape is None else np.array(shape[start:end], dtype=np.int64)
+        if node.op_type not in _FOLLOWED:
+            return None
+        feeds = {given: self.of(given) for given in node.input if given}
+        if any(value is None or value.size > _LARGE for value in feeds.values()):
+            return None
+        inputs = [onnx.ValueInfoProto(name=given) for given in feeds]
+        graph = onnx.helper.make_graph([node], "one", inputs, [onnx.ValueInfoProto(name=name)])
+        try:
+            found: Any = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=self._imports)).run([name], feeds)
+        except Exception:  # noqa: BLE001  the evaluator has many kinds; then the numbers are not known
+            return None
+        return _whole(np.asarray(found[0]))
 
 
-def _whole(array: npt.NDArray[np.generic]) -> npt.NDArray[np.int64] | None:
-    return array.astype(np.int64) if array.dtype.kind in "iu" else None
+def _whole(array: npt.NDArray[np.generic]) -> Whole | None:
+    return array if array.dtype.kind in "iub" and array.size <= _LARGE else None
 
 
-def reshaped(shape: npt.NDArray[np.int64], data: tuple[int, ...], *, zero_is_zero: bool) -> tuple[int, ...] | None:
+def reshaped(shape: Whole, data: tuple[int, ...], *, zero_is_zero: bool) -> tuple[int, ...] | None:
     """The shape that Reshape gives for such data; None where it cannot."""
     dims = [int(dim) for dim in shape]
     for axis, dim in enumerate(dims):

@@ -17,7 +17,7 @@ from convoy.export.adopt.names import bodies, graphs
 from convoy.export.adopt.running import batches, first_line, rows_of
 
 _NARROW: Final = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
-_TYPE_ATTRIBUTES: Final = {"to", "dtype", "output_dtype", "stash_type"}
+_TYPE_ATTRIBUTES: Final = {"to", "dtype", "output_dtype"}
 
 
 @dataclass(frozen=True)
