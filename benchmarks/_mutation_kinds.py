@@ -230,7 +230,10 @@ def _(site: Site) -> set[str] | None:
     kernel, pads = list(_get(site.node, "kernel_shape", [])), list(_get(site.node, "pads", [0, 0, 0, 0]))
     if len(kernel) != 2 or min(kernel) < 2 or list(_get(site.node, "dilations", [1, 1])) != [1, 1]:
         return None
-    grown = [pad + extra for pad, extra in zip(pads, [(k - 1) // 2 for k in kernel] + [k - 1 - (k - 1) // 2 for k in kernel], strict=True)]
+    grown = [
+        pad + extra
+        for pad, extra in zip(pads, [(k - 1) // 2 for k in kernel] + [k - 1 - (k - 1) // 2 for k in kernel], strict=True)
+    ]
     _set(site.node, "pads", grown)
     return _set(site.node, "dilations", [2, 2])
 
@@ -390,7 +393,11 @@ def _(site: Site) -> set[str] | None:
         if node.name == site.node.name:
             break
         earlier.extend(node.output)
-    same = [name for name in earlier if name and name != now and name in site.values and site.values[name].shape == site.values[now].shape]
+    same = [
+        name
+        for name in earlier
+        if name and name != now and name in site.values and site.values[name].shape == site.values[now].shape
+    ]
     same = [name for name in same if site.values[name].dtype == site.values[now].dtype]
     if not same:
         return None
@@ -406,7 +413,11 @@ def _(site: Site) -> set[str] | None:
         site.node.op_type = "ReduceMax"
         return {site.node.name}
     site.node.op_type = POOLS[site.node.op_type]
-    kept = [attribute for attribute in site.node.attribute if attribute.name in ("kernel_shape", "pads", "strides", "ceil_mode", "auto_pad")]
+    kept = [
+        attribute
+        for attribute in site.node.attribute
+        if attribute.name in ("kernel_shape", "pads", "strides", "ceil_mode", "auto_pad")
+    ]
     del site.node.attribute[:]
     site.node.attribute.extend(kept)
     return {site.node.name}
