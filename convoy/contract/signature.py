@@ -56,15 +56,33 @@ class SignedBy:
     files: dict[str, str]
 
 
-def sign_bundle(folder: Path, key: Path, *, passphrase: Callable[[], str] | None = None) -> Path:
+def open_key(path: Path, *, passphrase: Callable[[], str] | None = None) -> PrivateKey:
+    """Read a private key ahead of long work, so that a key that does not fit shows at the beginning.
+
+    Args:
+        path: A private key in PEM form: ECDSA (P-256, P-384, P-521) or Ed25519.
+        passphrase: Asked for the key's passphrase where the key is encrypted, and only then.
+
+    Raises:
+        SignatureError: The key cannot be read, or is of another kind.
+        MissingDependencyError: The extra ``sign`` is not installed.
+    """
+    try:
+        from convoy.contract.signing_key import load_private_key
+    except ImportError as error:
+        raise _missing() from error
+    return load_private_key(path, passphrase)
+
+
+def sign_bundle(folder: Path, key: Path | PrivateKey, *, passphrase: Callable[[], str] | None = None) -> Path:
     """Sign an export: the model, the manifest, the report, the goldens, and the report's page where there is one.
 
     The model card is not covered, since people complete it. Only what passed its validation is signed.
 
     Args:
         folder: The export, whole.
-        key: A private key in PEM form: ECDSA (P-256, P-384, P-521) or Ed25519.
-        passphrase: Asked for the key's passphrase where the key is encrypted.
+        key: What ``open_key`` gave, or the path for it.
+        passphrase: As for ``open_key``.
 
     Returns:
         The path of the signature file, replaced where there was one.
@@ -75,7 +93,7 @@ def sign_bundle(folder: Path, key: Path, *, passphrase: Callable[[], str] | None
         SignatureError: The key cannot be read, or is of another kind.
         MissingDependencyError: The extra ``sign`` is not installed.
     """
-    private = _load_private_key(key, passphrase)
+    private = open_key(key, passphrase=passphrase) if isinstance(key, Path) else key
     bundle = Bundle.open(folder)
     bundle.require_passed()
     names = sorted(BUNDLE_FILES + ((PAGE_FILE,) if (folder / PAGE_FILE).is_file() else ()))
@@ -264,14 +282,6 @@ def _root_digest(digests: Iterable[str]) -> str:
     for digest in digests:
         whole.update(bytes.fromhex(digest))
     return whole.hexdigest()
-
-
-def _load_private_key(path: Path, passphrase: Callable[[], str] | None) -> PrivateKey:
-    try:
-        from convoy.contract.signing_key import load_private_key
-    except ImportError as error:
-        raise _missing() from error
-    return load_private_key(path, passphrase)
 
 
 def _load_public_key(path: Path) -> PublicKey:

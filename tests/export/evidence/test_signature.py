@@ -18,7 +18,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from convoy.contract.bundle import BUNDLE_FILES, Bundle
 from convoy.contract.errors import ContractError, MissingDependencyError, SignatureError, ValidationFailedError
-from convoy.export.evidence import CARD_FILE, PAGE_FILE, SIGNATURE_FILE, render_card, render_page, sign_bundle, verify_bundle
+from convoy.export.evidence import (
+    CARD_FILE,
+    PAGE_FILE,
+    SIGNATURE_FILE,
+    open_key,
+    render_card,
+    render_page,
+    sign_bundle,
+    verify_bundle,
+)
 
 MakeBundle = Callable[..., Bundle]
 KINDS: dict[str, Callable[[], Any]] = {
@@ -237,6 +246,17 @@ def test_the_passphrase_is_asked_for_only_where_it_is_needed(make_bundle: MakeBu
         sign_bundle(folder, locked)
     with pytest.raises(SignatureError, match="cannot be opened with this passphrase"):
         sign_bundle(folder, locked, passphrase=lambda: "wrong")
+
+
+def test_a_key_can_be_opened_ahead(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    locked, public = write_keys(tmp_path, KINDS["Ed25519"](), passphrase="correct horse")
+    key = open_key(locked, passphrase=lambda: "correct horse")
+    assert "PRIVATE" not in repr(key)
+    folder = make_bundle().folder
+    sign_bundle(folder, key)
+    assert verify_bundle(folder, public).key_id == key.public.key_id
+    with pytest.raises(SignatureError, match="cannot be read"):
+        open_key(tmp_path / "missing")
 
 
 def test_the_older_pem_form_of_elliptic_curves_is_read(make_bundle: MakeBundle, tmp_path: Path) -> None:
