@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from convoy.export.bundling import ModelFacts as ModelFacts
     from convoy.export.bundling import Reduction as Reduction
-    from convoy.export.bundling import Signing as Signing
     from convoy.export.bundling import export_adopted as export_adopted
     from convoy.export.bundling import export_classifier as export_classifier
     from convoy.export.candidate import Judgement as Judgement
@@ -28,7 +27,6 @@ __all__ = [
     "Judgement",
     "ModelFacts",
     "Reduction",
-    "Signing",
     "export_adopted",
     "export_classifier",
     "judge_file",
@@ -43,7 +41,6 @@ _HOME = {
     "Judgement": "convoy.export.candidate",
     "ModelFacts": "convoy.export.bundling",
     "Reduction": "convoy.export.bundling",
-    "Signing": "convoy.export.bundling",
     "export_adopted": "convoy.export.bundling",
     "export_classifier": "convoy.export.bundling",
     "judge_file": "convoy.export.revalidation",

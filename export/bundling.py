@@ -5,7 +5,7 @@ The folder is written whole or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -46,6 +46,7 @@ from convoy.export.provenance import machine, versions, weights_digest
 if TYPE_CHECKING:
     from torch import nn
 
+    from convoy.contract.signing_key import PrivateKey
     from convoy.export.adopt.adoption import AdoptedModel
 
 DEFAULT_MAX_BATCH_SIZE = 64
@@ -99,19 +100,6 @@ class Reduction:
     calibration: npt.NDArray[np.uint8] | None = None
 
 
-@dataclass(frozen=True)
-class Signing:
-    """Who signs.
-
-    Attributes:
-        key: A private key in PEM form.
-        passphrase: Asked where the key is encrypted.
-    """
-
-    key: Path
-    passphrase: Callable[[], str] | None = None
-
-
 def export_classifier(
     classifier: nn.Module,
     facts: ModelFacts,
@@ -119,7 +107,7 @@ def export_classifier(
     out: Path,
     *,
     reduction: Reduction | None = None,
-    signing: Signing | None = None,
+    signing_key: PrivateKey | None = None,
     force: bool = False,
     on_progress: Progress = lambda _: None,
 ) -> Bundle:
@@ -134,14 +122,13 @@ def export_classifier(
         evaluation: Real images, of a split that the network was not trained on, with labels where they are known.
         out: The export folder.
         reduction: A precision below float32; the float32 file has to pass first.
-        signing: Who signs, if somebody does.
+        signing_key: Signs what passed; ``convoy.contract.signature.open_key`` reads one.
         force: Replace ``out`` if it is there.
         on_progress: Told what is being done.
 
     Raises:
         ExportError: The network cannot be exported, or not as a file that loads everywhere.
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
-        SignatureError: The key cannot be used.
     """
     _check_arguments(facts, evaluation, out, force=force)
     check_network(classifier, facts.image, len(facts.labels))
@@ -151,7 +138,7 @@ def export_classifier(
     candidate = Candidate(
         graph.proto.SerializeToString(deterministic=True), TorchSource(classifier), lambda images: trace_network(graph, images)
     )
-    return _export(candidate, facts, evaluation, out, reduction, signing, on_progress)
+    return _export(candidate, facts, evaluation, out, reduction, signing_key, on_progress)
 
 
 def export_adopted(
@@ -162,7 +149,7 @@ def export_adopted(
     *,
     checks: Sequence[Check] = (),
     reduction: Reduction | None = None,
-    signing: Signing | None = None,
+    signing_key: PrivateKey | None = None,
     force: bool = False,
     on_progress: Progress = lambda _: None,
 ) -> Bundle:
@@ -179,18 +166,17 @@ def export_adopted(
         out: The export folder.
         checks: Of the pairs that came with the file.
         reduction: A precision below float32.
-        signing: Who signs, if somebody does.
+        signing_key: Signs what passed; ``convoy.contract.signature.open_key`` reads one.
         force: Replace ``out`` if it is there.
         on_progress: Told what is being done.
 
     Raises:
         ExportError: The file cannot be run.
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
-        SignatureError: The key cannot be used.
     """
     _check_arguments(facts, evaluation, out, force=force)
     candidate = Candidate(adopted.model, adopted.source, lambda images: trace_onnx(adopted.model, images), tuple(checks))
-    return _export(candidate, facts, evaluation, out, reduction, signing, on_progress)
+    return _export(candidate, facts, evaluation, out, reduction, signing_key, on_progress)
 
 
 def _export(
@@ -199,7 +185,7 @@ def _export(
     evaluation: EvaluationSet,
     out: Path,
     reduction: Reduction | None,
-    signing: Signing | None,
+    signing_key: PrivateKey | None,
     say: Progress,
 ) -> Bundle:
     judgement = judge(candidate, evaluation, facts.border, say)
@@ -209,8 +195,8 @@ def _export(
     with new_folder(out) as aside:
         write_bytes(aside / MODEL_FILE, model)
         bundle = _write_evidence(aside, candidate, facts, evaluation, judgement, precision)
-        if signing is not None and bundle.report.verdict == "passed":
-            sign_bundle(aside, signing.key, passphrase=signing.passphrase)
+        if signing_key is not None and bundle.report.verdict == "passed":
+            sign_bundle(aside, signing_key)
     return Bundle(out, bundle.manifest, bundle.report)
 
 

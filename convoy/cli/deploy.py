@@ -29,16 +29,20 @@ repository_option = click.option(
 @click.argument("export_dir", type=click.Path(path_type=Path))
 @repository_option
 @click.option("--name", help="Serve it under another name than the manifest's.")
+@click.option("--verify", "public_key", type=click.Path(path_type=Path), help="Take it only where this public key (PEM) signed it.")
 @json_option
-def command(export_dir: Path, repository: Path, name: str | None, as_json: bool) -> None:
+def command(export_dir: Path, repository: Path, name: str | None, public_key: Path | None, as_json: bool) -> None:
     """Write EXPORT_DIR as the next version of its model, and make that version the one that is served.
 
     Only an export whose validation passed, and whose files match their digests, is taken. The version is written aside and renamed
     into place, so a crash at any point leaves the old version served. A running `convoy serve` picks the change up by itself.
     """
     from convoy.contract.bundle import Bundle
+    from convoy.contract.signature import verify_bundle
     from convoy.serving.repository import Repository
 
+    if public_key is not None:
+        verify_bundle(export_dir, public_key)
     bundle = Bundle.open(export_dir)
     repo = Repository(repository)
     done = repo.deploy(bundle, name)

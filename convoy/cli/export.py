@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from convoy.cli.subject import Request, open_subject
 
 if TYPE_CHECKING:
     from convoy.contract.bundle import Bundle
-    from convoy.export import Signing
+    from convoy.contract.signing_key import PrivateKey
 
 EXPORTS_FOLDER = "exports"
+_PASSPHRASE = "CONVOY_KEY_PASSPHRASE"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -51,7 +53,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.Path(exists=True, path_type=Path),
     help="With int8 and --onnx, --torch: images that the network was trained on, as --samples.",
 )
-@click.option("--sign", "key", type=click.Path(path_type=Path), help="Sign what passed with this private key (PEM).")
+@click.option(
+    "--sign",
+    "key",
+    type=click.Path(path_type=Path),
+    help=f"Sign what passed with this private key (PEM); ${_PASSPHRASE} may hold its passphrase.",
+)
 @click.option("--license", "license_id", help='The licence that the model card states ("apache-2.0").')
 @click.option("--out", type=click.Path(path_type=Path), help=f"The export folder.  [default: {EXPORTS_FOLDER}/<name>]")
 @click.option("--name", help="The model's name.  [default: the recipe's, or the file's]")
@@ -75,10 +82,10 @@ def command(run_dir: Path | None, key: Path | None, out: Path | None, force: boo
     """
     request = Request(run_dir, **options)
     request.check()
-    signing = _signing(key)
+    signing_key = _signing_key(key)
     subject = open_subject(request)
     out = out or Path(EXPORTS_FOLDER) / subject.folder_name
-    bundle = subject.export(out, request.reduction(subject), signing, force)
+    bundle = subject.export(out, request.reduction(subject), signing_key, force)
     if as_json:
         print_json({"export_dir": str(out), "manifest": bundle.manifest.model_dump(mode="json"), **_report(bundle)})
     else:
@@ -89,12 +96,14 @@ def command(run_dir: Path | None, key: Path | None, out: Path | None, force: boo
     bundle.require_passed()
 
 
-def _signing(key: Path | None) -> Signing | None:
-    from convoy.export import Signing
+def _signing_key(path: Path | None) -> PrivateKey | None:
+    """The key, opened before any work is done; a passphrase comes from the environment or is asked for."""
+    from convoy.contract.signature import open_key
 
-    if key is None:
+    if path is None:
         return None
-    return Signing(key, lambda: click.prompt(f"Passphrase of {key}", hide_input=True, err=True))
+    ask = os.environ.get(_PASSPHRASE) or (lambda: click.prompt(f"Passphrase of {path}", hide_input=True, err=True))
+    return open_key(path, passphrase=(lambda: ask) if isinstance(ask, str) else ask)
 
 
 def _report(bundle: Bundle) -> dict[str, Any]:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from convoy.contract.bundle import Bundle
-    from convoy.export import EvaluationSet, ModelFacts, Reduction, Signing
+    from convoy.contract.signing_key import PrivateKey
+    from convoy.export import EvaluationSet, ModelFacts, Reduction
     from convoy.training.data.dataset import Dataset
     from convoy.training.run_folder import LoadedRun
 
@@ -89,7 +90,7 @@ class Subject(ABC):
         """Training images, uint8 (n, H, W, C)."""
 
     @abstractmethod
-    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+    def export(self, out: Path, reduction: Reduction | None, signing_key: PrivateKey | None, force: bool) -> Bundle:
         """Write the export folder."""
 
 
@@ -104,12 +105,12 @@ class _Run(Subject):
     def calibration(self) -> npt.NDArray[np.uint8]:
         return dataset_of(self._run).train.images
 
-    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+    def export(self, out: Path, reduction: Reduction | None, signing_key: PrivateKey | None, force: bool) -> Bundle:
         from convoy.export import export_classifier
 
         return export_classifier(
             self._run.classifier, self._facts, test_split(self._run), out,
-            reduction=reduction, signing=signing, force=force, on_progress=_say,
+            reduction=reduction, signing_key=signing_key, force=force, on_progress=_say,
         )  # fmt: skip
 
 
@@ -159,12 +160,12 @@ class _Network(_Foreign):
         )  # fmt: skip
         self._facts = _with_card(facts, request)
 
-    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+    def export(self, out: Path, reduction: Reduction | None, signing_key: PrivateKey | None, force: bool) -> Bundle:
         from convoy.export import export_classifier
 
         return export_classifier(
             self._classifier, self._facts, self._images(_there(self._request.samples)), out,
-            reduction=reduction, signing=signing, force=force, on_progress=_say,
+            reduction=reduction, signing_key=signing_key, force=force, on_progress=_say,
         )  # fmt: skip
 
 
@@ -194,14 +195,14 @@ class _File(_Foreign):
         )  # fmt: skip
         self._facts = _with_card(facts, request)
 
-    def export(self, out: Path, reduction: Reduction | None, signing: Signing | None, force: bool) -> Bundle:
+    def export(self, out: Path, reduction: Reduction | None, signing_key: PrivateKey | None, force: bool) -> Bundle:
         from convoy.export import export_adopted
         from convoy.export.adopt.pairs import check_pairs, reference_pairs
 
         checks = check_pairs(self._model, reference_pairs(self._pairs))
         return export_adopted(
             self._adopted, self._facts, self._images(_there(self._request.samples)), out,
-            checks=checks, reduction=reduction, signing=signing, force=force, on_progress=_say,
+            checks=checks, reduction=reduction, signing_key=signing_key, force=force, on_progress=_say,
         )  # fmt: skip
 
 

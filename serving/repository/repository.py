@@ -20,6 +20,7 @@ from convoy.contract.errors import (
 )
 from convoy.contract.files import ASIDE_SUFFIX, new_folder, write_bytes
 from convoy.contract.manifest import Manifest, ModelInterface, check_model_name
+from convoy.contract.signature import SIGNATURE_FILE
 from convoy.serving.repository.config import (
     CONFIG_FILE,
     LABELS_FILE,
@@ -276,6 +277,8 @@ def _write_version(bundle: Bundle, folder: Path, config: bytes) -> None:
     folder.mkdir(exist_ok=True)
     for file_name in BUNDLE_FILES:
         shutil.copyfile(bundle.folder / file_name, folder / file_name)
+    if (bundle.folder / SIGNATURE_FILE).is_file():
+        shutil.copyfile(bundle.folder / SIGNATURE_FILE, folder / SIGNATURE_FILE)
     write_bytes(folder / CONFIG_FILE, config)
     Bundle.open(folder)  # the copies are what was validated, or this raises
 

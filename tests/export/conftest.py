@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,3 +55,15 @@ def case() -> Case:
         max_batch_size=16,
     )  # fmt: skip
     return Case(classifier.eval(), facts, EvaluationSet("noise", images, rng.integers(0, 3, 120)))
+
+
+@pytest.fixture
+def signing_key(tmp_path_factory) -> Path:
+    """A fresh private key, P-256, in PEM form."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    path = tmp_path_factory.mktemp("keys") / "private.pem"
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.write_bytes(ec.generate_private_key(ec.SECP256R1()).private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import torch
 
 from convoy.contract.bundle import BUNDLE_FILES, Bundle
 from convoy.contract.errors import DigestMismatchError, ExportError, UsageError
+from convoy.contract.goldens import Goldens
 from convoy.export import EvaluationSet, export_classifier
 from convoy.export.gate.runtime import open_session, run_session
 
@@ -22,7 +24,7 @@ def export(case, out, **options) -> Bundle:
 def test_an_export_is_a_bundle_that_opens_and_passed(case, tmp_path):
     bundle = export(case, tmp_path / "out")
     assert bundle.report.verdict == "passed"
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(BUNDLE_FILES)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*BUNDLE_FILES, "validation.html", "README.md"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert Bundle.open(tmp_path / "out").manifest == bundle.manifest
     assert bundle.manifest.opset_version <= 21
@@ -124,7 +126,7 @@ def test_a_crash_while_writing_leaves_nothing(case, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failed_gate_is_written_down_and_marked(case, tmp_path, monkeypatch):
+def export_of_another_network(case, out, monkeypatch, **options) -> Bundle:
     from convoy.export import bundling
 
     honest = bundling.to_onnx
@@ -132,12 +134,58 @@ def test_a_failed_gate_is_written_down_and_marked(case, tmp_path, monkeypatch):
     def other_network(classifier, image):
         other = copy.deepcopy(classifier)
         other.head.weight.data[0, 0] += 0.5
-        return honest(other, image)
+        graph = honest(classifier, image)
+        return replace(graph, proto=honest(other, image).proto)
 
     monkeypatch.setattr(bundling, "to_onnx", other_network)
-    bundle = export(case, tmp_path / "out")
+    return export(case, out, **options)
+
+
+def test_a_failed_gate_is_written_down_with_the_fault_and_an_image_that_shows_it(case, tmp_path, monkeypatch):
+    bundle = export_of_another_network(case, tmp_path / "out", monkeypatch)
     assert bundle.report.verdict == "failed"
-    assert (tmp_path / "out" / "validation.json").exists()
+    assert bundle.report.fault is not None
+    assert bundle.report.fault.op_type == "Gemm"
+    assert bundle.report.fault.module.endswith("head")
+    assert bundle.report.worst.reproducer == "reproducer.npz"
+    shown = Goldens.load(tmp_path / "out" / "reproducer.npz")
+    answers = run_session(open_session(bundle.model_path), shown.image, 1)["logits"]
+    assert np.abs(answers - shown.logits).max() == pytest.approx(bundle.report.worst.max_abs_diff, rel=0.01)
+    with torch.inference_mode():
+        np.testing.assert_allclose(shown.logits, case.classifier(torch.from_numpy(shown.image)), atol=1e-5)
+    assert "head" in (tmp_path / "out" / "validation.html").read_text()
+
+
+def test_a_failed_export_is_not_signed(case, tmp_path, monkeypatch, signing_key):
+    from convoy.contract.signature import open_key
+
+    key = open_key(signing_key)
+    assert (export(case, tmp_path / "good", signing_key=key).folder / "model.sig").is_file()
+    bundle = export_of_another_network(case, tmp_path / "bad", monkeypatch, signing_key=key)
+    assert bundle.report.verdict == "failed"
+    assert not (tmp_path / "bad" / "model.sig").exists()
+
+
+def test_every_layer_is_measured(case, tmp_path):
+    layers = export(case, tmp_path / "out").report.layers
+    assert {"Conv", "MaxPool", "Gemm"} <= {layer.op_type for layer in layers}
+    assert any(layer.module.startswith("features") for layer in layers)
+    assert all(layer.max_abs_diff <= 1e-4 * max(layer.scale, 1) for layer in layers)
+
+
+def test_a_lower_precision_is_written_with_what_it_costs(case, tmp_path):
+    from convoy.export import Reduction
+
+    reduction = Reduction("fp16", max_accuracy_drop=0.2)
+    bundle = export(case, tmp_path / "out", reduction=reduction)
+    assert bundle.report.verdict == "passed", bundle.report.why()
+    assert bundle.manifest.precision == "fp16"
+    assert bundle.report.precision.n == 120
+    assert any(
+        check.verdict == "uncovered" and "float16" in f"{check.name} {check.found} {check.detail}" for check in bundle.report.checks
+    )
+    float32 = export(case, tmp_path / "float32")
+    assert bundle.manifest.model_sha256 != float32.manifest.model_sha256
 
 
 def test_a_network_from_elsewhere_needs_nothing_but_its_labels_and_its_image(case, tmp_path):
