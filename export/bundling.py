@@ -53,6 +53,15 @@ DEFAULT_MAX_BATCH_SIZE = 64
 REPRODUCER_FILE = "reproducer.npz"
 
 
+_NO_PAIRS = Check(
+    name="the network behind the file",
+    verdict="uncovered",
+    expected="the answers of the network that the file was once exported from",
+    found="the file alone, without that network and without pairs of inputs and outputs",
+    detail="--pairs names a folder of such pairs (test_data_set_*/input_0.pb and output_0.pb, or .npz)",
+)
+
+
 @dataclass(frozen=True)
 class ModelFacts:
     """What the manifest says of a network beyond its weights.
@@ -175,7 +184,8 @@ def export_adopted(
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
     """
     _check_arguments(facts, evaluation, out, force=force)
-    candidate = Candidate(adopted.model, adopted.source, lambda images: trace_onnx(adopted.model, images), tuple(checks))
+    checks = tuple(checks) or (_NO_PAIRS,)
+    candidate = Candidate(adopted.model, adopted.source, lambda images: trace_onnx(adopted.model, images), checks)
     return _export(candidate, facts, evaluation, out, reduction, signing_key, on_progress)
 
 

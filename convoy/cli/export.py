@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convoy.contract.signing_key import PrivateKey
 
 EXPORTS_FOLDER = "exports"
-_PASSPHRASE = "CONVOY_KEY_PASSPHRASE"
+_KEY_VARIABLE = "CONVOY_KEY_KEY_VARIABLE"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -57,7 +57,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--sign",
     "key",
     type=click.Path(path_type=Path),
-    help=f"Sign what passed with this private key (PEM); ${_PASSPHRASE} may hold its passphrase.",
+    help=f"Sign what passed with this private key (PEM); ${_KEY_VARIABLE} may hold its passphrase.",
 )
 @click.option("--license", "license_id", help='The licence that the model card states ("apache-2.0").')
 @click.option("--out", type=click.Path(path_type=Path), help=f"The export folder.  [default: {EXPORTS_FOLDER}/<name>]")
@@ -102,8 +102,12 @@ def _signing_key(path: Path | None) -> PrivateKey | None:
 
     if path is None:
         return None
-    ask = os.environ.get(_PASSPHRASE) or (lambda: click.prompt(f"Passphrase of {path}", hide_input=True, err=True))
-    return open_key(path, passphrase=(lambda: ask) if isinstance(ask, str) else ask)
+    given = os.environ.get(_KEY_VARIABLE)
+
+    def ask() -> str:
+        return given if given is not None else str(click.prompt(f"Passphrase of {path}", hide_input=True, err=True))
+
+    return open_key(path, passphrase=ask)
 
 
 def _report(bundle: Bundle) -> dict[str, Any]:

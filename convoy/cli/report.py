@@ -15,12 +15,19 @@ def print_checks(checks: tuple[Check, ...]) -> None:
     for check in checks:
         detail = f"; {check.detail}" if check.detail else ""
         if check.verdict == "passed":
-            click.echo(f"  passed     {check.name}: {check.found}")
+            click.echo(f"  passed     {check.name}: {_measured(check) or check.found}")
         elif check.verdict == "uncovered":
             click.echo(f"  uncovered  {check.name}: {check.found}{detail}")
         else:
             click.echo(f"  {check.verdict.upper():9}  {check.name}: {check.found}")
             click.echo(f"{'':13}expected: {check.expected}{detail}")
+
+
+def _measured(check: Check) -> str:
+    """What a passed comparison comes down to; ties, which a person should see, stay in full."""
+    if check.limit is None or check.measured is None or "ties" in check.found:
+        return ""
+    return f"off by {check.measured:.2g}, {check.limit:.2g} allowed"
 
 
 def print_fault(fault: Fault | None) -> None:
