@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from convoy.export.diagnosis.difference import agree, find_permutation
+from convoy.export.diagnosis.difference import agree, differences, find_permutation
 from convoy.export.diagnosis.running import NodeError, run_node
 from convoy.export.diagnosis.structure import Node, Structure, attributes, opset_version
 from convoy.export.diagnosis.walk import Departure, Walk
@@ -67,7 +67,8 @@ def find_cause(walk: Walk, departure: Departure) -> str:
 def _failure(case: _Case) -> str:
     if not case.departure.error:
         return ""
-    why = next(filter(None, (say(case) for say in (_fixed_batch, _other_attributes, _other_weights, _other_wiring, _novelty))), "")
+    told = (_fixed_batch, _other_operator, _other_attributes, _other_weights, _other_wiring, _novelty)
+    why = next(filter(None, (say(case) for say in told)), "")
     head = f"ONNX Runtime cannot run this {case.node.op_type}"
     return f"{why} {head}: {case.departure.error}" if why else f"{head}: {case.departure.error}"
 
@@ -93,7 +94,7 @@ def _fixed_batch(case: _Case) -> str:
         return ""
     shape = target.astype(np.int64).ravel().tolist()
     if case.truth is not None and case.truth.ndim and shape[1:] == list(case.truth.shape[1:])[: len(shape) - 1]:
-        return f"The batch axis is fixed: this {case.node.op_type} always makes shape {shape}, whatever the number of images ({n} here)."
+        return f"The batch axis is fixed: this {case.node.op_type} makes shape {shape}, whatever the number of images ({n} here)."
     return f"The shape {shape} of this {case.node.op_type} is fixed and does not fit {n} images."
 
 
@@ -125,8 +126,8 @@ def _float16(case: _Case) -> str:
     largest = max((float(np.abs(value).max()) for value in values), default=0.0)
     if not _finite(case.departure.actual):
         return (
-            f"float16 overflows here: it ends at {_MAX_FLOAT16:.0f}, and this {case.node.op_type} is given values up to {largest:.3g}; "
-            "NaN or infinity is first made here."
+            f"float16 overflows here: it ends at {_MAX_FLOAT16:.0f}, and this {case.node.op_type} is given values up to "
+            f"{largest:.3g}; NaN or infinity is first made here."
         )
     return f"This {case.node.op_type} computes in float16, whose steps are 8,192 times as wide as float32's."
 
@@ -175,7 +176,7 @@ def _other_attributes(case: _Case) -> str:
 def _other_weights(case: _Case) -> str:
     if case.fresh is None or case.fresh.op_type != case.node.op_type:
         return ""
-    for place, (mine, theirs) in enumerate(zip(case.node.proto.input, case.fresh.proto.input)):
+    for place, (mine, theirs) in enumerate(zip(case.node.proto.input, case.fresh.proto.input, strict=False)):
         actual, expected = _constant(case.file, mine), _constant(case.source, theirs)
         if actual is None or expected is None or _same_array(actual, expected):
             continue
@@ -202,8 +203,8 @@ def describe_difference(expected: Value, actual: Value) -> str:
     if (axes := find_permutation(wide, narrow, 0.0)) is not None:
         return f"axes permuted by {list(axes)}"
     for axis in range(wide.ndim):
-        if (moved := _moved(wide, narrow, axis)) is not None:
-            return f"{moved} of {wide.shape[axis]} channels of axis {axis} stand in another place"
+        if n_moved := _moved(wide, narrow, axis):
+            return f"{n_moved} of {wide.shape[axis]} channels of axis {axis} stand in another place"
     if changed.sum() > 1 and (factor := _factor(wide[changed], narrow[changed])) is not None:
         return f"{int(changed.sum())} of {wide.size} elements are {factor:.6g} times the export's"
     first = tuple(int(i) for i in np.argwhere(changed)[0])
@@ -213,16 +214,16 @@ def describe_difference(expected: Value, actual: Value) -> str:
     return f"{int(changed.sum())} of {wide.size} elements, by at most {largest:.3g}, the first at {list(first)}"
 
 
-def _moved(expected: Value, actual: Value, axis: int) -> int | None:
-    """How many slices along an axis changed places, where the slices are the same but for their order."""
+def _moved(expected: Value, actual: Value, axis: int) -> int:
+    """How many slices along an axis changed places; 0 where they are not the same but for their order."""
     n = expected.shape[axis]
     if n < 2:
-        return None
+        return 0
     rows = [np.ascontiguousarray(np.moveaxis(a, axis, 0)).reshape(n, -1) for a in (expected, actual)]
     keys = [[row.tobytes() for row in part] for part in rows]
     if sorted(keys[0]) != sorted(keys[1]):
-        return None
-    return sum(mine != theirs for mine, theirs in zip(*keys, strict=True))
+        return 0
+    return sum(bool(mine != theirs) for mine, theirs in zip(*keys, strict=True))
 
 
 def _factor(expected: Value, actual: Value) -> float | None:
@@ -251,7 +252,7 @@ def _other_wiring(case: _Case) -> str:
         return ""
     if sorted(meanings) == sorted(case.fresh.reads):
         return f"Its inputs are swapped: it reads {', '.join(meanings)} where the export reads {', '.join(case.fresh.reads)}."
-    pairs = [(mine, theirs) for mine, theirs in zip(meanings, case.fresh.reads) if mine != theirs]
+    pairs = [(mine, theirs) for mine, theirs in zip(meanings, case.fresh.reads, strict=False) if mine != theirs]
     said = " and ".join(f"{mine!r} where the export reads {theirs!r}" for mine, theirs in pairs)
     return f"Rewired: it reads {said}." if said else "It reads another number of values than the export's."
 
@@ -329,14 +330,17 @@ def _unknown(case: _Case) -> str:
         same = "Unknown: operator, attributes, weights and wiring show no cause; "
     if actual is None or truth is None or actual.shape != truth.shape or actual.dtype.kind not in "fiub":
         return same + "nothing more was seen."
-    off = np.abs(actual.astype(np.float64) - truth) > case.walk.trace.allowed[case.departure.expected]
-    axes = [axis for axis in range(1, off.ndim) if 0 < off.any(axis=tuple(i for i in range(off.ndim) if i != axis)).mean() < 1]
-    where = (
-        f", in {int(off.any(axis=tuple(i for i in range(off.ndim) if i != axes[0])).sum())} of {off.shape[axes[0]]} places of axis {axes[0]}"
-        if axes
-        else ""
-    )
-    return f"{same}{int(off.sum())} of {off.size} elements differ{where}."
+    off = differences(truth, actual) > case.walk.trace.allowed[case.departure.expected]
+    return f"{same}{int(off.sum())} of {off.size} elements differ{_concentration(off)}."
+
+
+def _concentration(off: npt.NDArray[np.bool_]) -> str:
+    """Along which axis what differs keeps to some places."""
+    for axis in range(1, off.ndim):
+        places = off.any(axis=tuple(other for other in range(off.ndim) if other != axis))
+        if 0 < places.sum() < len(places):
+            return f", in {int(places.sum())} of {len(places)} places of axis {axis}"
+    return ""
 
 
 def _constant(structure: Structure, name: str) -> Value | None:
@@ -374,6 +378,15 @@ def _a(op_type: str) -> str:
 
 
 _SAYINGS: tuple[Callable[[_Case], str], ...] = (
-    _failure, _swapped_outputs, _fixed_batch, _training_mode, _float16, _novelty, _other_operator, _other_attributes, _other_weights,
-    _other_wiring, _numbers,
-)  # fmt: skip
+    _failure,
+    _swapped_outputs,
+    _fixed_batch,
+    _training_mode,
+    _float16,
+    _novelty,
+    _other_operator,
+    _other_attributes,
+    _other_weights,
+    _other_wiring,
+    _numbers,
+)

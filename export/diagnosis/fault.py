@@ -24,17 +24,17 @@ def find_fault(
     """The first node, in topological order, that gives something else than the network does although its inputs are right.
 
     Every node is run by itself on true inputs, so that nothing that went wrong before hides or excuses it (``Walk`` says why this
-    is done rather than a bisection). A value departs where it is not finite though the truth is, has another shape, or lies further
-    from the truth than ``Trace.allowed``. A file whose nodes all agree is then looked at as a whole: what it promises at its border,
-    whether it loads, whether its outputs agree without and with ONNX Runtime's graph optimisations.
+    is done rather than a bisection). A value departs where it is not finite though the truth is, has another shape, or lies
+    further from the truth than ``Trace.allowed``. A file whose nodes all agree is then looked at as a whole: what it promises at
+    its border, whether it loads, whether its outputs agree without and with ONNX Runtime's graph optimisations.
 
     Args:
         model: The file's bytes; any change of the export, or another export of the same network.
         trace: The truth for some images, two at least.
         images: Those images first, then others that batches of other sizes are filled with; uint8, shape (n, H, W, C).
         image_names: One for each of ``images``.
-        failing_batch_size: A batch size at which the file is known to fail. Where nothing is found with the traced images, one image
-            more is traced, then as many as that.
+        failing_batch_size: A batch size at which the file is known to fail. Where nothing is found with the traced images, one
+            image more is traced, then as many as that.
 
     Returns:
         The fault; None where every node and the whole file agree.

@@ -25,8 +25,8 @@ _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLi
 def trace_onnx(model: bytes, images: npt.NDArray[Any], memory_bytes: int = MEMORY_BYTES) -> Trace:
     """The truth of an ONNX file that others made: each node by ONNX's reference evaluator, in float64 and in float32.
 
-    A node that the evaluator lacks, or fails on, is uncovered: what it makes has no truth. What follows it is computed from what ONNX
-    Runtime makes there without graph optimisations; that proves what follows, not the node.
+    A node that the evaluator lacks, or fails on, is uncovered: what it makes has no truth. What follows it is computed from what
+    ONNX Runtime makes there without graph optimisations; that proves what follows, not the node.
 
     Args:
         model: The file's bytes, trusted: nothing here bounds what a hostile file asks for.

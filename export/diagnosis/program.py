@@ -93,7 +93,8 @@ def _run(program: torch.export.ExportedProgram, node: fx.Node, env: dict[fx.Node
         return _widen(value), value, value
     lanes = []
     for lane in range(3):
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used, lane=lane: env[used][lane])
+        own = {used: env[used][lane] for used in node.all_input_nodes}
+        args, kwargs = _filled((node.args, node.kwargs), own)
         if node.target in (torch.ops.aten.as_strided.default, torch.ops.aten.view.default):
             args = (_strided_like(args[0], node.args[0]), *args[1:])
         assert callable(node.target)
@@ -104,6 +105,11 @@ def _run(program: torch.export.ExportedProgram, node: fx.Node, env: dict[fx.Node
             else:
                 lanes.append(node.target(*args, **kwargs))
     return lanes[0], lanes[1], lanes[2]
+
+
+def _filled(arguments: Any, values: dict[fx.Node, Any]) -> Any:
+    """An operator's arguments with the values in place of the nodes that stand for them."""
+    return fx.node.map_arg(arguments, values.__getitem__)
 
 
 def _strided_like(tensor: torch.Tensor, node: Any) -> torch.Tensor:

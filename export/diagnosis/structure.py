@@ -152,9 +152,7 @@ class Structure:
 
     def signature(self, node: Node) -> tuple[Any, ...]:
         """What a node computes: two nodes of one signature give the same outputs for the same ``reads``."""
-        parts: list[bytes] = []
-        for name in node.proto.input:
-            parts.append(self.digest(name) if name in self.weights else b"read" if name else b"absent")
+        parts = [self.digest(name) if name in self.weights else b"read" if name else b"absent" for name in node.proto.input]
         bodies = [attribute.SerializeToString(deterministic=True) for attribute in node.proto.attribute]
         if any(attribute.HasField("g") or attribute.graphs for attribute in node.proto.attribute):
             bodies.extend(self.digest(name) for name in outer_names(node.proto) if name in self.weights)
@@ -224,13 +222,13 @@ def attributes(node: onnx.NodeProto, opset: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-        for name, attribute in schema.attributes.items():
-            if attribute.default_value.name:
-                found[name] = _plain(onnx.helper.get_attribute_value(attribute.default_value))
+        for name, declared in schema.attributes.items():
+            if declared.default_value.name:
+                found[name] = _plain(onnx.helper.get_attribute_value(declared.default_value))
     except onnx.defs.SchemaError:
         pass  # an operator that ONNX does not define has no defaults to fill in
-    for attribute in node.attribute:
-        found[attribute.name] = _plain(onnx.helper.get_attribute_value(attribute))
+    for own in node.attribute:
+        found[own.name] = _plain(onnx.helper.get_attribute_value(own))
     return found
 
 

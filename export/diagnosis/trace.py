@@ -36,8 +36,8 @@ class Trace:
         structure: The graph that ``values`` are named after: the fresh export, or the ONNX file of others.
         values: By value name; float64 where floating.
         allowed: By value name, the largest absolute difference that float32 explains at a node whose inputs are true:
-            ``max(16 * own_error, 16 * eps * max |value|)``, own_error being the source's own float32 error from the last true values
-            on; 0 for what is no float.
+            ``max(16 * own_error, 16 * eps * max |value|)``, own_error being the source's own float32 error from the last true
+            values on; 0 for what is no float.
         errors: By value name, the source's own error where all of it is computed in float32, from the images on.
         modules: By value name, the path of the PyTorch module that makes it; empty where unknown.
         proven: Values that the source itself computes. The others are of ``structure`` alone (its shapes, masks, helper values),
@@ -76,8 +76,8 @@ def allowed_difference(value: npt.NDArray[Any], own_error: float) -> float:
 def trace_network(graph: ExportedGraph, images: Images, memory_bytes: int = MEMORY_BYTES) -> Trace:
     """The truth of a network that Convoy exported, from its PyTorch program in float64.
 
-    Values that only the ONNX graph has come from the fresh export, each of its nodes run by itself on true inputs; where such a node
-    gives another value than PyTorch the exporter is at fault, and helper values that lead there alone are no truth.
+    Values that only the ONNX graph has come from the fresh export, each of its nodes run by itself on true inputs; where such a
+    node gives another value than PyTorch the exporter is at fault, and helper values that lead there alone are no truth.
 
     Args:
         graph: The fresh export.
@@ -111,7 +111,7 @@ def trace_network(graph: ExportedGraph, images: Images, memory_bytes: int = MEMO
 def _complete(trace: Trace, values: Values, allowed: dict[str, float]) -> Trace:
     """Run each node of the fresh export on true inputs: prove it, and learn the values that only it has."""
     structure = trace.structure
-    feeds_of_images = {name: trace.images for name in structure.inputs}
+    feeds_of_images = dict.fromkeys(structure.inputs, trace.images)
     departing: set[str] = set()
     uncovered: list[str] = []
     for node in structure.nodes:

@@ -66,8 +66,8 @@ class Walk:
 
     Each node is fed what its inputs *should* be, so that its output shows what the node itself adds, to within one operator's
     rounding. A bisection of the whole file's own values would be quicker where intermediate values are dear, but it relies on a
-    difference staying a difference further down, and it does not: ReLU, max pooling, softmax and rounding hide it, and rounding that
-    has piled up over the layers before hides a small one. One node at a time costs about as much as running the file once.
+    difference staying a difference further down, and it does not: ReLU, max pooling, softmax and rounding hide it, and rounding
+    that has piled up over the layers before hides a small one. One node at a time costs about as much as running the file once.
 
     Names are believed where most of the named nodes have the operator and the inputs that they have in the trace; values of other
     names, or all where names are not believed, are told by what they hold: a true value, in some order of axes or another shape. A
@@ -89,7 +89,9 @@ class Walk:
         """By node, what it adds as a share of what is allowed, for nodes that are not the fresh export's own."""
         self._own = Values()
         self._outputs = (
-            dict(zip(file.outputs, trace.structure.outputs)) if set(file.outputs) != set(trace.structure.outputs) else {}
+            dict(zip(file.outputs, trace.structure.outputs, strict=False))
+            if set(file.outputs) != set(trace.structure.outputs)
+            else {}
         )
 
     def run(self) -> Departure | None:
@@ -135,7 +137,8 @@ class Walk:
         expected = next(filter(None, map(self.expected, node.makes)), "")
         output = next((name for name in node.makes if self.expected(name)), node.makes[0] if node.makes else "")
         if any(name in self.file.makers and not self._is_there(name) for name in node.reads) and node.index not in self.file.cyclic:
-            return self._skip(node)  # it reads what is no tensor, or what could not be computed
+            self._skip(node)  # it reads what is no tensor, or what could not be computed
+            return None
         try:
             made = run_node(self.file, node, self.feeds(node))
         except NodeError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,9 @@ from convoy.export.diagnosis.running import as_datatype, first_line
 from convoy.export.diagnosis.structure import Structure
 from convoy.export.diagnosis.trace import Trace, allowed_difference
 from convoy.export.diagnosis.walk import Walk
-from convoy.export.gate.runtime import open_session
+from convoy.export.gate.runtime import Level, open_session
 
-_LEVELS = ("disabled", "all")
+_LEVELS: Final[tuple[Level, ...]] = ("disabled", "all")
 
 
 def check_border(file: Structure, trace: Trace, image_name: str) -> Fault | None:
@@ -31,8 +31,8 @@ def check_border(file: Structure, trace: Trace, image_name: str) -> Fault | None
             cause = f"The file's {side}s are {', '.join(mine)} where the export has {', '.join(theirs)}."
             return _at_border(side, (*mine, *theirs)[0], image_name, cause)
         for name, expected in theirs.items():
-            if (cause := _compare(name, mine[name], expected)) is not None:
-                return _at_border(side, name, image_name, cause)
+            if (said := _compare(name, mine[name], expected)) is not None:
+                return _at_border(side, name, image_name, said)
         if list(mine) != list(theirs):
             return _at_border(side, next(iter(mine)), image_name, f"The {side}s stand in another order: {', '.join(mine)}.")
     return None
@@ -50,7 +50,7 @@ def check_whole(walk: Walk, model: bytes, image_names: Sequence[str]) -> Fault |
     departing: dict[str, tuple[str, float, float]] = {}
     for level in _LEVELS:
         try:
-            session = open_session(model, level=level, threads=1)  # type: ignore[arg-type]
+            session = open_session(model, level=level, threads=1)
             arrays = dict(zip(walk.file.outputs, session.run(list(walk.file.outputs), feeds), strict=True))
         except Exception as error:  # noqa: BLE001 ONNX Runtime's exceptions have no public common base
             return _failing(walk, first_line(error), image_names[0], level)
@@ -74,11 +74,11 @@ def _piled_up(walk: Walk, output: str) -> tuple[str, int]:
         seen = "no node departs by itself, and all are the export's own; the difference piles up over the whole graph"
         return f"Unknown: {seen}.", walk.file.makers[output].index
     index, share = max(walk.shares.items(), key=lambda item: item[1])
-    return (
-        f"Small differences grow downstream: no node departs by itself; this one, which is not as the export has it, adds most "
-        f"({share:.1%} of what is allowed there).",
-        index,
+    cause = (
+        "Small differences grow downstream: no node departs by itself; this one, which is not as the export has it, adds most "
+        f"({share:.1%} of what is allowed there)."
     )
+    return cause, index
 
 
 def _departing(trace: Trace, arrays: dict[str, npt.NDArray[Any]]) -> tuple[str, float, float] | None:
