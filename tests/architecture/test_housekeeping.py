@@ -60,7 +60,7 @@ def test_the_hooks_call_targets_that_the_makefile_has(root: Path) -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
 
 
-@pytest.mark.parametrize("document", ["docs/deployment.md", "docs/triton.md", "docs/dependencies.md"])
+@pytest.mark.parametrize("document", ["docs/deployment.md", "docs/triton.md", "docs/dependencies.md", "docs/validation.md"])
 def test_the_documents_link_to_files_that_are_there(document: str, root: Path) -> None:
     text = (root / document).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link]
