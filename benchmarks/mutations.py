@@ -24,7 +24,7 @@ from convoy.contract.manifest import Preprocessing
 from convoy.contract.validation import Fault
 from convoy.export.diagnosis import Trace, find_fault, trace_network
 from convoy.export.diagnosis.running import as_datatype
-from convoy.export.gate.evidence import EvaluationSet, Exhibits
+from convoy.export.gate.evidence import EvaluationSet, Exhibits, edge_images
 from convoy.export.gate.gate import Border, Failure, run_gate
 from convoy.export.gate.reference import TorchSource
 from convoy.export.gate.runtime import open_session
@@ -123,7 +123,9 @@ class Remembering:
 
 
 def build(name: str, seed: int) -> tuple[nn.Module, ImageSpec]:
-    """A network with random weights, behind preprocessing; batch norms hold the statistics of random images.
+    """A network with random weights, behind preprocessing; batch norms hold the statistics of random and edge images.
+
+    Without the edge images, which are far from random ones, some networks answer them with numbers that only rounding decides.
 
     Raises:
         UsageError: There is no such network.
@@ -141,7 +143,7 @@ def build(name: str, seed: int) -> tuple[nn.Module, ImageSpec]:
         raise UsageError(f"expected lenet5 or a network of torchvision, found {name!r}.") from error
     image = ImageSpec(height_px=64, width_px=64, channels=3)
     classifier = _behind_preprocessing(network, image)
-    _calibrate(classifier, draw_images(image, 16, seed + 1))
+    _calibrate(classifier, np.concatenate([draw_images(image, 16, seed + 1), edge_images(image)]))
     return classifier.eval(), image
 
 

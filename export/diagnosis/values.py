@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,8 @@ class Values(Mapping[str, npt.NDArray[Any]]):
         self._left_bytes = memory_bytes
         self._arrays: dict[str, npt.NDArray[Any]] = {}
         self._files: dict[str, Path] = {}
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._n_written = 0
 
     def add(self, name: str, value: npt.NDArray[Any]) -> None:
         """Keep a copy of ``value``."""
@@ -34,8 +37,10 @@ class Values(Mapping[str, npt.NDArray[Any]]):
             self._arrays[name] = np.array(value, order="C")
             return
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="convoy-trace-", ignore_cleanup_errors=True)
-        path = Path(self._folder.name, f"{len(self._files)}-{len(self._arrays)}.npy")
+            self._folder = Path(tempfile.mkdtemp(prefix="convoy-trace-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        self._n_written += 1
+        path = self._folder / f"{self._n_written}.npy"
         np.save(path, value)
         self._files[name] = path
 

@@ -88,6 +88,7 @@ class Walk:
         self.shares: dict[int, float] = {}
         """By node, what it adds as a share of what is allowed, for nodes that are not the fresh export's own."""
         self._own = Values()
+        self._means: dict[int, list[tuple[str, float, float]]] = {}
         self._outputs = (
             dict(zip(file.outputs, trace.structure.outputs, strict=False))
             if set(file.outputs) != set(trace.structure.outputs)
@@ -297,7 +298,7 @@ class Walk:
         if value.dtype.kind != "f" or value.size < _MATCH_SIZE or not _is_finite(value):
             return None
         mean, mean_abs = float(value.mean(dtype=np.float64)), float(np.abs(value).mean(dtype=np.float64))
-        for name, true_mean, true_mean_abs in self._by_size.get(value.size, ()):
+        for name, true_mean, true_mean_abs in self._of_size(value.size):
             allowed = _MATCH_FACTOR * self.trace.allowed[name]
             if abs(true_mean - mean) > allowed or abs(true_mean_abs - mean_abs) > allowed:
                 continue
@@ -308,13 +309,20 @@ class Walk:
                 return Meaning(name, axes, value.shape)
         return None
 
+    def _of_size(self, size: int) -> list[tuple[str, float, float]]:
+        """The true floating values of so many elements, each with its mean and the mean of its absolute."""
+        if size not in self._means:
+            truths = ((name, self.trace.values[name]) for name in self._names_of_size.get(size, ()))
+            self._means[size] = [(name, float(truth.mean()), float(np.abs(truth).mean())) for name, truth in truths]
+        return self._means[size]
+
     @cached_property
-    def _by_size(self) -> dict[int, list[tuple[str, float, float]]]:
-        found: dict[int, list[tuple[str, float, float]]] = {}
+    def _names_of_size(self) -> dict[int, list[str]]:
+        found: dict[int, list[str]] = {}
         for name in _in_order(self.trace):
             truth = self.trace.values[name]
-            if truth.dtype.kind == "f" and truth.size >= _MATCH_SIZE and _is_finite(truth):
-                found.setdefault(truth.size, []).append((name, float(truth.mean()), float(np.abs(truth).mean())))
+            if truth.dtype.kind == "f" and truth.size >= _MATCH_SIZE:
+                found.setdefault(truth.size, []).append(name)
         return found
 
 
