@@ -1,29 +1,31 @@
-"""The step from PyTorch to ONNX: torch's dynamo exporter, then metadata that belongs in a file one hands on."""
+"""The step from PyTorch to ONNX: captured whole or refused, translated by torch's dynamo exporter, tidied."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
-import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from convoy.contract.errors import ExportError
 from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME
+from convoy.export.graph.capture import capture, quiet, root_cause
 from convoy.export.graph.servable import Servable
 from convoy.export.graph.targets import OPSET_VERSION
+from convoy.export.graph.tidying import tidy
+from convoy.export.graph.translation import translation_table
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir as ir
     from torch import nn
 
     from convoy.contract.image import ImageSpec
 
-_KEPT_METADATA = {"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"}
+MAX_WEIGHTS_BYTES: Final = 2**31 - 2**24
+"""What protobuf can write as one message, less room for everything that is not weights."""
+_RANDOM: Final = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
 
 
 @dataclass(frozen=True)
@@ -56,28 +58,32 @@ def check_network(classifier: nn.Module, image: ImageSpec, n_classes: int) -> No
     )
     if not isinstance(classifier, torch.nn.Module):
         raise ExportError(f"expected a torch.nn.Module, found {type(classifier).__name__}.")
+    if odd := _floating(classifier):
+        raise ExportError(f"expected float32 weights, found {odd}: call .float() first; --precision then converts the file.")
     try:
         with torch.inference_mode():
             logits = classifier(torch.zeros((2, *image.dims), dtype=torch.uint8))
     except Exception as error:  # whatever a stranger's forward() raises
-        raise ExportError(f"{expected} and gives logits; on such images this one fails: {_root(error)}") from error
-    if not isinstance(logits, torch.Tensor) or not logits.is_floating_point() or logits.shape != (2, n_classes):
+        raise ExportError(f"{expected} and gives logits; on such images this one fails: {root_cause(error)}") from error
+    if not isinstance(logits, torch.Tensor) or logits.dtype != torch.float32 or logits.shape != (2, n_classes):
         found = f"{logits.dtype} {tuple(logits.shape)}" if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ExportError(
-            f"{expected} and gives one logit for each of {n_classes} labels, float (2, {n_classes}) for 2 images; found {found}."
+            f"{expected} and gives one logit for each of {n_classes} labels, float32 (2, {n_classes}) for 2 images; found {found}."
         )
 
 
-def _root(error: BaseException) -> str:
-    """The first cause in one line, without the terminal's colours: exporters wrap it in pages of advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+def _floating(classifier: nn.Module) -> str:
+    """The first parameter that is not float32, with its dtype; empty where there is none."""
+    for name, parameter in classifier.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            return f"{parameter.dtype} in {name}"
+    return ""
 
 
 def to_onnx(classifier: nn.Module, image: ImageSpec) -> ExportedGraph:
     """Export a classifier with its preprocessing and softmax, batch axis dynamic.
+
+    The same network gives the same bytes, in any process.
 
     Args:
         classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to float32 logits (N, K).
@@ -87,53 +93,63 @@ def to_onnx(classifier: nn.Module, image: ImageSpec) -> ExportedGraph:
         The graph, with the input ``image`` and the outputs ``logits`` and ``probabilities``.
 
     Raises:
-        ExportError: The network is in training mode, or torch cannot export it.
+        ExportError: The network is in training mode, what it computes depends on the values in the images or on their number or is
+            random, torch or ONNX has no way to say it, or it does not fit into one file.
     """
     training = [name or "the classifier itself" for name, module in classifier.named_modules() if module.training]
     if training:
         raise ExportError(f"expected a network in evaluation mode, found {training[0]} in training mode: call .eval() first.")
-    example = torch.zeros((2, *image.dims), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant axis
-    batch = torch.export.Dim("batch")
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    captured = capture(Servable(classifier).eval(), image.dims)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # torch's exporter warns about its own internals
-            program = torch.onnx.export(
-                Servable(classifier).eval(),
-                (example,),
+        with quiet():
+            translated = torch.onnx.export(
+                captured,
+                (),
                 dynamo=True,
                 opset_version=OPSET_VERSION,
                 input_names=[INPUT_NAME],
                 output_names=[LOGITS_NAME, PROBABILITIES_NAME],
-                dynamic_shapes={"image": {0: batch}},
+                custom_translation_table=translation_table(),
+                optimize=False,
                 verbose=False,
             )
+            if translated is None or translated.exported_program is None:
+                raise ExportError("torch.onnx gave no program for this network.")
+            tidy(translated.model, _batch_symbol(translated.exported_program))
+    except ExportError:
+        raise
     except Exception as error:  # the exporter raises its own and torch's many kinds
+        raise ExportError(f"this network cannot be exported: {_explain(error)}") from error
+    _check(translated.model)
+    model: onnx.ModelProto = translated.model_proto
+    return ExportedGraph(model, translated.exported_program)
+
+
+def _explain(error: BaseException) -> str:
+    cause = root_cause(error)
+    if unknown := re.search(r"No (?:ONNX function|decompositions?) found for .*?op='([\w.]+)'", cause):
+        return f"torch has no ONNX counterpart of {unknown[1]}: say the same in forward() with other operators."
+    return f"torch.onnx cannot translate it: {cause}"
+
+
+def _batch_symbol(program: torch.export.ExportedProgram) -> str:
+    """What torch calls the batch axis."""
+    (name,) = program.graph_signature.user_inputs
+    node = next(node for node in program.graph.nodes if node.name == name)
+    return str(node.meta["val"].shape[0])
+
+
+def _check(model: ir.Model) -> None:
+    """Refuse what no file could say rightly, before it is written out."""
+    random = next((node for node in model.graph.all_nodes() if node.op_type in _RANDOM), None)
+    if random is not None:
         raise ExportError(
-            f"torch.onnx cannot export this network (what it computes must not depend on the values in the images, nor on their "
-            f"number): {_root(error)}"
-        ) from error
-    if program is None or program.exported_program is None:
-        raise ExportError("torch.onnx gave no program for this network.")
-    model: onnx.ModelProto = program.model_proto
-    _strip(model)
-    return ExportedGraph(model, program.exported_program)
-
-
-def _strip(model: onnx.ModelProto) -> None:
-    """Drop what the exporter noted about this machine (source paths, stack traces); keep the names of the modules."""
-    for node in model.graph.node:
-        kept = [entry for entry in node.metadata_props if entry.key in _KEPT_METADATA]
-        del node.metadata_props[:]
-        node.metadata_props.extend(kept)
-        node.doc_string = ""
-    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        del value.metadata_props[:]
-        value.doc_string = ""
-    for initializer in model.graph.initializer:
-        del initializer.metadata_props[:]
-        initializer.doc_string = ""
-    del model.graph.metadata_props[:]
-    del model.metadata_props[:]
-    model.graph.doc_string = ""
-    model.doc_string = ""
+            f"expected a network that answers alike each time, found {random.op_type} (from {random.name}): "
+            "leave dropout and noise out in evaluation mode."
+        )
+    n_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    if n_bytes > MAX_WEIGHTS_BYTES:
+        raise ExportError(
+            f"expected weights of at most {MAX_WEIGHTS_BYTES:,} bytes (an ONNX file is one protobuf message, 2 GiB at most), "
+            f"found {n_bytes:,}: export a smaller network."
+        )
