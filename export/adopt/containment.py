@@ -50,10 +50,11 @@ def read_contained(path: Path, limits: Limits = _DEFAULT) -> bytes:
         ExportError: The file is no ONNX file, is damaged or hostile, or exceeds ``limits``.
     """
     size = _regular_size(path, limits)
-    payload = {"path": str(path.absolute()), "shown": str(path), "limits": asdict(limits)}
+    payload = {"path": str(path.absolute()), "limits": asdict(limits)}
     allowed = 0
     for _ in range(2):  # external data need more memory: the first process says how much, within the limits
-        reply = run_contained(_TASK, {**payload, "external_bytes": allowed}, limits=limits, payload_bytes=size + allowed)
+        with _named(path):
+            reply = run_contained(_TASK, {**payload, "external_bytes": allowed}, limits=limits, payload_bytes=size + allowed)
         if isinstance(model := reply.get("model"), bytes) and len(model) <= limits.max_file_bytes:
             return model
         needed = reply.get("external_bytes")
@@ -69,22 +70,21 @@ def contain_task(payload: Mapping[str, Any]) -> dict[str, Any]:
     """Do :func:`contain` for the process that :func:`read_contained` starts.
 
     Args:
-        payload: ``path``, ``shown`` (the path as messages give it), ``limits`` and ``external_bytes``, which this process may read.
+        payload: ``path``, ``limits`` and ``external_bytes``, which this process may read.
 
     Returns:
         ``model``, or ``external_bytes`` where the process would have to read more of them.
     """
     path, limits = Path(payload["path"]), Limits(**payload["limits"])
-    with _named(payload["shown"]):
-        model = _load(path, limits)
-        needed = external_bytes(model, limits)
-        if needed > limits.max_file_bytes:
-            raise ExportError(
-                f"expected at most {limits.max_file_bytes:,} bytes of external data, found {needed:,}: no ONNX file holds more."
-            )
-        if needed > payload["external_bytes"]:
-            return {"external_bytes": needed}
-        return {"model": _embedded(model, path.parent, limits)}
+    model = _load(path, limits)
+    needed = external_bytes(model, limits)
+    if needed > limits.max_file_bytes:
+        raise ExportError(
+            f"expected at most {limits.max_file_bytes:,} bytes of external data, found {needed:,}: no ONNX file holds more."
+        )
+    if needed > payload["external_bytes"]:
+        return {"external_bytes": needed}
+    return {"model": _embedded(model, path.parent, limits)}
 
 
 def contain(path: Path, limits: Limits = _DEFAULT) -> bytes:
@@ -98,7 +98,7 @@ def contain(path: Path, limits: Limits = _DEFAULT) -> bytes:
 
 
 @contextmanager
-def _named(path: Path | str) -> Iterator[None]:
+def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except ExportError as error:

@@ -103,10 +103,13 @@ class _Walk:
 
     def _check_attributes(self, node: onnx.NodeProto) -> None:
         for attribute in node.attribute:
-            if attribute.name in _PX_ATTRIBUTES and any(abs(entry) > self.limits.max_pad_px for entry in attribute.ints):
+            if attribute.name not in _PX_ATTRIBUTES:
+                continue
+            many = len(attribute.ints) > 2 * self.limits.max_rank
+            if many or any(abs(entry) > self.limits.max_pad_px for entry in attribute.ints):
                 raise ExportError(
                     f"{describe(node)}: expected {attribute.name} of at most {self.limits.max_pad_px:,}, found "
-                    f"{list(attribute.ints)[:8]}: no image network needs as much."
+                    f"{list(attribute.ints[:8])}: no image network needs as much."
                 )
 
     def _check_size(self, node: onnx.NodeProto, made: Fact) -> None:
@@ -157,6 +160,8 @@ def _infer(node: onnx.NodeProto, inputs: list[Fact]) -> Fact:
 
 def _attribute(attribute: onnx.AttributeProto) -> Any:
     if attribute.ref_attr_name or attribute.HasField("g") or attribute.graphs:
+        return None
+    if max(len(attribute.ints), len(attribute.floats), len(attribute.strings)) > _MAX_KNOWN:
         return None
     if attribute.HasField("t"):
         return attribute.t

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _DEFAULT: Final = Limits()
 _TASK: Final = "convoy.export.adopt.inspection:inspect_task"
 _MAX_WORDS: Final = 2000
+_OPTIONAL_INPUTS_IR_VERSION: Final = 4
 UNKNOWN_AXIS: Final = 224
 """What an axis of unknown length is taken for in the trial run, where nothing else is said; the batch axis is taken for 1."""
 
@@ -164,6 +165,7 @@ def inspect_task(payload: Mapping[str, Any]) -> dict[str, Any]:
 def _facts(serialised: bytes, limits: Limits) -> dict[str, Any]:
     model = onnx.ModelProto.FromString(serialised)
     check_model(model, limits)
+    ir_version = model.ir_version
     inferred, inference_error = _inferred(model)
     _check(model)
     for value in _all_values(inferred.graph):
@@ -175,7 +177,7 @@ def _facts(serialised: bytes, limits: Limits) -> dict[str, Any]:
         "outputs": [_described(value) for value in inferred.graph.output],
         "op_types": op_types,
         "opset_imports": {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import},
-        "ir_version": model.ir_version,
+        "ir_version": ir_version,
         "producer": _plain(f"{model.producer_name} {model.producer_version}".strip()),
         "n_parameters": _n_parameters(model, limits),
         "n_nodes": sum(op_types.values()),
@@ -189,7 +191,10 @@ def _plain(text: str) -> str:
 
 
 def _check(model: onnx.ModelProto) -> None:
-    """Have ONNX's checker look at ``model``, whose outputs' types it completes."""
+    """Have ONNX's checker look at ``model``, after it is completed as ONNX Runtime completes it."""
+    if model.ir_version < _OPTIONAL_INPUTS_IR_VERSION:
+        # In these versions each initialiser was to be listed as an input too. Not all exporters did, and no runtime minds.
+        model.ir_version = _OPTIONAL_INPUTS_IR_VERSION
     for value in model.graph.output:
         # The checker wants a shape in the file; ONNX Runtime, and files in the field, leave it to inference.
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
@@ -329,6 +334,6 @@ def _max_abs_diff(first: list[Any], second: list[Any]) -> float | None:
             return None
         with np.errstate(invalid="ignore"):
             apart = np.abs(left.astype(np.float64) - right.astype(np.float64))
-        apart[left == right] = 0.0  # infinities of one sign
+        apart = np.where(left == right, 0.0, apart)  # infinities of one sign
         largest = max(largest, float(apart.max(initial=0.0)))
     return largest if np.isfinite(largest) else None

@@ -44,7 +44,7 @@ class Limits:
 
     max_file_bytes: int = 2**31 - 1
     max_decoded_bytes: int = 2**32
-    max_fields: int = 2_000_000
+    max_fields: int = 1_000_000
     max_nodes: int = 100_000
     max_depth: int = 8
     max_name_chars: int = 4096

@@ -29,11 +29,11 @@ def check_operators(model: onnx.ModelProto, limits: Limits) -> None:
     """
     imports = _imports("the file", model.opset_import)
     functions = _functions(model)
+    _check_size(model, functions, limits)
     for body in bodies(model, limits):
         known = imports if body.function is None else _imports(body.where, body.function.opset_import)
         for node in body.nodes:
             _check_node(node, known, functions)
-    _check_size(model, functions, limits)
 
 
 def _imports(owner: str, entries: Sequence[onnx.OperatorSetIdProto]) -> dict[str, int]:
@@ -42,7 +42,9 @@ def _imports(owner: str, entries: Sequence[onnx.OperatorSetIdProto]) -> dict[str
         raise ExportError(f"expected each operator set imported once by {owner}, found {twice[:5]} more than once: save it again.")
     imports = {domain: entry.version for domain, entry in zip(domains, entries, strict=True)}
     if owner == "the file" and "" not in imports:
-        raise ExportError("expected a file that imports ONNX's own operator set, found none: it is damaged, or no ONNX model.")
+        raise ExportError(
+            f"expected a file that imports ONNX's own operator set, found {sorted(imports)[:5]} alone: it is no network."
+        )
     opset = imports.get("", MIN_OPSET_VERSION)
     if opset > MAX_OPSET_VERSION:
         raise ExportError(
@@ -51,7 +53,7 @@ def _imports(owner: str, entries: Sequence[onnx.OperatorSetIdProto]) -> dict[str
         )
     if opset < MIN_OPSET_VERSION:
         raise ExportError(
-            f"expected opset {MIN_OPSET_VERSION} to {MAX_OPSET_VERSION}, found {opset} in {owner}, of another meaning. "
+            f"expected opset {MIN_OPSET_VERSION} to {MAX_OPSET_VERSION}, found {opset} in {owner}, whose operators differ. "
             "Export the network again, or convert a file that you trust with onnx.version_converter.convert_version."
         )
     return imports

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from math import ceil, prod
 from typing import Final
@@ -87,7 +87,7 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == _T.EXTERNAL)
 
 
-def n_elements(owner: str, dims: list[int], limits: Limits) -> int:
+def n_elements(owner: str, dims: Sequence[int], limits: Limits) -> int:
     """Return the elements of a tensor of ``dims``, as an exact integer.
 
     Raises:
@@ -95,7 +95,7 @@ def n_elements(owner: str, dims: list[int], limits: Limits) -> int:
     """
     if len(dims) > limits.max_rank or any(dim < 0 for dim in dims):
         raise ExportError(
-            f"{owner}: expected at most {limits.max_rank} axes of length 0 or more, found {dims[:8]}: the file is damaged."
+            f"{owner}: expected at most {limits.max_rank} axes of length 0 or more, found {list(dims[:8])}: the file is damaged."
         )
     return prod(dims)
 
@@ -112,7 +112,7 @@ def n_bytes(owner: str, tensor: onnx.TensorProto, limits: Limits) -> int:
             "store it in a datatype that every target server knows."
         )
     bits = _LAYOUT[tensor.data_type][0]
-    return (n_elements(owner, list(tensor.dims), limits) * bits + 7) // 8
+    return (n_elements(owner, tensor.dims, limits) * bits + 7) // 8
 
 
 def check_tensors(model: onnx.ModelProto, limits: Limits) -> None:
@@ -166,7 +166,7 @@ def _check_tensor(owner: str, tensor: onnx.TensorProto, limits: Limits) -> None:
 
 
 def _dense_bytes(owner: str, sparse: onnx.SparseTensorProto, limits: Limits) -> int:
-    elements = n_elements(owner, list(sparse.dims), limits)
+    elements = n_elements(owner, sparse.dims, limits)
     dense = (elements * max(_LAYOUT[sparse.values.data_type][0], 8) + 7) // 8
     stored, axes = list(sparse.values.dims), len(sparse.dims)
     count = stored[0] if len(stored) == 1 else -1

@@ -18,6 +18,7 @@ from convoy.export.adopt.limits import Limits
 
 _MAX_MESSAGE_DEPTH: Final = 64
 _BYTES_PER_FIELD: Final = 256  # what a parser keeps for one small message, measured with room
+_PACKED_GROWTH: Final = 16  # one byte of a packed integer becomes eight, in an array that doubles as it grows
 # These may hold line breaks; all other strings are names.
 _FREE_TEXT: Final = frozenset({"doc_string", "value", "producer_name", "producer_version"})
 
@@ -45,7 +46,7 @@ def _table(descriptor: Descriptor) -> _Table:
             table[field.number] = (_Kind.BYTES, None, 1)
         else:
             fixed = field.type in (FieldDescriptor.TYPE_FLOAT, FieldDescriptor.TYPE_DOUBLE)
-            table[field.number] = (_Kind.NUMBER, None, 1 if fixed else 8)
+            table[field.number] = (_Kind.NUMBER, None, 2 if fixed else _PACKED_GROWTH)
     return table
 
 

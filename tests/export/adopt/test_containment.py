@@ -303,7 +303,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         changed(lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 13))),
         "'ai.onnx'.*more than once",
     ),
-    "no operator set": (changed(lambda m: m.ClearField("opset_import")), "imports ONNX's own operator set, found none"),
+    "no operator set": (changed(lambda m: m.ClearField("opset_import")), "imports ONNX's own operator set, found"),
     "opset 6": (changed(lambda m: setattr(m.opset_import[0], "version", 6)), "opset 7 to 21, found 6.*convert_version"),
     "opset 22": (changed(lambda m: setattr(m.opset_import[0], "version", 22)), "opset 7 to 21, found 22.*opset_version=21"),
     "opset of a billion": (changed(lambda m: setattr(m.opset_import[0], "version", 10**9)), "opset 7 to 21"),

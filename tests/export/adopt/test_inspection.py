@@ -107,6 +107,19 @@ def test_a_quantised_network_with_the_runtimes_own_operators_is_run():
     assert found.trial.error == ""
 
 
+def test_an_old_file_that_lists_no_initialiser_as_an_input_is_taken_as_runtimes_take_it():
+    model = onnx.ModelProto.FromString(network())
+    model.ir_version = 3
+    del model.graph.input[1]
+    found = inspect(model.SerializeToString())
+    assert (found.ir_version, found.trial.error) == (3, "")
+
+
+def test_a_scalar_output_is_compared():
+    found = inspect(text("logits = ReduceSum<keepdims = 0>(image)"), shapes={"image": (1, 3, 2, 2)})
+    assert (found.trial.outputs, found.trial.max_abs_diff) == ((("logits", "float32", ()),), 0.0)
+
+
 def test_what_inference_finds_wrong_is_a_fact():
     model = onnx.ModelProto.FromString(network())
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
