@@ -138,6 +138,7 @@ def adopt_task(payload: Mapping[str, Any]) -> dict[str, Any]:
             "image": source.image.model_dump(),
             "n_classes": source.n_classes,
             "batch_size": source.batch_size,
+            "alone": source.alone,
         },
     }
     return {"model": adopted.model, "source": source.model, "facts": facts}
@@ -168,12 +169,12 @@ def take_up(
     n_first = border.batch or 1
     first = feed[:n_first] if len(feed) >= n_first else np.resize(feed, (n_first, *feed.shape[1:]))
     output = find_decision(original, {border.name: first if border.has_batch_axis else first[0]}, n_first, n_classes, output_name)
-    source = OnnxSource(title, model, border, output, preprocess, image, n_classes, border.batch or 1)
+    one_by_one = max_batch_size == 1
+    source = OnnxSource(title, model, border, output, preprocess, image, n_classes, border.batch or 1, alone=one_by_one)
     expected = _answers(source, original, feed, n_first)
-    if border.batch is None and _runs_batches(source, original, feed, expected):
+    if border.batch is None and not one_by_one and _runs_batches(source, original, feed, expected):
         source = dataclasses.replace(source, batch_size=None)
 
-    one_by_one = max_batch_size == 1
     core, remarks = take_core(original, border, output)
     if not one_by_one:
         core.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
@@ -215,10 +216,10 @@ def _answers(source: OnnxSource, model: onnx.ModelProto, feed: npt.NDArray[Any],
     values = source.values()
     session = open_plain(with_outputs(model, values))
     found = run_in_batches(
-        session, source.border.name, feed, values, batch_size, fixed=source.border.batch is not None,
+        session, source.border.name, source.filled(feed), values, batch_size, fixed=source.border.batch is not None,
         has_batch_axis=source.border.has_batch_axis,
     )  # fmt: skip
-    return source.outputs(found, np.float32)
+    return source.outputs({name: source.own_rows(rows) for name, rows in found.items()}, np.float32)
 
 
 def _runs_batches(
@@ -255,6 +256,7 @@ def _source_from(facts: Mapping[str, Any], model: bytes, preprocess: Preprocess)
         image=ImageSpec(**facts["image"]),
         n_classes=facts["n_classes"],
         batch_size=facts["batch_size"],
+        alone=facts["alone"],
     )
 
 

@@ -44,6 +44,7 @@ class OnnxSource:
         image: What the served file takes.
         n_classes: K.
         batch_size: The one batch size at which the file runs; None where it takes any.
+        alone: Each image fills such a batch by itself, as the served file does it where the batch could not be made free.
         budget_s: Seconds after which the float64 evaluation begins no further batch.
     """
 
@@ -55,6 +56,7 @@ class OnnxSource:
     image: ImageSpec
     n_classes: int
     batch_size: int | None = None
+    alone: bool = False
     budget_s: float = DEFAULT_BUDGET_S
 
     @property
@@ -123,16 +125,25 @@ class OnnxSource:
     def _n_a_call(self, batch_size: int) -> int:
         """How many images go to the contained process at a time: whole batches."""
         size = self.batch_size or batch_size
-        return max(1, _MAX_CALL_BYTES // (8 * int(np.prod(self.border.dims)) * size)) * size
+        n_batches = max(1, _MAX_CALL_BYTES // (8 * int(np.prod(self.border.dims)) * size))
+        return n_batches if self.alone else n_batches * size
 
     def _named(self, answers: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
-        return {name: np.asarray(answers[f"output {i}"]) for i, name in enumerate(self.values())}
+        return {name: self.own_rows(np.asarray(answers[f"output {i}"])) for i, name in enumerate(self.values())}
+
+    def filled(self, feed: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What goes in for each image: itself, or a whole batch of it where ``alone``."""
+        return np.repeat(feed, self.batch_size or 1, axis=0) if self.alone else feed
+
+    def own_rows(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The rows of the images, of what came out for ``filled``."""
+        return rows[:: self.batch_size or 1] if self.alone else rows
 
     def _payload(self, feed: npt.NDArray[Any], batch_size: int) -> dict[str, Any]:
         return {
             "model": self.model,
             "input": self.border.name,
-            "feed": feed,
+            "feed": self.filled(feed),
             "outputs": self.values(),
             "batch_size": self.batch_size or batch_size,
             "fixed": self.batch_size is not None,
