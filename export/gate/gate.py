@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 
-N_TRUTH = 64
-"""Real images for which the float64 truth is computed, with all edge images; float64 is slow."""
 N_SAMPLE = 32
-"""Real images that are run once more in each other batch size, company and optimisation level, with all edge images."""
+"""Real images that are run in float64, and once more in each other batch size, company and optimisation level, with all edge images."""
 ODD_BATCH_SIZE = 7
 _HISTOGRAM_LOG10_EDGES = tuple(np.arange(-12, 4.5, 0.5).tolist())
 _N_SCORES = 10
@@ -143,7 +141,7 @@ class _Gate:
 
         say(f"{source.title} on {len(exhibits.evaluation)} images")
         self.expected = source.float32(exhibits.images, border.max_batch_size)
-        self.truth_indices = exhibits.sample(N_TRUTH)
+        self.truth_indices = exhibits.sample(N_SAMPLE)
         self.truth = Truth({}, 0)
         if tolerances is None:
             self.bounds = self._derive_bounds()
@@ -194,7 +192,7 @@ class _Gate:
         """A network whose answers depend on chance, or on the other images of a batch, cannot be served as one that was trained."""
         if self.truth.uncovered:
             expected = "the source's answers in float64, which float32 is measured by"
-            found = f"{self.truth.n_images} of {len(self.exhibits.sample(N_TRUTH))} images: {'; '.join(self.truth.uncovered)}"
+            found = f"{self.truth.n_images} of {len(self.exhibits.sample(N_SAMPLE))} images: {'; '.join(self.truth.uncovered)}"
             self.checks.append(Check(name="float64 truth", verdict="uncovered", expected=expected, found=found))
         title, size = self.source.title, min(ODD_BATCH_SIZE, self.border.max_batch_size)
         indices = _shuffled(self.exhibits.sample(N_SAMPLE))
