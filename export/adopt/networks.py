@@ -118,11 +118,15 @@ def _read(weights: Path, remarks: list[str]) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{weights}: expected tensors alone, found other objects, whose loading could run code. Save the state dict "
-            f"(torch.save(model.state_dict(), ...)) or a .safetensors file instead. ({str(error).splitlines()[0]})"
+            f"(torch.save(model.state_dict(), ...)) or a .safetensors file instead. ({_first(error)})"
         ) from error
     except Exception as error:  # zip, pickle, safetensors and torch have many kinds for a damaged file
-        raise DataError(f"{weights}: weights cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise DataError(f"{weights}: weights cannot be read: {type(error).__name__}: {_first(error)}") from error
     return _state_of(found, weights, remarks)
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def _state_of(found: Any, weights: Path, remarks: list[str]) -> dict[str, torch.Tensor]:

@@ -13,8 +13,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from convoy.export.adopt.names import bodies, graphs
-from convoy.export.adopt.running import batches, first_line, rows_of
+from convoy.export.adopt.names import bodies, graphs, opset_version, title
+from convoy.export.adopt.reference_operators import operators_of
+from convoy.export.adopt.running import batches, first_line, open_plain, rows_of, run_plain, with_outputs
 
 _NARROW: Final = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _TYPE_ATTRIBUTES: Final = {"to", "dtype", "output_dtype"}
@@ -105,7 +106,7 @@ def run_wide(
         onnx.ValueInfoProto(name=output) for output in outputs if output not in {value.name for value in wide.graph.output}
     )
     try:
-        evaluator = ReferenceEvaluator(wide)
+        evaluator = evaluator_of(wide)
     except Exception as error:  # noqa: BLE001  the evaluator raises many kinds for what it does not know
         return WideAnswers({}, lacks(wide) or (f"the ONNX reference evaluator refuses the graph: {first_line(error)}",))
     started = clock()
@@ -127,6 +128,49 @@ def run_wide(
             {}, tuple(f"{op_type} (the ONNX reference evaluator computes it in less than float64)" for op_type in narrow)
         )
     return WideAnswers({output: np.concatenate(found) for output, found in parts.items()}, ())
+
+
+def evaluator_of(model: onnx.ModelProto) -> ReferenceEvaluator:
+    """The reference evaluator, with operators of old operator sets put right."""
+    return ReferenceEvaluator(model, new_ops=operators_of(opset_version(model)))
+
+
+def first_disagreement(model: onnx.ModelProto, name: str, rows: npt.NDArray[Any]) -> str | None:
+    """The first node at which the evaluator in float64 and ONNX Runtime in float32 compute different things.
+
+    Rounding is no disagreement: differences count from 2 % of the largest value on, from 10 % in networks of float16.
+
+    Args:
+        model: The foreign model, as it came.
+        name: Its input.
+        rows: What goes in, float64 (whole numbers as they are).
+
+    Returns:
+        The node for people; None where they agree.
+    """
+    slack = 0.1 if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer) else 0.02
+    narrow = next(value for value in model.graph.input if value.name == name).type.tensor_type.elem_type
+    values = [output for node in model.graph.node for output in node.output if output]
+    feed = rows.astype(onnx.helper.tensor_dtype_to_np_dtype(narrow))
+    found = run_plain(open_plain(with_outputs(model, values)), {name: feed})
+    try:
+        with np.errstate(all="ignore"):
+            truth: Any = evaluator_of(widen(model)).run(None, {name: rows}, intermediate=True)
+    except Exception:  # noqa: BLE001  ``run_wide`` says why it fails
+        return None
+    for node in model.graph.node:
+        for output in node.output:
+            if output in found and found[output].dtype.kind == "f" and not _near(found[output], truth.get(output), slack):
+                return title(node)
+    return None
+
+
+def _near(actual: npt.NDArray[Any], truth: Any, slack: float) -> bool:
+    if not isinstance(truth, np.ndarray) or truth.shape != actual.shape:
+        return False
+    both = np.isfinite(actual) & np.isfinite(truth)
+    scale = float(np.abs(truth[both]).max(initial=0))
+    return float(np.abs(actual[both].astype(np.float64) - truth[both]).max(initial=0)) <= slack * scale + 1e-6
 
 
 def lacks(model: onnx.ModelProto) -> tuple[str, ...]:

@@ -75,10 +75,12 @@ class Net:
         self.add("Relu", name="relu")
         return self
 
-    def head(self, n_inputs: int = 48, classes: int = CLASSES, dtype: Any = np.float32, out: str | None = None) -> Net:
+    def head(
+        self, n_inputs: int = 48, classes: int = CLASSES, dtype: Any = np.float32, out: str | None = None, name: str = "fc"
+    ) -> Net:
         """A dense layer on (N, n_inputs): logits."""
         self.add(
-            "Gemm", self.weights(classes, n_inputs, dtype=dtype), self.weights(classes, dtype=dtype), name="fc", transB=1, out=out
+            "Gemm", self.weights(classes, n_inputs, dtype=dtype), self.weights(classes, dtype=dtype), name=name, transB=1, out=out
         )
         return self
 

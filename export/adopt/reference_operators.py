@@ -1,0 +1,61 @@
+"""Operators of old operator sets as their text says, where the ONNX reference evaluator computes something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx.reference.op_run import OpRun
+
+_Array = npt.NDArray[Any]
+
+
+class BatchNormalization(OpRun):
+    """Before opset 14. The evaluator takes opset 7 to 13 for training, although only version 14 has a mode for it."""
+
+    op_domain = ""
+
+    def _run(self, x: _Array, scale: _Array, bias: _Array, mean: _Array, var: _Array, **attributes: Any) -> tuple[_Array]:
+        shape = (-1, *[1] * (x.ndim - 2))
+        epsilon = attributes.get("epsilon")
+        factor = scale / np.sqrt(var + (1e-5 if epsilon is None else epsilon))
+        return ((x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape),)
+
+
+def _flattened(x: _Array, axis: int | None) -> _Array:
+    """Rows of what lies behind ``axis``, 1 where it is not given: so Softmax meant it before opset 13."""
+    at = (1 if axis is None else axis) % max(x.ndim, 1)
+    return x.reshape(int(np.prod(x.shape[:at])), -1)
+
+
+class Softmax(OpRun):
+    """Before opset 13: over all axes from ``axis`` on together. The evaluator takes one axis."""
+
+    op_domain = ""
+
+    def _run(self, x: _Array, axis: int | None = None) -> tuple[_Array]:
+        rows = _flattened(x, axis)
+        powers = np.exp(rows - rows.max(axis=1, keepdims=True))
+        return ((powers / powers.sum(axis=1, keepdims=True)).reshape(x.shape),)
+
+
+class LogSoftmax(OpRun):
+    """Before opset 13, as ``Softmax``."""
+
+    op_domain = ""
+
+    def _run(self, x: _Array, axis: int | None = None) -> tuple[_Array]:
+        rows = _flattened(x, axis)
+        rows = rows - rows.max(axis=1, keepdims=True)
+        return ((rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))).reshape(x.shape),)
+
+
+def operators_of(opset: int) -> list[type[OpRun]]:
+    """The operators with which to run a file of operator set ``opset``, besides the evaluator's own."""
+    found: list[type[OpRun]] = []
+    if opset < 13:
+        found += [Softmax, LogSoftmax]
+    if opset < 14:
+        found += [BatchNormalization]
+    return found
