@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 
 N_SAMPLE = 32
-"""Real images, with all edge images, that are run in float64 and once more in each other batch size, company, optimisation level."""
+"""Real images that are run, with all edge images, in float64 and once more in each batch size, company and optimisation level."""
 ODD_BATCH_SIZE = 7
 _HISTOGRAM_LOG10_EDGES = tuple(np.arange(-12, 4.5, 0.5).tolist())
 _N_SCORES = 10
