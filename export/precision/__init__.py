@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from convoy.export.precision.converted import Converted as Converted
+from convoy.export.precision.emulation import emulate_float16 as emulate_float16
 from convoy.export.precision.half import to_fp16 as to_fp16
 from convoy.export.precision.integer import to_int8 as to_int8
 from convoy.export.precision.interval import drop_upper_bound as drop_upper_bound

@@ -79,7 +79,7 @@ def _exact_bound(lost: int, gained: int, n: int, start: float) -> float:
 
 
 def _p_value(lost: int, gained: int, n: int, drop: float, most_discordant: float) -> float:
-    """How likely a statistic as small as the observed is at worst where the true drop is ``drop``, and what the search costs."""
+    """How likely a statistic as small as the observed is, at worst, where the true drop is ``drop``; the search is paid for."""
     most_gained = max(0.0, min((most_discordant - drop) / 2, (1 - drop) / 2))
     shares = np.linspace(0.0, most_gained, _N_NUISANCE if most_gained > 0 else 1)
     most = _count_limit(n, drop + most_gained)
@@ -89,7 +89,8 @@ def _p_value(lost: int, gained: int, n: int, drop: float, most_discordant: float
     observed = _score(np.array(lost), np.array(gained), n, drop)
     extreme = _score(m_lost, m_gained, n, drop) <= observed + 1e-9
     m_lost, m_gained = m_lost[extreme], m_gained[extreme]
-    tails = [_trinomial(m_lost, m_gained, n, min(1.0, share + drop), share).sum() for share in shares]
+    ways = _log_ways(m_lost, m_gained, n)
+    tails = [_trinomial(m_lost, m_gained, n, min(1.0, share + drop), share, ways).sum() for share in shares]
     return float(max(tails)) + _BERGER_BOOS
 
 
@@ -99,12 +100,24 @@ def _count_limit(n: int, share: float) -> int:
     return min(n, math.ceil(mean + 7 * math.sqrt(mean) + 25))
 
 
+def _log_ways(lost: npt.NDArray[np.int64], gained: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.float64]:
+    """The logarithm of n! / (lost! gained! (n - lost - gained)!), for n of any size."""
+    most = int((lost + gained).max(initial=0))
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, most + 1)))])
+    falling = np.concatenate([[0.0], np.cumsum(np.log(n - np.arange(most)))])  # n! / (n - k)!
+    ways: npt.NDArray[np.float64] = falling[lost + gained] - factorials[lost] - factorials[gained]
+    return ways
+
+
 def _trinomial(
-    lost: npt.NDArray[np.int64], gained: npt.NDArray[np.int64], n: int, p_lost: float, p_gained: float
+    lost: npt.NDArray[np.int64],
+    gained: npt.NDArray[np.int64],
+    n: int,
+    p_lost: float,
+    p_gained: float,
+    log_ways: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
-    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # of factorials
-    same = n - lost - gained
-    log_p = logs[n] - logs[lost] - logs[gained] - logs[same]
+    log_p, same = log_ways, n - lost - gained
     for count, p in ((lost, p_lost), (gained, p_gained), (same, max(0.0, 1 - p_lost - p_gained))):
         log_p = log_p + (count * math.log(p) if p > 0 else np.where(count == 0, 0.0, -np.inf))
     probability: npt.NDArray[np.float64] = np.exp(log_p)
@@ -112,14 +125,14 @@ def _trinomial(
 
 
 def _binomial_upper(count: int, n: int, alpha: float) -> float:
-    """Clopper and Pearson's one-sided upper bound: the share at which ``count`` or fewer of n have probability
-    alpha."""
+    """Clopper and Pearson's one-sided upper bound of a share: where ``count`` or fewer of n have probability ``alpha``."""
     if count >= n:
         return 1.0
     counts, none = np.arange(count + 1), np.zeros(count + 1, dtype=np.int64)
+    ways = _log_ways(counts, none, n)
     low, high = count / n, 1.0
     while high - low > _PRECISION * high:
         middle = (low + high) / 2
-        below = float(_trinomial(counts, none, n, middle, 0.0).sum())
+        below = float(_trinomial(counts, none, n, middle, 0.0, ways).sum())
         low, high = (middle, high) if below > alpha else (low, middle)
     return high
