@@ -15,7 +15,8 @@ import onnx
 import torch
 from torch import nn
 
-from benchmarks._mutation_kinds import KINDS, Site
+import benchmarks._mutation_kinds  # noqa: F401 registers them
+from benchmarks._mutation_site import KINDS, Site
 from benchmarks.harness import Figure, benchmark
 from convoy.contract.agreement import Tolerance
 from convoy.contract.errors import UsageError
@@ -109,11 +110,13 @@ class Remembering:
 
     def float32(self, images: npt.NDArray[np.uint8], batch_size: int) -> Outputs:
         """As the source answers."""
-        return self._ask("float32", images, batch_size)
+        outputs: Outputs = self._ask("float32", images, batch_size)
+        return outputs
 
     def float64(self, images: npt.NDArray[np.uint8], batch_size: int) -> Truth:
         """As the source answers."""
-        return self._ask("float64", images, batch_size)
+        truth: Truth = self._ask("float64", images, batch_size)
+        return truth
 
     def _ask(self, what: str, images: npt.NDArray[np.uint8], batch_size: int) -> Any:
         key = (what, batch_size, images.tobytes())
@@ -303,7 +306,7 @@ def score(outcomes: list[Outcome], n_false_alarms: int) -> Iterator[Figure]:
 
 
 def _share(outcomes: list[Outcome], what: str) -> float:
-    return sum(getattr(outcome, what) for outcome in outcomes) / len(outcomes)
+    return sum(bool(getattr(outcome, what)) for outcome in outcomes) / len(outcomes)
 
 
 @benchmark("mutations", packages=("torch", "torchvision", "onnx", "onnxruntime-gpu", "numpy"))
