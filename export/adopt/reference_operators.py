@@ -1,4 +1,4 @@
-"""Operators of old operator sets as their text says, where the ONNX reference evaluator computes something else."""
+"""Operators as their text says, where the ONNX reference evaluator computes something else."""
 
 from __future__ import annotations
 
@@ -51,9 +51,26 @@ class LogSoftmax(OpRun):
         return ((rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))).reshape(x.shape),)
 
 
+class LRN(OpRun):
+    """At any opset: a sum over neighbouring channels. The evaluator walks over as many channels as there are images."""
+
+    op_domain = ""
+
+    def _run(self, x: _Array, **attributes: Any) -> tuple[_Array]:
+        size = int(attributes["size"])
+        before, after = (size - 1) // 2, size // 2
+        squares = np.pad(x * x, [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
+        total = sum((squares[:, i : i + x.shape[1]] for i in range(size)), np.zeros_like(x))
+        alpha, beta, bias = (
+            default if (value := attributes.get(name)) is None else value
+            for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0))
+        )
+        return (x / (bias + alpha / size * total) ** beta,)
+
+
 def operators_of(opset: int) -> list[type[OpRun]]:
     """The operators with which to run a file of operator set ``opset``, besides the evaluator's own."""
-    found: list[type[OpRun]] = []
+    found: list[type[OpRun]] = [LRN]
     if opset < 13:
         found += [Softmax, LogSoftmax]
     if opset < 14:

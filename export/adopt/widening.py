@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from convoy.export.adopt.names import bodies, graphs, opset_version, title
+from convoy.export.adopt.names import bodies, graphs, opset_version, reads, title
 from convoy.export.adopt.reference_operators import operators_of
 from convoy.export.adopt.running import batches, first_line, open_plain, rows_of, run_plain, with_outputs
 
@@ -150,7 +150,8 @@ def first_disagreement(model: onnx.ModelProto, name: str, rows: npt.NDArray[Any]
     """
     slack = 0.1 if any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer) else 0.02
     narrow = next(value for value in model.graph.input if value.name == name).type.tensor_type.elem_type
-    values = [output for node in model.graph.node for output in node.output if output]
+    wanted = {value.name for value in model.graph.output}.union(*(reads(node) for node in model.graph.node))
+    values = [output for node in model.graph.node for output in node.output if output in wanted]  # not the masks of old Dropouts
     feed = rows.astype(onnx.helper.tensor_dtype_to_np_dtype(narrow))
     found = run_plain(open_plain(with_outputs(model, values)), {name: feed})
     try:

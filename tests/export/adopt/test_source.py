@@ -78,6 +78,25 @@ def test_old_softmax_spans_all_axes_from_its_own_on(net, run, operator):
         np.testing.assert_allclose(truth.sum(axis=1), 1, atol=1e-14)
 
 
+@pytest.mark.parametrize(("opset", "size"), [(7, 3), (13, 7), (21, 5)])
+def test_normalisation_over_neighbouring_channels_spans_all_channels(net, run, opset, size):
+    foreign = net(opset)
+    foreign.add("LRN", size=size, alpha=0.5, beta=0.6, bias=2.0)
+    model = foreign.model([2, 7, 3, 3], {foreign.value: [2, 7, 3, 3]}, ir=8)
+    rows = np.random.default_rng(0).standard_normal((2, 7, 3, 3))
+    truth = run_wide(model, "data", rows, [foreign.value], 2, fixed=False, budget_s=1.0).outputs[foreign.value]
+    np.testing.assert_allclose(truth, run(model, data=rows.astype(np.float32))[foreign.value].reshape(2, -1), rtol=1e-5, atol=1e-6)
+
+
+def test_the_mask_of_an_old_dropout_is_no_disagreement(net, images):
+    foreign = net(9).features()
+    foreign.nodes.append(helper.make_node("Dropout", [foreign.value], ["dropped", "mask"], ratio=0.5))
+    foreign.value = "dropped"
+    foreign.add("Flatten")
+    source = source_of(foreign.head().model([1, 3, 8, 9]))
+    assert source.float64(images[:2], 1).uncovered == ()
+
+
 def test_two_readings_of_one_operator_give_no_truth(net, images, monkeypatch):
     """The evaluator's own batch norm of opset 9 takes every graph for training."""
     source = source_of(network(net, 9))
