@@ -72,11 +72,12 @@ def reduce_precision(
     they are those of a file that rounds every value between operators to float16 (``emulate_float16``); the verdict on the true
     arithmetic is left to the live server, as an uncovered check.
 
-    The tolerances: for each output, atol = factor * d, at least floor * (the largest float32 value), and rtol = 0; d is the largest
-    difference from the float32 file on the evaluation and the edge images, with graph optimisations and without (they round at
-    other places), and, for fp16 on the CPU, with every value rounded. Factor and floor are ``TOLERANCE_FACTOR`` and
-    ``TOLERANCE_FLOOR``. A decision can change only where two classes lie closer than 2 d, so ``compare`` takes every flip of the
-    converted file for a tie inside the tolerance; whether there are too many of them is judged by the accuracy drop, not here.
+    The tolerances: for each output, atol = factor * d, at least floor * (the largest float32 value), and rtol = 0; d is the
+    largest difference from the float32 file on the evaluation images (goldens are among them; edge images lie outside the ranges
+    of int8), with graph optimisations and without (they round at other places), and, for fp16 on the CPU, with every value
+    rounded. Factor and floor are ``TOLERANCE_FACTOR`` and ``TOLERANCE_FLOOR``. A decision can change only where two classes lie
+    closer than 2 d, so ``compare`` takes every flip of the converted file for a tie inside the tolerance; whether there are too
+    many of them is judged by the accuracy drop, not here.
 
     Args:
         precision: ``fp16`` or ``int8``.
@@ -115,10 +116,10 @@ def reduce_precision(
 
     n = len(evaluation)
     decisions = Decisions(evaluation.labels, _answers(expected)[:n], _answers(actual)[:n])
-    tolerances = _tolerances(precision, expected, found)
+    tolerances = _tolerances(precision, expected, found, n)
     checks = [
         _check_finite(precision, found, provider),
-        *_check_batches(precision, converted.model, images, expected, tolerances, max_batch_size, provider),
+        *_check_batches(precision, converted.model, evaluation.images, expected, tolerances, max_batch_size, provider),
         judge(decisions, max_accuracy_drop, precision=precision, split=evaluation.split),
         *_check_arithmetic(precision, provider),
     ]
@@ -138,7 +139,11 @@ def reduce_precision(
         calibration=converted.calibration,
         float32_speed=float32_speed,
         speed=speed,
-        remarks=(*converted.remarks, *_remarks(precision, float32_speed, speed)),
+        remarks=(
+            *converted.remarks,
+            *_near_ties(expected[LOGITS_NAME][:n], tolerances),
+            *_remarks(precision, float32_speed, speed),
+        ),
     )
     return Reduced(converted.model, facts, tuple(checks), tolerances)
 
@@ -194,13 +199,21 @@ def _answers(outputs: _Outputs) -> npt.NDArray[np.int64]:
     return answers
 
 
-def _tolerances(precision: Precision, expected: _Outputs, found: _Found) -> dict[str, Tolerance]:
+def _tolerances(precision: Precision, expected: _Outputs, found: _Found, n: int) -> dict[str, Tolerance]:
+    """From the first n images, the evaluation set's."""
     tolerances = {}
     for name, reference in expected.items():
-        differences = [_largest(outputs[name].astype(np.float64) - reference[rows]) for outputs, rows in found.values()]
-        floor = TOLERANCE_FLOOR[precision] * _largest(reference)
+        differences = [_largest((outputs[name].astype(np.float64) - reference[rows])[rows < n]) for outputs, rows in found.values()]
+        floor = TOLERANCE_FLOOR[precision] * _largest(reference[:n])
         tolerances[name] = Tolerance(atol=max(TOLERANCE_FACTOR[precision] * max(differences), floor), rtol=0.0)
     return tolerances
+
+
+def _near_ties(logits: npt.NDArray[np.float32], tolerances: dict[str, Tolerance]) -> list[str]:
+    """On how many images a live server may give the second class without leaving the tolerance."""
+    ordered = np.sort(logits.astype(np.float64), axis=1)
+    near = float((ordered[:, -1] - ordered[:, -2] <= 2 * tolerances[LOGITS_NAME].atol).mean())
+    return [f"on {near:.1%} of the images the two likeliest classes lie so close that a live server may swap them"] if near else []
 
 
 def _largest(values: FloatArray) -> float:

@@ -13,6 +13,7 @@ from torch import nn
 from convoy.contract.image import ImageSpec
 from convoy.export import EvaluationSet
 from convoy.export.graph.exporting import to_onnx
+from convoy.export.precision import speed
 from convoy.training.data.catalogue import load_dataset
 from convoy.training.networks.classifier import build_classifier
 from convoy.training.networks.preprocessing import measure
@@ -105,6 +106,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speeds are measured in shorter rounds here; nothing is asserted that would need longer ones."""
+    monkeypatch.setattr(speed, "_ROUND_S", 0.01)
 
 
 def _train(classifier: nn.Module, digits: Digits) -> nn.Module:

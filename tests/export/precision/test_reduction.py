@@ -14,7 +14,7 @@ from convoy.contract.validation import ValidationReport, sum_up
 from convoy.export import EvaluationSet
 from convoy.export.gate.runtime import open_session, run_session
 from convoy.export.graph.servable import Servable
-from convoy.export.precision import compare_speed, measure_speed, reduce_precision, reduction
+from convoy.export.precision import compare_speed, emulate_float16, measure_speed, reduce_precision, reduction
 from convoy.export.precision.converted import Converted
 
 from .conftest import DIGITS, Outlier
@@ -176,3 +176,24 @@ def test_what_is_slower_says_so():
     assert "0.40 times float32's throughput" in remarks[0]
     assert "2.50 times float32's latency" in remarks[1]
     assert not any("slower" in remark for remark in reduction._remarks("int8", slow, fast))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_tolerances_follow_the_real_images_not_the_edge_cases(precision, lenet5, digits):
+    reduced = reduce(precision, lenet5, digits)
+    images = digits.evaluation.images
+    expected = run_session(open_session(lenet5.model), images, 16)["logits"]
+    model, level = (emulate_float16(reduced.model), "disabled") if precision == "fp16" else (reduced.model, "all")
+    served = np.abs(run_session(open_session(model, level=level), images, 16)["logits"] - expected).max()
+    atol = reduced.tolerances["logits"].atol
+    factor = reduction.TOLERANCE_FACTOR[precision]
+    assert factor * served <= atol * (1 + 1e-6)
+    # without graph optimisations the rounding falls on other steps, never on ones as far off as an image beyond the ranges
+    assert atol <= max(2 * factor * served, reduction.TOLERANCE_FLOOR[precision] * np.abs(expected).max() * (1 + 1e-6))
+
+
+def test_how_often_the_probe_cannot_tell_two_classes_apart_is_said():
+    tolerance = {"logits": reduction.Tolerance(atol=0.5, rtol=0.0)}
+    logits = np.array([[3.0, 0.0], [1.0, 0.2], [0.0, 5.0], [2.0, 1.0]], dtype=np.float32)
+    assert "on 50.0% of the images" in reduction._near_ties(logits, tolerance)[0]
+    assert reduction._near_ties(logits[::2], tolerance) == []
