@@ -67,7 +67,8 @@ def _find(file: Structure, model: bytes, trace: Trace, image_names: Sequence[str
     departure = walk.run()
     if departure is not None:
         return _report(walk, departure, image_names)
-    return check_border(file, trace, image_names[0]) or check_whole(walk, model, image_names)
+    fault = check_border(file, trace, image_names[0]) or check_whole(walk, model, image_names)
+    return fault if fault is None or walk.mild is None else _report(walk, walk.mild, image_names)
 
 
 def _report(walk: Walk, departure: Departure, image_names: Sequence[str]) -> Fault:

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from convoy.export.diagnosis.difference import max_abs_diff
 from convoy.export.diagnosis.running import NodeError, as_datatype, first_line, run_node
 from convoy.export.diagnosis.structure import Node, Structure, outer_names
-from convoy.export.diagnosis.trace import Trace, allowed_difference
+from convoy.export.diagnosis.trace import Trace, allowed_difference, count_terms
 from convoy.export.diagnosis.values import MEMORY_BYTES, Values
 
 Value = npt.NDArray[Any]
@@ -80,7 +80,7 @@ class _Truth:
         narrow = self._run_narrow(node, own)
         for name, value in wide.items():
             self.values.add(name, value)
-            self.allowed[name] = allowed_difference(value, _difference(value, own.get(name)))
+            self.allowed[name] = allowed_difference(value, _difference(value, own.get(name)), count_terms(node, typed, value))
             self.errors[name] = _difference(value, narrow.get(name))
             if name in narrow:
                 self._narrow.add(name, narrow[name])

@@ -25,6 +25,9 @@ OWN_ERROR_FACTOR = 16
 """How many times the source's own float32 error at a value another float32 implementation may lie away from the truth there."""
 FLOOR_EPS = 16
 """The least allowed difference, in units of float32's epsilon times the largest true value."""
+AVERAGES = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum"})
+TERMS_PER_EPS = 16
+"""An average may be summed one term after the other: each so many terms allow one more epsilon."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Trace:
         values: By value name; float64 where floating.
         allowed: By value name, the largest absolute difference that float32 explains at a node whose inputs are true:
             ``max(16 * own_error, 16 * eps * max |value|)``, own_error being the source's own float32 error from the last true
-            values on; 0 for what is no float.
+            values on; ``eps * n / 16 * max |value|`` for a mean or sum of n terms where that is more; 0 for what is no float.
         errors: By value name, the source's own error where all of it is computed in float32, from the images on.
         modules: By value name, the path of the PyTorch module that makes it; empty where unknown.
         proven: Values that the source itself computes. The others are of ``structure`` alone (its shapes, masks, helper values),
@@ -59,17 +62,20 @@ class Trace:
     retrace: Callable[[Images], Trace]
 
 
-def allowed_difference(value: npt.NDArray[Any], own_error: float) -> float:
-    """What float32 arithmetic explains at one value: ``max(16 * own_error, 16 * eps * max |value|)``; 0 for what is no float.
+def allowed_difference(value: npt.NDArray[Any], own_error: float, n_terms: float = 0) -> float:
+    """What float32 arithmetic explains at one value: ``max(16 * own_error, max(16, n_terms / 16) * eps * max |value|)``.
+
+    0 for what is no float.
 
     Args:
         value: The truth.
         own_error: The source's own float32 error there; where it is not finite only the floor counts.
+        n_terms: How many terms are added without weights, where the value is a mean or a sum.
     """
     if value.dtype.kind != "f" or value.size == 0:
         return 0.0
     finite = np.abs(value[np.isfinite(value)])
-    floor = FLOOR_EPS * _EPS * float(finite.max(initial=0.0))
+    floor = max(FLOOR_EPS, n_terms / TERMS_PER_EPS) * _EPS * float(finite.max(initial=0.0))
     return max(OWN_ERROR_FACTOR * own_error, floor) if np.isfinite(own_error) else floor
 
 
@@ -129,6 +135,7 @@ def _complete(trace: Trace, values: Values, allowed: dict[str, float]) -> Trace:
                 allowed[name] = allowed_difference(own, 0.0)
                 continue
             truth = values[name]
+            allowed[name] = max(allowed[name], allowed_difference(truth, 0.0, count_terms(node, feeds, own)))
             if truth.shape != own.shape and truth.size == own.size:  # the exporter may keep sizes as [n] that PyTorch has as n
                 truth = truth.reshape(own.shape)
                 values.add(name, truth)
@@ -138,6 +145,13 @@ def _complete(trace: Trace, values: Values, allowed: dict[str, float]) -> Trace:
         values.drop(name)
         allowed.pop(name, None)
     return dataclasses.replace(trace, departing=frozenset(departing), uncovered=tuple(uncovered))
+
+
+def count_terms(node: Node, feeds: Mapping[str, npt.NDArray[Any]], made: npt.NDArray[Any]) -> float:
+    """How many terms a node adds for each element that it makes, where it is a mean or a sum; else 0."""
+    if node.op_type not in AVERAGES or not node.reads or not made.size:
+        return 0
+    return feeds[node.reads[0]].size / made.size
 
 
 def _unproven(structure: Structure, proven: frozenset[str], departing: set[str]) -> set[str]:

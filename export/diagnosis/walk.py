@@ -19,6 +19,8 @@ from convoy.export.diagnosis.values import Values
 Value = npt.NDArray[Any]
 _MATCH_FACTOR = 4
 """How many times the allowed difference a value whose inputs are not all true may lie from the truth that it is taken for."""
+_MILD_FACTOR = 16
+"""How many times the allowed difference a node of the fresh export may depart before it counts at once."""
 _MATCH_SIZE = 8
 """The fewest elements by which a value can be told from others."""
 
@@ -85,6 +87,8 @@ class Walk:
         self.trusted = names_are_shared(file, trace)
         self.meanings: dict[str, Meaning] = {}
         self.uncovered: list[Node] = []
+        self.mild: Departure | None = None
+        """The first node that departs a little in the fresh export itself: rounding most likely, unless nothing else is found."""
         self.shares: dict[int, float] = {}
         """By node, what it adds as a share of what is allowed, for nodes that are not the fresh export's own."""
         self._own = Values()
@@ -98,7 +102,7 @@ class Walk:
     def run(self) -> Departure | None:
         """Walk until a node departs; None where none does."""
         for node in self.file.nodes:
-            if self._is_proven(node):
+            if self._is_own(node) and all(name not in self.trace.departing for name in node.makes):
                 self.meanings.update({name: Meaning(name, None, self.trace.values[name].shape) for name in node.makes})
                 continue
             if (error := self._step(node)) is not None:
@@ -146,6 +150,10 @@ class Walk:
             return self._blame(Departure(node, output, expected, None, str(error)))
         for name, value in made.items():
             if self._departs(node, name, value):
+                if self._is_mild(node, name, value):
+                    self.mild = self.mild or Departure(node, name, name, value)
+                    self.meanings[name] = Meaning(name, None, value.shape)
+                    continue
                 return self._blame(Departure(node, name, self.expected(name), value))
         return None
 
@@ -175,8 +183,14 @@ class Walk:
         self._own.add(name, value)
         return False
 
-    def _is_proven(self, node: Node) -> bool:
-        """Whether the node is the fresh export's own, on the same values, where that gave the truth."""
+    def _is_mild(self, node: Node, name: str, value: Value) -> bool:
+        """Whether a departure is a small one of the fresh export itself."""
+        if name not in self.trace.departing or not self._is_own(node) or value.shape != self.trace.values[name].shape:
+            return False
+        return max_abs_diff(self.trace.values[name], value) <= _MILD_FACTOR * self.trace.allowed[name]
+
+    def _is_own(self, node: Node) -> bool:
+        """Whether the node is the fresh export's own, on the same values, which all have a truth."""
         if not self.trusted or not self._same_operators or not node.makes:
             return False
         fresh = self.counterpart(node.makes[0])
@@ -184,7 +198,7 @@ class Walk:
             fresh is not None
             and fresh.makes == node.makes
             and fresh.reads == node.reads
-            and all(name in self.trace.values and name not in self.trace.departing for name in node.makes)
+            and all(name in self.trace.values for name in node.makes)
             and all(self._is_plain(name) for name in node.reads)
             and self.trace.structure.signature(fresh) == self.file.signature(node)
         )

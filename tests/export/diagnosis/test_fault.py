@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from convoy.export.diagnosis import find_fault, trace_network
+from convoy.export.diagnosis import allowed_difference, find_fault, trace_network
 from convoy.export.graph.exporting import ExportedGraph
 
 
@@ -333,3 +333,24 @@ def test_a_fault_below_every_nodes_rounding_is_put_where_the_file_differs(export
     fault = find_fault(model.SerializeToString(), replace(exported.trace, errors=errors), exported.images, ("a", "b"))
     assert fault.node == guilty.name
     assert "no node departs by itself" in fault.cause
+
+
+def test_a_little_of_the_exporters_own_does_not_hide_a_real_fault_further_down(exported):
+    trace = replace(
+        exported.trace,
+        departing=frozenset({"getitem"}),
+        allowed=dict(exported.trace.allowed) | {"getitem": 1e-8},  # less than what float32 needs there
+    )
+    images, names = exported.images, ("a", "b")
+    assert find_fault(exported.copy().SerializeToString(), trace, images, names) is None
+    model = exported.copy()
+    edit(model, node(model, "Gemm").input[1], lambda w: w * np.float32(2))
+    assert find_fault(model.SerializeToString(), trace, images, names).node == node(model, "Gemm").name
+
+
+def test_means_of_many_terms_may_round_more():
+    value = np.ones(4)
+    assert allowed_difference(value, 0.0) == 16 * 2**-23
+    assert allowed_difference(value, 0.0, n_terms=1024) == 64 * 2**-23
+    assert allowed_difference(value, 1.0, n_terms=1024) == 16
+    assert allowed_difference(np.arange(3), 1.0) == 0
