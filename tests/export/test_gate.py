@@ -286,3 +286,15 @@ def test_errors_are_counted_whole(case):
         assert errors.own_max_error is not None
         assert errors.max_error is not None
         assert errors.rms_error <= errors.max_error
+
+
+def test_tolerances_that_are_given_hold_for_real_images_alone(case):
+    model = to_onnx(case.classifier, case.facts.image).proto
+    source, border = TorchSource(case.classifier), Border(case.facts.image, case.facts.labels, case.facts.max_batch_size)
+    tolerances = gate(case, model).tolerances
+    found = run_gate(model.SerializeToString(), source, case.evaluation, border, tolerances=tolerances)
+    assert sum_up(found.checks) == "passed"
+    assert {errors.n_images for errors in found.outputs} == {120}
+    edit_initializer(model, "head.bias", lambda array: array.__setitem__(1, array[1] + 5))
+    found = run_gate(model.SerializeToString(), source, case.evaluation, border, tolerances=tolerances)
+    assert failed(found)
