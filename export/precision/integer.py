@@ -10,10 +10,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import version_converter
 
 from convoy.contract.errors import ExportError
-from convoy.export.graph.targets import OPSET_VERSION
 from convoy.export.precision.calibration import (
     METHODS,
     QUANTISED_OPERATORS,
@@ -131,9 +129,12 @@ def preprocess(model: bytes) -> onnx.ModelProto:
     opset = next((entry.version for entry in source.opset_import if entry.domain in ("", "ai.onnx")), 0)
     from onnxruntime.quantization import quant_pre_process
 
+    if opset < _MIN_OPSET:
+        raise ExportError(
+            f"int8: expected opset {_MIN_OPSET} or later, which can quantise weights by channel, found opset {opset}: export the "
+            "network again, or stay with fp32 or fp16."
+        )
     try:
-        if opset < _MIN_OPSET:
-            source = version_converter.convert_version(source, OPSET_VERSION)
         with tempfile.TemporaryDirectory(prefix="convoy-quantisation-") as folder, quiet():
             path, prepared_path = Path(folder) / "model.onnx", Path(folder) / "prepared.onnx"
             onnx.save_model(source, str(path))

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from convoy.contract.errors import UsageError
+from convoy.contract.errors import ExportError, UsageError
 from convoy.export.gate.runtime import open_session, run_session
 from convoy.export.graph.targets import check_targets
 from convoy.export.precision import calibration as calibration_module
@@ -220,3 +220,10 @@ def test_what_is_held_out_measures_noise_and_infinity(lenet5, digits):
     assert bias.data_type == TensorProto.FLOAT
     bias.CopyFrom(numpy_helper.from_array(np.full(10, np.nan, dtype=np.float32), bias.name))
     assert held_out.measure(proto.SerializeToString()) == Fidelity(1.0, float("inf"))
+
+
+def test_a_file_too_old_for_weights_by_channel_is_refused_with_the_way_out(lenet5, digits):
+    old = onnx.load_model_from_string(lenet5.model)
+    old.opset_import[0].version = 11
+    with pytest.raises(ExportError, match=r"opset 13 or later.*found opset 11.*fp16"):
+        integer.preprocess(old.SerializeToString())
