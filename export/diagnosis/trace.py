@@ -86,7 +86,7 @@ def trace_network(graph: ExportedGraph, images: Images, memory_bytes: int = MEMO
     node gives another value than PyTorch the exporter is at fault, and helper values that lead there alone are no truth.
 
     Args:
-        graph: The fresh export.
+        graph: The fresh export. Its model is read again later: break a copy, not it.
         images: uint8, shape (n, H, W, C): two at least, so that what depends on the batch shows.
         memory_bytes: How much of the values stays in memory; the rest lies in a temporary folder.
 
