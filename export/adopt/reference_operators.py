@@ -6,7 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 from onnx.reference.op_run import OpRun
+
+from convoy.export.adopt.names import attribute
 
 _Array = npt.NDArray[Any]
 
@@ -23,9 +26,9 @@ class BatchNormalization(OpRun):
         return ((x - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape),)
 
 
-def _flattened(x: _Array, axis: int | None) -> _Array:
-    """Rows of what lies behind ``axis``, 1 where it is not given: so Softmax meant it before opset 13."""
-    at = (1 if axis is None else axis) % max(x.ndim, 1)
+def _flattened(x: _Array, node: onnx.NodeProto) -> _Array:
+    """Rows of what lies behind ``axis``, 1 where the node gives none (the evaluator would fill in today's -1)."""
+    at = attribute(node, "axis", 1) % max(x.ndim, 1)
     return x.reshape(int(np.prod(x.shape[:at])), -1)
 
 
@@ -34,8 +37,8 @@ class Softmax(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: _Array, axis: int | None = None) -> tuple[_Array]:
-        rows = _flattened(x, axis)
+    def _run(self, x: _Array, **_: Any) -> tuple[_Array]:
+        rows = _flattened(x, self.onnx_node)
         powers = np.exp(rows - rows.max(axis=1, keepdims=True))
         return ((powers / powers.sum(axis=1, keepdims=True)).reshape(x.shape),)
 
@@ -45,8 +48,8 @@ class LogSoftmax(OpRun):
 
     op_domain = ""
 
-    def _run(self, x: _Array, axis: int | None = None) -> tuple[_Array]:
-        rows = _flattened(x, axis)
+    def _run(self, x: _Array, **_: Any) -> tuple[_Array]:
+        rows = _flattened(x, self.onnx_node)
         rows = rows - rows.max(axis=1, keepdims=True)
         return ((rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))).reshape(x.shape),)
 

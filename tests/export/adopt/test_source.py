@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from convoy.contract.errors import ExportError
 from convoy.export.adopt.adoption import take_up
 from convoy.export.adopt.border import InputBorder
 from convoy.export.adopt.preprocess import Preprocess, parse_preprocess
@@ -66,10 +67,11 @@ def test_an_operator_that_the_evaluator_lacks_is_uncovered_by_name(net, images):
     assert truth.uncovered == ("com.microsoft.FastGelu (the ONNX reference evaluator lacks it)",)
 
 
+@pytest.mark.parametrize("attributes", [{}, {"axis": 1}, {"axis": -3}])
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax"])
-def test_old_softmax_spans_all_axes_from_its_own_on(net, run, operator):
+def test_old_softmax_spans_all_axes_from_its_own_on(net, run, operator, attributes):
     foreign = net(11)
-    foreign.add(operator, axis=1)
+    foreign.add(operator, **attributes)
     model = foreign.model([2, 3, 8, 9], {foreign.value: [2, 3, 8, 9]})
     rows = np.random.default_rng(0).standard_normal((2, 3, 8, 9))
     truth = run_wide(model, "data", rows, [foreign.value], 2, fixed=False, budget_s=1.0).outputs[foreign.value]
@@ -109,6 +111,30 @@ def test_two_readings_of_one_operator_give_no_truth(net, images, monkeypatch):
     truth = source.float64(images, 4)
     assert (truth.outputs, truth.n_images) == ({}, 0)
     assert "'bn' (BatchNormalization)" in truth.uncovered[0]
+
+
+def test_rounding_that_grows_is_no_other_reading(net, run):
+    """Near 1e9 float32 tells only every 64th number apart: after a softmax nothing is alike, and nobody is wrong."""
+    foreign = net(13)
+    foreign.add("Add", foreign.constant([[1e9, 1e9, 1e9]]), name="loses_digits")
+    foreign.add("Softmax", axis=1)
+    model = foreign.model([1, 3], {foreign.value: [1, 3]})
+    rows = np.array([[0.0, 10.0, 20.0]])
+    truth = run_wide(model, "data", rows, [foreign.value], 1, fixed=False, budget_s=1.0).outputs[foreign.value]
+    assert np.abs(truth - run(model, data=rows.astype(np.float32))[foreign.value]).max() > 0.5
+    assert first_disagreement(model, "data", rows) is None
+
+
+def test_a_process_that_dies_leaves_the_truth_uncovered(net, images, monkeypatch):
+    source = source_of(network(net))
+
+    def dies(task, payload, **_):
+        raise ExportError("it ran out of its memory")
+
+    monkeypatch.setattr("convoy.export.adopt.source.run_contained", dies)
+    truth = source.float64(images, 4)
+    assert (truth.outputs, truth.n_images) == ({}, 0)
+    assert "ran out of its memory" in truth.uncovered[0]
 
 
 def test_an_evaluator_that_fails_is_uncovered_with_its_words(net, images, monkeypatch):
