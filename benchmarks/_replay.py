@@ -44,7 +44,7 @@ def replay(folder: Path) -> dict[str, dict[str, float]]:
 
 def main(folders: list[str]) -> None:
     """Print what all folders say."""
-    answers = {}
+    answers: dict[str, dict[str, object]] = {}
     for folder in folders:
         try:
             answers[folder] = {"outputs": replay(Path(folder))}
