@@ -51,15 +51,13 @@ def capture(servable: nn.Module, dims: tuple[int, int, int]) -> torch.export.Exp
     example = torch.zeros((_EXAMPLE_BATCH, *dims), dtype=torch.uint8)
     try:
         return _trace(servable, example, strict=False)
-    except Exception as error:  # torch raises its own many kinds, and whatever forward() raises under tracing
-        if explained := _explain(error):
-            raise ExportError(f"this network cannot be exported: {explained}") from error
+    except Exception as error:  # noqa: BLE001 torch raises its own many kinds, and whatever forward() raises under tracing
         first = error
     try:
-        return _trace(servable, example, strict=True)  # reads the code, so that it gets through some of numpy's and Python's
-    except Exception as error:  # noqa: BLE001 the first error is the one to tell
-        told = _explain(error) or root_cause(first)
-        raise ExportError(f"this network cannot be exported: torch cannot trace it: {told}") from first
+        return _trace(servable, example, strict=True)  # reads the code: it gets through len(x), and some of numpy's and Python's
+    except Exception as error:  # noqa: BLE001 the same
+        told = _explain(first) or _explain(error) or f"torch cannot trace it: {root_cause(first)}"
+        raise ExportError(f"this network cannot be exported: {told}") from first
 
 
 def _trace(servable: nn.Module, example: torch.Tensor, *, strict: bool) -> torch.export.ExportedProgram:

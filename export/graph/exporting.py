@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 MAX_WEIGHTS_BYTES: Final = 2**31 - 2**24
 """What protobuf can write as one message, less room for everything that is not weights."""
-_RANDOM: Final = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
+_RANDOM: Final = frozenset(
+    {"Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
+"""Operators that draw numbers. A Dropout that does nothing is no longer there when these are looked for."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _check(model: ir.Model) -> None:
     if random is not None:
         raise ExportError(
             f"expected a network that answers alike each time, found {random.op_type} (from {random.name}): "
-            "leave dropout and noise out in evaluation mode."
+            "leave dropout and noise out of it in evaluation mode."
         )
     n_bytes = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
     if n_bytes > MAX_WEIGHTS_BYTES:

@@ -41,6 +41,7 @@ def tidy(model: ir.Model, batch_symbol: str) -> None:
             model, input_size_limit=_NO_LIMIT, output_size_limit=_NO_LIMIT, should_fold=_should_fold, inline=False
         )
     common.IdentityEliminationPass()(model)
+    _lay_out(model)
     common.DeduplicateHashedInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
@@ -78,7 +79,7 @@ def state_shapes(model: ir.Model) -> int:
         if node.inputs[1].is_initializer() or ir.convenience.get_const_tensor(node.inputs[1]) is not None:
             continue
         dims = _elements(node.inputs[1])
-        if dims is None or sum(not isinstance(dim, int) for dim in dims) > 1 or any(dim in (0, -1) for dim in dims):
+        if dims is None or sum(dim == -1 or not isinstance(dim, int) for dim in dims) > 1:
             continue
         stated = np.array([dim if isinstance(dim, int) else -1 for dim in dims], np.int64)
         graph = node.graph
@@ -88,7 +89,7 @@ def state_shapes(model: ir.Model) -> int:
         graph.insert_before(node, constant)
         node.replace_input_with(1, constant.outputs[0])
         if node.outputs[0].shape is None:
-            node.outputs[0].shape = ir.Shape([dim if isinstance(dim, int) else str(dim) for dim in dims])
+            node.outputs[0].shape = ir.Shape([dim if not isinstance(dim, int) or dim > 0 else None for dim in dims])
         n_stated += 1
     return n_stated
 
@@ -139,6 +140,16 @@ def _picked(node: ir.Node) -> list[int | str] | None:
     return elements[start:end:step] if step > 0 else None
 
 
+def _lay_out(model: ir.Model) -> None:
+    """Lay weights out as they are written: onnx_ir cannot hash, and so not compare, what was transposed or sliced in place."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            array = tensor.numpy() if tensor is not None else None
+            if tensor is not None and array is not None and (tensor.doc_string or not array.flags.c_contiguous):
+                value.const_value = ir.tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=value.name)
+
+
 def _rename_batch(model: ir.Model, symbol: str) -> None:
     word = re.compile(rf"\b{re.escape(symbol)}\b")
     for graph in model.graphs():
@@ -171,5 +182,3 @@ def _strip(model: ir.Model) -> None:
 def _clear(value: ir.Value) -> None:
     value.metadata_props.clear()
     value.doc_string = None
-    if value.const_value is not None:
-        value.const_value.doc_string = None
