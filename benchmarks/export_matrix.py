@@ -70,7 +70,10 @@ def main(networks: str | None, size_px: int | None, n_images: int, precisions: s
     for i, name in enumerate(chosen):
         reduced = PRECISIONS if precisions == "all" or (precisions == "first" and name in firsts) else ()
         click.echo(f"{i + 1}/{len(chosen)} {name} ...", err=True)
-        row = measure_apart(name, n_images, size_px, reduced)
+        try:
+            row = measure_apart(name, n_images, size_px, reduced)
+        except ExportError as error:  # the others are measured all the same
+            row = Row(network=name, size_px=size_px or size_of(name), images="", verdict="error", why=str(error))
         click.echo(f"    {row.verdict} {row.why}", err=True)
         rows.append(row)
     figures = figures_of(rows)

@@ -79,6 +79,20 @@ def test_a_process_that_breaks_is_named_with_what_it_said():
         export_matrix.measure_apart("lenet5", 100, None, ["wrong precision"])
 
 
+def test_a_process_that_breaks_stops_no_other(monkeypatch, tmp_path):
+    def measure(name, *_):
+        if name == "resnet18":
+            raise ExportError("out of memory")
+        return GREEN.model_copy(update={"network": name})
+
+    monkeypatch.setattr(export_matrix, "measure_apart", measure)
+    result = CliRunner().invoke(export_matrix.main, ["--networks", "resnet18,vgg11", "--out", str(tmp_path / "page.md")])
+    assert result.exit_code == 1
+    page = (tmp_path / "page.md").read_text()
+    assert "- resnet18, float32: out of memory" in page
+    assert "| VGG | vgg11 |" in page
+
+
 def test_a_network_is_measured_from_the_module_to_the_verdict():
     row = export_matrix.measure_apart("lenet5", 100, None, [])
     assert (row.verdict, row.why, row.plain, row.plain_right) == ("passed", "", "exported", True)
