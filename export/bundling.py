@@ -16,7 +16,7 @@ import onnx
 
 from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, Bundle
 from convoy.contract.errors import UsageError
-from convoy.contract.files import new_folder, sha256_bytes, write_bytes
+from convoy.contract.files import new_folder, sha256_bytes, sha256_file, write_bytes
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import (
@@ -41,6 +41,7 @@ from convoy.export.gate.evidence import EvaluationSet, Exhibits
 from convoy.export.gate.gate import Border, Progress, run_gate
 from convoy.export.gate.reference import TorchSource
 from convoy.export.graph.exporting import check_network, to_onnx
+from convoy.export.graph.metadata import annotate
 from convoy.export.provenance import machine, versions, weights_digest
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def export_classifier(
     on_progress("torch.onnx export")
     facts = replace(facts, weights_sha256=facts.weights_sha256 or weights_digest(classifier))
     graph = to_onnx(classifier, facts.image)
+    _annotate(graph.proto, facts)
     candidate = Candidate(
         graph.proto.SerializeToString(deterministic=True), TorchSource(classifier), lambda images: trace_network(graph, images)
     )
@@ -184,9 +186,24 @@ def export_adopted(
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
     """
     _check_arguments(facts, evaluation, out, force=force)
-    checks = tuple(checks) or (_NO_PAIRS,)
-    candidate = Candidate(adopted.model, adopted.source, lambda images: trace_onnx(adopted.model, images), checks)
+    proto = onnx.load_model_from_string(adopted.model)
+    facts = replace(facts, weights_sha256=facts.weights_sha256 or sha256_bytes(adopted.model))
+    _annotate(proto, facts)
+    model = proto.SerializeToString(deterministic=True)
+    candidate = Candidate(model, adopted.source, lambda images: trace_onnx(model, images), tuple(checks) or (_NO_PAIRS,))
     return _export(candidate, facts, evaluation, out, reduction, signing_key, on_progress)
+
+
+def _annotate(proto: onnx.ModelProto, facts: ModelFacts) -> None:
+    """Write the facts into the file itself."""
+    annotate(
+        proto,
+        labels=facts.labels,
+        image=facts.image,
+        preprocessing=facts.preprocessing,
+        weights_sha256=facts.weights_sha256 or "",
+        licence=facts.card.license,
+    )
 
 
 def _export(
@@ -310,7 +327,7 @@ def _manifest(folder: Path, facts: ModelFacts, accuracy: Accuracy | None, precis
         precision="fp32" if precision is None else precision.precision,
         opset_version=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
         ir_version=model.ir_version,
-        weights_sha256=facts.weights_sha256 or sha256_bytes((folder / MODEL_FILE).read_bytes()),
+        weights_sha256=facts.weights_sha256 or sha256_file(folder / MODEL_FILE),
         origin=facts.origin,
         training=facts.training,
         accuracy=accuracy,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from convoy.contract.bundle import BUNDLE_FILES, Bundle
 from convoy.contract.errors import DigestMismatchError, ExportError, UsageError
 from convoy.contract.goldens import Goldens
-from convoy.export import EvaluationSet, export_classifier
+from convoy.export import CardFacts, EvaluationSet, export_classifier
 from convoy.export.gate.runtime import open_session, run_session
 
 
@@ -52,6 +53,17 @@ def test_the_same_network_exports_to_the_same_bytes(case, tmp_path):
     first, second = export(case, tmp_path / "a"), export(case, tmp_path / "b")
     assert first.manifest.model_sha256 == second.manifest.model_sha256
     assert first.manifest.goldens_sha256 == second.manifest.goldens_sha256
+
+
+def test_the_file_itself_says_what_it_is(case, tmp_path):
+    facts = replace(case.facts, card=CardFacts(license="apache-2.0"))
+    bundle = export_classifier(case.classifier, facts, case.evaluation, tmp_path / "out")
+    model = onnx.load(bundle.model_path)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert model.producer_name == "convoy"
+    assert json.loads(said["labels"]) == ["one", "two", "three"]
+    assert said["weights_sha256"] == bundle.manifest.weights_sha256
+    assert "apache-2.0" in said.values()
 
 
 def test_the_file_holds_no_path_of_this_machine(case, tmp_path):
