@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from convoy.contract.signing_key import PrivateKey
 
 EXPORTS_FOLDER = "exports"
-_KEY_VARIABLE = "CONVOY_KEY_KEY_VARIABLE"
+_KEY_VARIABLE = "CONVOY_KEY_PASSPHRASE"
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -68,7 +68,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--force", is_flag=True, help="Replace an export that is there already.")
 @json_option
 def command(run_dir: Path | None, key: Path | None, out: Path | None, force: bool, as_json: bool, **options: Any) -> None:
-    r"""Export a network to ONNX, and prove that the file decides as the network does.
+    """Export a network to ONNX, and prove that the file decides as the network does.
 
     \b
     convoy export RUN_DIR                             a run that `convoy train` made
@@ -79,7 +79,7 @@ def command(run_dir: Path | None, key: Path | None, out: Path | None, force: boo
     against ONNX Runtime on real and on edge images, in several batch sizes, in changing company, on every execution provider of
     this machine and at every graph optimisation level. Where they diverge, the first node at fault is named. Exit status 1 where
     it does not pass; the report (validation.json, validation.html) is written all the same.
-    """
+    """  # noqa: D301  click's mark for text that is not to be wrapped
     request = Request(run_dir, **options)
     request.check()
     signing_key = _signing_key(key)

@@ -214,3 +214,24 @@ def test_a_file_without_a_run_says_what_is_missing(foreign):
 def test_a_file_that_is_no_model_is_refused(run_dir, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"PK\x03\x04 a zip archive")
     assert "expected an ONNX file" in error_of(validate(tmp_path / "model.onnx", "--run", run_dir), ExportError)
+
+
+def test_the_passphrase_of_a_key_comes_from_the_environment(run_dir, tmp_path, signing_key, monkeypatch):
+    from cryptography.hazmat.primitives import serialization
+
+    private = serialization.load_pem_private_key(signing_key.read_bytes(), None)
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    locked = tmp_path / "locked.pem"
+    locked.write_bytes(private.private_bytes(pem, pkcs8, serialization.BestAvailableEncryption(b"open sesame")))
+    monkeypatch.setenv("CONVOY_KEY_PASSPHRASE", "another")
+    error_of(export(run_dir, "--sign", locked, "--out", tmp_path / "out"), SignatureError)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("CONVOY_KEY_PASSPHRASE", "open sesame")
+    done = export(run_dir, "--sign", locked, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "model.sig").is_file()
+
+
+def test_the_help_shows_the_three_ways_line_by_line():
+    lines = [line.strip() for line in export("--help").output.splitlines()]
+    assert sum(line.startswith("convoy export ") for line in lines) == 3
