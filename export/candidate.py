@@ -63,9 +63,9 @@ def judge(candidate: Candidate, evaluation: EvaluationSet, border: Border, on_pr
         ExportError: The source cannot answer.
     """
     findings = run_gate(candidate.model, candidate.source, evaluation, border, on_progress=on_progress)
+    failed = any(check.verdict == "failed" for check in findings.checks)  # a check made before says nothing of file and source
     findings = replace(findings, checks=(*candidate.checks, *findings.checks))
     exhibits = Exhibits.of(evaluation, border.image)
-    failed = any(check.verdict == "failed" for check in findings.checks)
     on_progress("looking for the first node at fault" if failed else "errors by layer")
     indices = _telling(findings, len(exhibits))
     images, names = exhibits.images[list(indices)], [exhibits.name(index) for index in indices]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import click
 from convoy.cli.console import json_option, print_json
 from convoy.cli.report import print_checks, print_fault, print_precision
 from convoy.cli.subject import Request, open_subject
+from convoy.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from convoy.contract.bundle import Bundle
@@ -29,7 +31,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--weights", type=click.Path(path_type=Path), help="With --torch: its weights (safetensors, or a state dict of torch)."
 )
 @click.option("--labels", "labels_file", type=_FILE, help="With --onnx, --torch: the class names, one a line, or JSON, or CSV.")
-@click.option("--preprocess", "spec", help='With --onnx, --torch: what the network expects of its pixels ("imagenet size=224").')
+@click.option(
+    "--preprocess",
+    "spec",
+    help='With --onnx, --torch: what the network expects of its pixels ("imagenet size=224"; docs/validation.md lists all).',
+)
 @click.option(
     "--samples",
     type=click.Path(exists=True, path_type=Path),
@@ -60,7 +66,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help=f"Sign what passed with this private key (PEM); ${_KEY_VARIABLE} may hold its passphrase.",
 )
 @click.option("--license", "license_id", help='The licence that the model card states ("apache-2.0").')
-@click.option("--out", type=click.Path(path_type=Path), help=f"The export folder.  [default: {EXPORTS_FOLDER}/<name>]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help=f"The export folder.  [default: in {EXPORTS_FOLDER}, named as the run's folder or model]",
+)
 @click.option("--name", help="The model's name.  [default: the recipe's, or the file's]")
 @click.option(
     "--max-batch-size", type=click.IntRange(1, 4096), default=64, show_default=True, help="The largest batch the server may form."
@@ -105,6 +115,8 @@ def _signing_key(path: Path | None) -> PrivateKey | None:
     given = os.environ.get(_KEY_VARIABLE)
 
     def ask() -> str:
+        if given is None and not sys.stdin.isatty():
+            raise UsageError(f"{path}: is encrypted, and there is no terminal to ask on: set {_KEY_VARIABLE} to its passphrase.")
         return given if given is not None else str(click.prompt(f"Passphrase of {path}", hide_input=True, err=True))
 
     return open_key(path, passphrase=ask)

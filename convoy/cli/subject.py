@@ -53,6 +53,9 @@ class Request(NamedTuple):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise UsageError(f"expected one of RUN_DIR, --onnx FILE and --torch MODULE:FACTORY, found {found}.")
+        if self.run_dir is not None and self.run_dir.is_file():
+            hint = f"An ONNX file is taken up by --onnx {self.run_dir}." if self.run_dir.suffix == ".onnx" else "Name the folder."
+            raise UsageError(f"{self.run_dir}: expected a run folder that `convoy train` made, found a file. {hint}")
         needed = {"--labels": self.labels_file, "--preprocess": self.spec, "--samples": self.samples}
         of_onnx = {"--pairs": self.pairs, "--input": self.input_name, "--output": self.output_name}
         if given != ["RUN_DIR"] and (missing := [name for name, value in needed.items() if value is None]):
@@ -65,6 +68,8 @@ class Request(NamedTuple):
         }
         if extra := [name for name, value in wrong.items() if value is not None]:
             raise UsageError(f"{', '.join(extra)}: not with {given[0]}.")
+        if self.calibration is not None and self.precision != "int8":
+            raise UsageError(f"--calibration fixes the ranges of --precision int8; {self.precision} has none: leave it out.")
         if given != ["RUN_DIR"] and self.precision == "int8" and self.calibration is None:
             raise UsageError(
                 "--precision int8 needs --calibration DIR: images that the network was trained on, not those of --samples."
@@ -171,14 +176,21 @@ class _Network(_Foreign):
 
 class _File(_Foreign):
     def __init__(self, path: Path, request: Request) -> None:
+        from convoy.contract.errors import DataError
         from convoy.contract.files import sha256_bytes
         from convoy.contract.manifest import Origin
         from convoy.export import ModelFacts
         from convoy.export.adopt.adoption import adopt_onnx
         from convoy.export.adopt.containment import read_contained
+        from convoy.export.adopt.pairs import reference_pairs
 
         super().__init__(request, path.stem)
-        self._pairs = request.pairs or path.parent
+        self._pairs = reference_pairs(request.pairs or path.parent)
+        if request.pairs is not None and not self._pairs:
+            raise DataError(
+                f"{request.pairs}: expected inputs with outputs, test_data_set_0/input_0.pb with output_0.pb or test_data_0.npz, "
+                "found none."
+            )
         self._model = read_contained(path)
         _say(f"{path.name}: finding its border, freeing its batch")
         self._adopted = adopt_onnx(
@@ -197,9 +209,9 @@ class _File(_Foreign):
 
     def export(self, out: Path, reduction: Reduction | None, signing_key: PrivateKey | None, force: bool) -> Bundle:
         from convoy.export import export_adopted
-        from convoy.export.adopt.pairs import check_pairs, reference_pairs
+        from convoy.export.adopt.pairs import check_pairs
 
-        checks = check_pairs(self._model, reference_pairs(self._pairs))
+        checks = check_pairs(self._model, self._pairs)
         return export_adopted(
             self._adopted, self._facts, self._images(_there(self._request.samples)), out,
             checks=checks, reduction=reduction, signing_key=signing_key, force=force, on_progress=_say,

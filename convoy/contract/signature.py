@@ -293,7 +293,7 @@ def _load_public_key(path: Path) -> PublicKey:
 
 
 def _missing() -> MissingDependencyError:
-    return MissingDependencyError("signatures need the `cryptography` package: pip install 'convoy[sign]'")
+    return MissingDependencyError("signatures need the `cryptography` package: pip install '.[sign]' in Convoy's folder.")
 
 
 def _parse(document: type[_P], data: bytes, path: Path) -> _P:

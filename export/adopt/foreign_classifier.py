@@ -100,7 +100,7 @@ def wrap_torch(network: nn.Module, preprocess: Preprocess, image: ImageSpec, n_c
     layout = "(N, H, W, C)" if preprocess.layout == "nhwc" else "(N, C, H, W)"
     raise ExportError(
         f"expected a network that takes float {layout} of {image.height_px}x{image.width_px} pixels and {image.channels} channels; "
-        f"on such images it fails: {failures[0]}. Check size, color and layout of the preprocessing."
+        f"on such images it fails: {failures[0]}. Check size, color and layout of the preprocessing, and the network's forward()."
     )
 
 
@@ -122,11 +122,20 @@ def _path_to_logits(found: Any, n_classes: int) -> tuple[Step, ...]:
     chosen = named if len(named) == 1 else list(fitting)
     if len(chosen) == 1:
         return chosen[0]
-    listed = ", ".join(f"{'.'.join(map(str, path)) or 'the output'} {tuple(tensor.shape)}" for path, tensor in tensors.items())
+    listed = ", ".join(f"{_title(path)} {tuple(tensor.shape)}" for path, tensor in tensors.items()) or f"a {type(found).__name__}"
+    if fitting:
+        raise ExportError(
+            f"expected a network that gives one tensor of {n_classes} logits an image, found {len(fitting)} (for 2 images): "
+            f"{listed}. Let forward() give the logits alone, or name them 'logits' in a dict."
+        )
     raise ExportError(
-        f"expected a network that gives one tensor of {n_classes} logits an image, one for each class name; found "
-        f"{len(fitting)} such among (for 2 images): {listed or type(found).__name__}."
+        f"expected a network that gives {n_classes} logits an image, one for each class name, found for 2 images: {listed}. "
+        "Name as many classes as the network has, in its order."
     )
+
+
+def _title(path: tuple[Step, ...]) -> str:
+    return f"output {'.'.join(map(str, path))}" if path else "the output"
 
 
 def _tensors(found: Any, path: tuple[Step, ...]) -> Iterator[tuple[tuple[Step, ...], Tensor]]:

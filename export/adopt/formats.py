@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_PYTORCH: Final = "load it in PyTorch and export it with torch.onnx.export, or give `convoy export` a run's folder"
+_PYTORCH: Final = "load it in PyTorch and export it with torch.onnx.export, or give it to `convoy export --torch FACTORY --weights`"
 _KERAS: Final = "convert it with tf2onnx (python -m tf2onnx.convert --keras FILE --output model.onnx)"
 _UNPACK: Final = "unpack it, and name the .onnx file inside"
 _DOWNLOAD: Final = "what was downloaded is not the model itself: download it again (git lfs pull, or the address of the raw file)"

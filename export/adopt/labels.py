@@ -149,7 +149,7 @@ def _checked(names: _Named, path: Path) -> tuple[str, ...]:
         if name in first:
             raise DataError(
                 f"{path}, {where}: expected each class name once, found {name!r} again after {first[name]}: tell them apart, as in "
-                f"'{name} (bird)' (ImageNet has two cranes), or put the WordNet id before each name."
+                f"'crane (bird)' and 'crane (machine)', or put the WordNet id before each name."
             )
         first[name] = where
     return tuple(name for name, _ in names)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,7 +54,9 @@ def load_torch(factory: str, weights: Path | None) -> LoadedNetwork:
     """
     module = _build(factory)
     remarks: list[str] = []
-    if weights is not None:
+    if weights is None:
+        remarks.append("no --weights: the network has those that the factory gave it, random ones where it loads none")
+    else:
         state = _fitting(_read(weights, remarks), module, remarks)
         _load(module, state, factory, weights)
     if any(tensor.is_floating_point() and tensor.dtype != torch.float32 for tensor in module.state_dict().values()):
@@ -118,15 +121,24 @@ def _read(weights: Path, remarks: list[str]) -> dict[str, torch.Tensor]:
     except pickle.UnpicklingError as error:
         raise DataError(
             f"{weights}: expected tensors alone, found other objects, whose loading could run code. Save the state dict "
-            f"(torch.save(model.state_dict(), ...)) or a .safetensors file instead. ({_first(error)})"
+            f"(torch.save(model.state_dict(), ...)) or a .safetensors file instead.{_culprit(error)}"
         ) from error
     except Exception as error:  # zip, pickle, safetensors and torch have many kinds for a damaged file
-        raise DataError(f"{weights}: weights cannot be read: {type(error).__name__}: {_first(error)}") from error
+        raise DataError(
+            f"{weights}: expected a .safetensors file or what torch.save wrote, found a file that cannot be read "
+            f"({type(error).__name__}: {_first(error)}): it is damaged, or another kind of file."
+        ) from error
     return _state_of(found, weights, remarks)
 
 
 def _first(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
+
+
+def _culprit(error: Exception) -> str:
+    """The object that torch refused to load, where its message names one; the rest of it advises to load unsafely."""
+    named = re.search(r"GLOBAL (\S+)", str(error))
+    return f" (It holds a {named[1]}.)" if named else ""
 
 
 def _state_of(found: Any, weights: Path, remarks: list[str]) -> dict[str, torch.Tensor]:

@@ -58,7 +58,7 @@ def take_core(model: onnx.ModelProto, source: InputBorder, output: OutputBorder)
     if core.ir_version != model.ir_version:
         remarks.append(f"IR version {model.ir_version} became {core.ir_version}")
     if n_dropped:
-        remarks.append(f"{n_dropped} nodes that the logits do not need were dropped")
+        remarks.append(f"nodes dropped that the logits do not need: {n_dropped}")
     return core, tuple(remarks)
 
 

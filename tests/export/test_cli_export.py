@@ -16,7 +16,7 @@ from torch import nn
 from convoy.cli import export as export_command
 from convoy.cli import validate as validate_command
 from convoy.contract.bundle import Bundle
-from convoy.contract.errors import ConvoyError, ExportError, SignatureError, UsageError, ValidationFailedError
+from convoy.contract.errors import ConvoyError, DataError, ExportError, SignatureError, UsageError, ValidationFailedError
 from convoy.training.data import load_dataset
 from convoy.training.recipes import get_recipe
 from convoy.training.run import train
@@ -170,11 +170,31 @@ def test_int8_of_a_foreign_network_wants_training_images(foreign, tmp_path, monk
         (["run", "--weights", "weights.pt"], "--weights: not with RUN_DIR"),
         (["run", "--output", "y"], "--output: not with RUN_DIR"),
         (["run", "--preprocess", "imagenet"], "--preprocess: not with RUN_DIR"),
+        (["model.onnx"], "taken up by --onnx model.onnx"),
     ],
 )
 def test_options_that_do_not_belong_together_are_refused(arguments, message, foreign, monkeypatch):
     monkeypatch.chdir(foreign)
     assert message in error_of(export(*arguments), UsageError)
+
+
+def test_calibration_without_int8_is_refused(foreign, monkeypatch):
+    monkeypatch.chdir(foreign)
+    asked = ("--torch", "net.py:build", *options_of(foreign, "imagenet size=12"), "--calibration", "training.npz")
+    assert "fixes the ranges of --precision int8" in error_of(export(*asked), UsageError)
+
+
+def test_a_wrong_pair_fails_and_no_node_is_blamed(foreign, tmp_path, monkeypatch):
+    monkeypatch.chdir(foreign)
+    asked = ("--onnx", "model.onnx", *options_of(foreign), "--out", tmp_path / "out", "--pairs", tmp_path)
+    assert "expected inputs with outputs" in error_of(export(*asked), DataError)
+    pair = tmp_path / "test_data_set_0"
+    pair.mkdir()
+    for name, shape in (("input_0", (1, 3, 12, 12)), ("output_0", (1, 3))):
+        tensor = numpy_helper.from_array(np.full(shape, 0.7, np.float32))
+        (pair / f"{name}.pb").write_bytes(tensor.SerializeToString())
+    assert "reference pair test_data_set_0" in error_of(export(*asked), ValidationFailedError)
+    assert Bundle.open(tmp_path / "out").report.fault is None
 
 
 def test_labels_that_do_not_fit_the_file_are_refused(foreign, tmp_path, monkeypatch):
@@ -191,6 +211,21 @@ def test_a_wrong_key_is_refused_before_any_work(run_dir, tmp_path):
     (tmp_path / "key.pem").write_text("no key")
     error_of(export(run_dir, "--sign", tmp_path / "key.pem", "--out", tmp_path / "out"), SignatureError)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_encrypted_key_takes_its_passphrase_from_the_environment(run_dir, tmp_path, signing_key, monkeypatch):
+    from cryptography.hazmat.primitives import serialization
+
+    private = serialization.load_pem_private_key(signing_key.read_bytes(), None)
+    locked = serialization.BestAvailableEncryption(b"open sesame")
+    form = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
+    (tmp_path / "key.pem").write_bytes(form)
+    asked = (run_dir, "--sign", tmp_path / "key.pem", "--out", tmp_path / "out")
+    assert "set CONVOY_KEY_PASSPHRASE" in error_of(export(*asked), UsageError)
+    monkeypatch.setenv("CONVOY_KEY_PASSPHRASE", "open sesame")
+    done = export(*asked)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "model.sig").is_file()
 
 
 def test_a_signed_export_verifies_with_its_key_alone(run_dir, tmp_path, signing_key):
@@ -214,22 +249,6 @@ def test_a_file_without_a_run_says_what_is_missing(foreign):
 def test_a_file_that_is_no_model_is_refused(run_dir, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"PK\x03\x04 a zip archive")
     assert "expected an ONNX file" in error_of(validate(tmp_path / "model.onnx", "--run", run_dir), ExportError)
-
-
-def test_the_passphrase_of_a_key_comes_from_the_environment(run_dir, tmp_path, signing_key, monkeypatch):
-    from cryptography.hazmat.primitives import serialization
-
-    private = serialization.load_pem_private_key(signing_key.read_bytes(), None)
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    locked = tmp_path / "locked.pem"
-    locked.write_bytes(private.private_bytes(pem, pkcs8, serialization.BestAvailableEncryption(b"open sesame")))
-    monkeypatch.setenv("CONVOY_KEY_PASSPHRASE", "another")
-    error_of(export(run_dir, "--sign", locked, "--out", tmp_path / "out"), SignatureError)
-    assert not (tmp_path / "out").exists()
-    monkeypatch.setenv("CONVOY_KEY_PASSPHRASE", "open sesame")
-    done = export(run_dir, "--sign", locked, "--out", tmp_path / "out")
-    assert done.exit_code == 0, done.output
-    assert (tmp_path / "out" / "model.sig").is_file()
 
 
 def test_the_help_shows_the_three_ways_line_by_line():
