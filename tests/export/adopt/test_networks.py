@@ -229,7 +229,7 @@ def test_networks_without_one_tensor_of_logits_are_refused():
         def forward(self, x: torch.Tensor):
             return super().forward(x), super().forward(x)
 
-    with pytest.raises(ExportError, match="found 2 .*Let forward"):
+    with pytest.raises(ExportError, match=r"found 2 .*Let forward"):
         wrap_torch(Two().eval(), parse_preprocess("0..1"), IMAGE, 5)
 
 
