@@ -87,10 +87,12 @@ def _classes(folders: list[Path], labels: tuple[str, ...], path: Path) -> list[i
     if all(name.isdecimal() and int(name) < len(labels) for name in names):
         return _distinct([int(name) for name in names], names, path)
     strangers = [name for name in names if name not in by_name]
-    absent = [label for label in labels if label not in names]
+    taken = {by_name[name] for name in names if name in by_name}
+    absent = [label for index, label in enumerate(labels) if index not in taken]
+    lacking = f", and none for {_some(absent)}" if len(absent) <= len(strangers) else ""
     raise DataError(
         f"{path}: expected sub-folders named as the {len(labels)} class names ({_some(labels)}) or with their indices (0 to "
-        f"{len(labels) - 1}); found {_some(strangers)} among {len(names)} sub-folders, and none for {_some(absent)}."
+        f"{len(labels) - 1}); found {_some(strangers)} among {len(names)} sub-folders{lacking}."
     )
 
 

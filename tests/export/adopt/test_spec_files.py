@@ -258,7 +258,7 @@ def test_samples_that_do_not_fit_are_refused(tmp_path):
         load_samples(tmp_path, SPEC, NAMES)
     write_images(tmp_path / "cat", 1, 0)
     write_images(tmp_path / "n02", 1, 0)
-    with pytest.raises(DataError, match=r"'n01 cat, tabby'.*found 'cat' among 2"):
+    with pytest.raises(DataError, match=r"'n01 cat, tabby'.*found 'cat' among 2 sub-folders, and none for .n01 cat, tabby"):
         load_samples(tmp_path, SPEC, NAMES)
     Image.new("RGB", (3, 3)).save(tmp_path / "beside.png")
     with pytest.raises(DataError, match="found both"):
