@@ -140,6 +140,7 @@ def export_classifier(
         ExportError: The network cannot be exported, or not as a file that loads everywhere.
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
     """
+    out = Path(out)  # a str does as well
     _check_arguments(facts, evaluation, out, force=force)
     check_network(classifier, facts.image, len(facts.labels))
     on_progress("torch.onnx export")
@@ -185,6 +186,7 @@ def export_adopted(
         ExportError: The file cannot be run.
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
     """
+    out = Path(out)  # a str does as well
     _check_arguments(facts, evaluation, out, force=force)
     proto = onnx.load_model_from_string(adopted.model)
     facts = replace(facts, weights_sha256=facts.weights_sha256 or sha256_bytes(adopted.model))
