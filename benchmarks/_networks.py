@@ -2,8 +2,8 @@
 
 Photos are real ones where ``CONVOY_DATA`` has them, else gratings under noise.
 
-Weights are random, but what export has to do with is as in a trained network: batch norms hold the statistics of the images, and
-the last layer is fitted to their classes (ridge regression on the random features), so that decisions have margins.
+Weights are random, but what export has to do with is as in a trained network: batch norms hold the statistics of the images and
+edge images, and the last layer is fitted to the classes (ridge regression on the random features), so that decisions have margins.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import nn
 from convoy.contract.errors import UsageError
 from convoy.contract.image import ImageSpec, to_pixels
 from convoy.contract.manifest import Preprocessing
+from convoy.export.gate.evidence import edge_images
 from convoy.training.data.catalogue import load_dataset
 from convoy.training.networks import ImageClassifier, PixelPreprocessing, build_classifier
 from convoy.training.recipes import get_recipe, recipe_names
@@ -143,7 +144,7 @@ def _recipe(name: str, n_images: int) -> Subject:
         f"{data.name} test", train.images[:_N_CALIBRATION], train.labels[:_N_CALIBRATION], test.images[:n_images],
         test.labels[:n_images],
     )  # fmt: skip
-    _fit(classifier, pictures, len(data.labels))
+    _fit(classifier, data.image, pictures, len(data.labels))
     return _subject(name, classifier.eval(), data.image, data.labels, facts, pictures)
 
 
@@ -158,7 +159,7 @@ def _torchvision(name: str, size_px: int, n_images: int) -> Subject:
     classifier = ImageClassifier(PixelPreprocessing(_IMAGENET), network).eval()
     image = ImageSpec(height_px=size_px, width_px=size_px, channels=3, resize="crop")
     pictures = _pictures(image, n_images)
-    _fit(classifier, pictures, len(CLASSES))
+    _fit(classifier, image, pictures, len(CLASSES))
     return _subject(name, classifier, image, CLASSES, _IMAGENET, pictures)
 
 
@@ -211,7 +212,7 @@ def gratings(image: ImageSpec, n: int, seed: int) -> tuple[npt.NDArray[np.uint8]
 
 
 @torch.no_grad()
-def _fit(classifier: nn.Module, pictures: _Pictures, n_classes: int) -> None:
+def _fit(classifier: nn.Module, image: ImageSpec, pictures: _Pictures, n_classes: int) -> None:
     """Batch norms take the statistics of the images; the last layer is fitted to their classes."""
     norms = [module for module in classifier.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -223,8 +224,9 @@ def _fit(classifier: nn.Module, pictures: _Pictures, n_classes: int) -> None:
         norm.train()
     classifier_input: list[torch.Tensor] = []
     head = [module for module in classifier.modules() if isinstance(module, nn.Linear) and module.out_features == n_classes][-1:]
-    if norms:
+    if norms:  # edge images too: statistics that never saw one let it grow from layer to layer, which no training would
         _run(classifier, pictures.train)
+        _run(classifier, edge_images(image))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
