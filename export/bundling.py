@@ -37,9 +37,10 @@ from convoy.export.candidate import Candidate, Judgement, judge
 from convoy.export.diagnosis import trace_network, trace_onnx
 from convoy.export.evidence.card import CardFacts, render_card
 from convoy.export.evidence.page import render_page
-from convoy.export.gate.evidence import EvaluationSet, Exhibits
+from convoy.export.gate.evidence import EvaluationSet, Exhibits, edge_images
 from convoy.export.gate.gate import Border, Progress, run_gate
 from convoy.export.gate.reference import TorchSource
+from convoy.export.gate.trial import try_out
 from convoy.export.graph.exporting import check_network, to_onnx
 from convoy.export.graph.metadata import annotate
 from convoy.export.provenance import machine, versions, weights_digest
@@ -183,7 +184,7 @@ def export_adopted(
         on_progress: Told what is being done.
 
     Raises:
-        ExportError: The file cannot be run.
+        ExportError: The file cannot be run, or it crashes ONNX Runtime.
         UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
     """
     out = Path(out)  # a str does as well
@@ -192,6 +193,8 @@ def export_adopted(
     facts = replace(facts, weights_sha256=facts.weights_sha256 or sha256_bytes(adopted.model))
     _annotate(proto, facts)
     model = proto.SerializeToString(deterministic=True)
+    on_progress("ONNX Runtime in a process of its own, in case the file crashes it")
+    try_out(model, edge_images(facts.image), facts.border.batch_sizes)
     candidate = Candidate(model, adopted.source, lambda images: trace_onnx(model, images), tuple(checks) or (_NO_PAIRS,))
     return _export(candidate, facts, evaluation, out, reduction, signing_key, on_progress)
 

@@ -12,10 +12,11 @@ from convoy.contract.validation import Check
 from convoy.export.candidate import Candidate, Judgement, judge
 from convoy.export.diagnosis import trace_network
 from convoy.export.gate.checks import check_agreement
-from convoy.export.gate.evidence import EvaluationSet
+from convoy.export.gate.evidence import EvaluationSet, edge_images
 from convoy.export.gate.gate import Border, Progress, run_gate
 from convoy.export.gate.reference import TorchSource
 from convoy.export.gate.runtime import open_session, run_session
+from convoy.export.gate.trial import try_out
 from convoy.export.graph.exporting import to_onnx
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def replay_goldens(bundle: Bundle) -> tuple[Check, ...]:
     goldens = bundle.goldens()
     name = f"{len(goldens)} goldens in ONNX Runtime"
     try:
+        try_out(bundle.model_path.read_bytes(), goldens.image, (bundle.manifest.max_batch_size,))
         actual = run_session(open_session(bundle.model_path), goldens.image, bundle.manifest.max_batch_size)
     except ExportError as error:
         return (Check(name=name, verdict="failed", expected="answers", found=str(error)),)
@@ -75,7 +77,8 @@ def judge_file(
         on_progress: Told what is being done.
 
     Raises:
-        ExportError: The network cannot answer.
+        ExportError: The network cannot answer, or the file crashes ONNX Runtime.
     """
+    try_out(model, edge_images(border.image), border.batch_sizes)
     candidate = Candidate(model, TorchSource(classifier), lambda images: trace_network(to_onnx(classifier, border.image), images))
     return judge(candidate, evaluation, border, on_progress)

@@ -26,7 +26,7 @@ from convoy.export.adopt.limits import Limits
 _DEFAULT: Final = Limits()
 _MAX_LOG_BYTES: Final = 2**16
 _PIECE: Final = 2**20
-_KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "PYTHONHOME")
+_KEPT: Final = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "SYSTEMROOT", "PYTHONHOME")
 _FIXED: Final = {
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "2",  # each arena reserves address space that the process never uses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -65,6 +65,23 @@ def derive_bound(expected: FloatArray, truth: FloatArray | None) -> Bound:
         _finite(own_rms),
         _finite(TRUTH_FACTOR * max(own_rms, _EPS * rms(truth))),
     )
+
+
+def follow_logits(probabilities: Bound, logits: Bound, largest: float) -> Bound:
+    """The bound of the probabilities, no narrower than what the logits' tolerance lets them move.
+
+    Where every logit of an image moves by t at most, each of its probabilities moves by at most ``tanh(t / 2)``: a softmax can
+    move by that much with nothing wrong but what passed already. For a trained network that is about what its own error gives;
+    it matters where one image's logits are so large that rounding decides between classes.
+
+    Args:
+        probabilities: As ``derive_bound`` gave it.
+        logits: The same.
+        largest: The largest absolute value among the expected logits.
+    """
+    moved = float(np.tanh((logits.tolerance.atol + logits.tolerance.rtol * _finite(largest)) / 2))
+    given = probabilities.tolerance
+    return replace(probabilities, tolerance=Tolerance(atol=max(given.atol, moved), rtol=given.rtol))
 
 
 def rms(values: FloatArray) -> float:

@@ -12,10 +12,10 @@ import numpy.typing as npt
 from convoy.contract.agreement import FloatArray, Tolerance
 from convoy.contract.errors import ExportError
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import LOGITS_NAME, Accuracy
+from convoy.contract.manifest import LOGITS_NAME, PROBABILITIES_NAME, Accuracy
 from convoy.contract.validation import Check, ClassScore, OutputErrors, WorstImage
 from convoy.export.gate import checks
-from convoy.export.gate.bounds import Bound, derive_bound, rms
+from convoy.export.gate.bounds import Bound, derive_bound, follow_logits, rms
 from convoy.export.gate.evidence import EvaluationSet, Exhibits
 from convoy.export.gate.runtime import LEVELS, levels, open_session, run_session, usable_providers
 from convoy.export.gate.source import Outputs, Source, Truth
@@ -158,11 +158,14 @@ class _Gate:
         self.say(f"{self.source.title} in float64 on {len(images)} images, for the tolerances")
         self.truth = self.source.float64(images, batch_size)
         n = self.truth.n_images
-        if not n:
-            return {name: derive_bound(values, None) for name, values in self.expected.items()}
-        self.truth_indices = self.truth_indices[:n]
-        beside = self.source.float32(images[:n], batch_size)
-        return {name: derive_bound(values, self.truth.outputs[name]) for name, values in beside.items()}
+        beside = self.expected
+        if n:
+            self.truth_indices = self.truth_indices[:n]
+            beside = self.source.float32(images[:n], batch_size)
+        bounds = {name: derive_bound(values, self.truth.outputs.get(name)) for name, values in beside.items()}
+        largest = float(np.abs(beside[LOGITS_NAME]).max())
+        bounds[PROBABILITIES_NAME] = follow_logits(bounds[PROBABILITIES_NAME], bounds[LOGITS_NAME], largest)
+        return bounds
 
     def run(self) -> Findings:
         n = len(self.exhibits.evaluation)

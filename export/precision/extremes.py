@@ -1,6 +1,8 @@
-"""How large the values inside a network become: measured on images, tensor by tensor."""
+"""How large and how small the values inside a network become: measured on images, tensor by tensor."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +35,7 @@ def float_tensors(model: onnx.ModelProto) -> dict[str, tuple[int | None, ...] | 
     return shapes
 
 
-def largest_values(model: onnx.ModelProto, images: npt.NDArray[np.uint8], tensors: list[str]) -> dict[str, float]:
+def largest_values(model: onnx.ModelProto, images: npt.NDArray[np.uint8], tensors: Sequence[str]) -> dict[str, float]:
     """The largest absolute value of each tensor on some images, computed in float32.
 
     Args:
@@ -47,17 +49,30 @@ def largest_values(model: onnx.ModelProto, images: npt.NDArray[np.uint8], tensor
     Raises:
         ExportError: ONNX Runtime cannot run the model.
     """
+    return {name: float(rows.max()) for name, rows in _reduced(model, images, tensors, "ReduceMax").items()}
+
+
+def smallest_values(model: onnx.ModelProto, images: npt.NDArray[np.uint8], tensors: Sequence[str]) -> dict[str, float]:
+    """The smallest absolute value of each tensor; all else as in ``largest_values``."""
+    return {name: float(rows.min()) for name, rows in _reduced(model, images, tensors, "ReduceMin").items()}
+
+
+def _reduced(
+    model: onnx.ModelProto, images: npt.NDArray[np.uint8], tensors: Sequence[str], op_type: str
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Of each batch, one number a tensor."""
+    if not tensors:
+        return {}
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     del probed.graph.output[:]
     for i, tensor in enumerate(tensors):
-        magnitude, largest, row = f"convoy_magnitude_{i}", f"convoy_largest_{i}", f"convoy_row_{i}"
+        magnitude, reduced, row = f"convoy_magnitude_{i}", f"convoy_reduced_{i}", f"convoy_row_{i}"
         probed.graph.node.append(helper.make_node("Abs", [tensor], [magnitude]))
-        probed.graph.node.append(helper.make_node("ReduceMax", [magnitude], [largest], keepdims=0))
-        probed.graph.node.append(helper.make_node("Reshape", [largest, "convoy_one"], [row]))
+        probed.graph.node.append(helper.make_node(op_type, [magnitude], [reduced], keepdims=0))
+        probed.graph.node.append(helper.make_node("Reshape", [reduced, "convoy_one"], [row]))
         probed.graph.output.append(helper.make_tensor_value_info(row, TensorProto.FLOAT, [1]))
     probed.graph.initializer.append(helper.make_tensor("convoy_one", TensorProto.INT64, [1], [1]))
     session = open_session(probed.SerializeToString(), level="disabled")
     found = run_session(session, images, _BATCH_SIZE)
-    values = (float(np.nan_to_num(found[f"convoy_row_{i}"], nan=np.inf, posinf=np.inf).max()) for i in range(len(tensors)))
-    return dict(zip(tensors, values, strict=True))
+    return {name: np.nan_to_num(found[f"convoy_row_{i}"], nan=np.inf, posinf=np.inf) for i, name in enumerate(tensors)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from convoy.contract.errors import ExportError
 from convoy.export.precision.converted import Converted, serialize
-from convoy.export.precision.extremes import float_tensors, largest_values
+from convoy.export.precision.extremes import float_tensors, largest_values, smallest_values
 from convoy.export.precision.structure import Structure, prepare
 
 FLOAT16_MAX: Final = 65504.0
@@ -20,6 +21,8 @@ HEADROOM: Final = 4.0
 MAX_WEIGHT_ERROR: Final = 2.0**-10
 """Weights stay in float32 where float16 is off by more than this share of the largest: twice what rounding costs in its normal
 range."""
+SMALLEST_DIVISOR: Final = 2.0**-14
+"""A divisor that becomes smaller stays in float32: below its normal range float16 loses digits, and soon all of them."""
 MAX_SUM_LENGTH: Final = 2048
 """A running sum of more ones than this stands still in float16."""
 
@@ -38,9 +41,9 @@ def to_fp16(model: bytes, images: npt.NDArray[np.uint8]) -> Converted:
     """Convert an exported float32 file to float16, with float32 where that is needed.
 
     Types at the border stay. In float32 stay: preprocessing (on raw pixels), operators that sum powers or exponentials or that
-    have no float16 form, sums of more than ``MAX_SUM_LENGTH`` elements or whose terms could add up beyond float16, nodes with
-    weights that float16 cannot hold, and nodes that make or take a tensor whose largest value on ``images`` comes within
-    ``HEADROOM`` of float16's.
+    have no float16 form, sums of more than ``MAX_SUM_LENGTH`` elements or whose terms could add up beyond float16, divisions by
+    less than ``SMALLEST_DIVISOR``, nodes with weights that float16 cannot hold, and nodes that make or take a tensor whose
+    largest value on ``images`` comes within ``HEADROOM`` of float16's.
 
     The conversion is that of ``onnxruntime.transformers.float16``: it comes with ONNX Runtime and is released with it. The same
     code in ``onnxconverter-common`` (one release a year) clamps at 1e4 unless told otherwise and knows no inputs that must stay
@@ -85,7 +88,7 @@ def _kept_in_float32(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> d
     largest = largest_values(model, images, list(shapes))
     constants = _constants(model.graph)
     too_large = {name: value for name, value in largest.items() if not value * HEADROOM <= FLOAT16_MAX}
-    kept = {}
+    kept = _small_divisors(model, images, shapes)
     for node in model.graph.node:
         values = [(name, too_large[name]) for name in (*node.input, *node.output) if name in too_large]
         weights = [
@@ -101,6 +104,45 @@ def _kept_in_float32(model: onnx.ModelProto, images: npt.NDArray[np.uint8]) -> d
             kept[node.name] = f"weights in {weights[0]} that float16 cannot hold"
         elif node.op_type in _SUMS and (reason := _sum_reason(node, shapes, largest, constants)):
             kept[node.name] = reason
+    return kept
+
+
+_QUOTIENTS: Final = {"Div": 1, "Reciprocal": 0}
+_MOVES: Final = {
+    "Expand",
+    "Reshape",
+    "Transpose",
+    "Unsqueeze",
+    "Squeeze",
+    "Flatten",
+    "Slice",
+    "Gather",
+    "Concat",
+    "Split",
+    "Tile",
+    "Identity",
+}
+
+
+def _small_divisors(
+    model: onnx.ModelProto, images: npt.NDArray[np.uint8], shapes: Mapping[str, tuple[int | None, ...] | None]
+) -> dict[str, str]:
+    """Divisions by what float16 would take for nothing, and the nodes that carry such a divisor to them, with the reason."""
+    divisors = {node.name: node.input[_QUOTIENTS[node.op_type]] for node in model.graph.node if node.op_type in _QUOTIENTS}
+    smallest = smallest_values(model, images, sorted({name for name in divisors.values() if name in shapes}))
+    maker = {name: node for node in model.graph.node for name in node.output}
+    kept = {}
+    for node_name, divisor in divisors.items():
+        if not smallest.get(divisor, np.inf) < SMALLEST_DIVISOR:
+            continue
+        reason = (
+            f"divides by values down to {smallest[divisor]:.3g} in {divisor}: float16's precision ends at {SMALLEST_DIVISOR:.3g}"
+        )
+        kept[node_name] = reason
+        carrier = maker.get(divisor)
+        while carrier is not None:
+            kept[carrier.name] = reason
+            carrier = maker.get(carrier.input[0]) if carrier.op_type in _MOVES else None
     return kept
 
 
@@ -122,7 +164,10 @@ def _constants(graph: onnx.GraphProto) -> dict[str, npt.NDArray[Any]]:
     return found
 
 
-_BIASES: Final = {("Conv", 2), ("ConvTranspose", 2), ("Gemm", 2), ("BatchNormalization", 2), ("BatchNormalization", 3)}
+_BIASES: Final = {
+    ("Add", 0), ("Add", 1), ("Sub", 0), ("Sub", 1), ("Conv", 2), ("ConvTranspose", 2), ("Gemm", 2), ("BatchNormalization", 2),
+    ("BatchNormalization", 3),
+}  # fmt: skip
 _DIVISORS: Final = {("Div", 1), ("Pow", 1), ("BatchNormalization", 4)}
 
 

@@ -16,6 +16,7 @@ from convoy.contract.manifest import LOGITS_NAME, Precision
 from convoy.contract.validation import Check, PrecisionFacts, Speed
 from convoy.export.gate.evidence import EvaluationSet, edge_images
 from convoy.export.gate.runtime import CPU, CUDA, open_session, run_session, usable_providers
+from convoy.export.gate.trial import try_out
 from convoy.export.precision.converted import Converted
 from convoy.export.precision.emulation import emulate_float16
 from convoy.export.precision.half import to_fp16
@@ -93,11 +94,18 @@ def reduce_precision(
     Raises:
         UsageError: The evaluation images have no labels, the calibration images are missing, too few or the evaluation images
             themselves, or the budget is no fraction.
-        ExportError: The file cannot be converted, or ONNX Runtime cannot run one of the two.
+        ExportError: The file cannot be converted, or ONNX Runtime cannot run one of the two, or crashes on the converted one.
     """
     check_budget(max_accuracy_drop)
     check_labels(evaluation.labels)
     converted = _convert(precision, float32_model, calibration, evaluation, max_accuracy_drop, on_progress)
+    try:
+        try_out(converted.model, _edges(evaluation), (1, min(max_batch_size, _LARGEST_BATCH)))
+    except ExportError as error:
+        raise ExportError(
+            f"the {precision} file cannot be served: {error} Export in another precision; float32 of the same network is not "
+            "touched by it."
+        ) from error
     provider = CUDA if CUDA in usable_providers()[0] else CPU
 
     on_progress(f"{precision}: decisions on {len(evaluation)} images of {evaluation.split}")

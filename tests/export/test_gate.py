@@ -14,7 +14,7 @@ from torch import nn
 
 from convoy.contract.validation import sum_up
 from convoy.export import EvaluationSet
-from convoy.export.gate.bounds import derive_bound
+from convoy.export.gate.bounds import derive_bound, follow_logits
 from convoy.export.gate.evidence import edge_images
 from convoy.export.gate.gate import Border, Findings, run_gate
 from convoy.export.gate.reference import TorchSource
@@ -33,6 +33,11 @@ def judge(case, model: bytes, classifier: nn.Module, evaluation: EvaluationSet |
 
 def failed(findings: Findings) -> list[str]:
     return [check.name for check in findings.checks if check.verdict == "failed"]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
 
 
 def edit_initializer(model: onnx.ModelProto, like: str, change: Callable[[np.ndarray], None]) -> None:
@@ -179,6 +184,21 @@ class Company(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         logits = self.classifier(image)
         return logits + 0.01 * logits.mean(dim=0, keepdim=True)
+
+
+def test_probabilities_may_move_as_far_as_their_logits_may_and_no_further():
+    rng = np.random.default_rng(0)
+    truth = rng.normal(0, 1e5, (50, 6))  # so large that rounding decides between near classes
+    truth[:, 1] = truth[:, 0]
+    logits = derive_bound((truth * (1 + 1e-7)).astype(np.float32), truth)
+    sharp = softmax(truth)
+    bound = follow_logits(derive_bound(sharp.astype(np.float32), sharp), logits, float(np.abs(truth).max()))
+    reach = logits.tolerance.atol + logits.tolerance.rtol * np.abs(truth)
+    moved = np.abs(softmax(truth + rng.choice([-1, 1], truth.shape) * reach) - sharp).max()
+    assert 0.1 < moved <= bound.tolerance.atol < 1
+
+    near = derive_bound((truth / 1e5).astype(np.float32), truth / 1e5)
+    assert follow_logits(derive_bound(sharp.astype(np.float32), sharp), near, 5.0).tolerance.atol < 1e-4
 
 
 def test_a_file_whose_answers_depend_on_company_fails(case):

@@ -166,3 +166,39 @@ def test_the_same_conversion_gives_the_same_bytes(residual, digits):
 def test_what_is_no_onnx_file_is_refused(digits):
     with pytest.raises(ExportError, match="expected an ONNX file"):
         to_fp16(b"\xff not a model", digits.train[:4])
+
+
+def test_a_division_by_what_float16_takes_for_nothing_stays_in_float32_with_what_carries_it():
+    """A vector over its length, as Swin v2's attention has it: of a vector of zeros that is 0 / 1e-12, in float16 0 / 0."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["pixels", "scale"], ["scaled"], "scaling"),
+        helper.make_node("Reshape", ["scaled", "flat"], ["vector"], "flattening"),
+        helper.make_node("ReduceL2", ["vector", "axis"], ["length"], "length", keepdims=1),
+        helper.make_node("Max", ["length", "least"], ["positive"], "clamp"),
+        helper.make_node("Expand", ["positive", "four"], ["spread"], "spread"),
+        helper.make_node("Div", ["vector", "spread"], ["logits"], "quotient"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "unit vectors",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 2, 2, 1])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])],
+        [
+            numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"),
+            numpy_helper.from_array(np.array([-1, 4]), "flat"),
+            numpy_helper.from_array(np.array([1]), "axis"),
+            numpy_helper.from_array(np.array([1, 4]), "four"),
+            numpy_helper.from_array(np.array(1e-12, np.float32), "least"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    images = np.zeros((2, 2, 2, 1), np.uint8)
+    images[1] = 100
+    converted = to_fp16(model.SerializeToString(), images)
+    np.testing.assert_allclose(run(converted.model, images)["logits"], [[0] * 4, [0.5] * 4], rtol=2e-3)
+    assert converted.kept_float32["quotient"].startswith("divides by values down to 1e-12")
+    assert converted.kept_float32["spread"] == converted.kept_float32["quotient"]
+
+    bright = to_fp16(model.SerializeToString(), images[1:])
+    assert "quotient" not in bright.kept_float32
