@@ -173,7 +173,8 @@ def test_a_division_by_what_float16_takes_for_nothing_stays_in_float32_with_what
     nodes = [
         helper.make_node("Cast", ["image"], ["pixels"], "cast", to=TensorProto.FLOAT),
         helper.make_node("Mul", ["pixels", "scale"], ["scaled"], "scaling"),
-        helper.make_node("Reshape", ["scaled", "flat"], ["vector"], "flattening"),
+        helper.make_node("Reshape", ["scaled", "flat"], ["row"], "flattening"),
+        helper.make_node("MatMul", ["row", "weight"], ["vector"], "layer"),
         helper.make_node("ReduceL2", ["vector", "axis"], ["length"], "length", keepdims=1),
         helper.make_node("Max", ["length", "least"], ["positive"], "clamp"),
         helper.make_node("Expand", ["positive", "four"], ["spread"], "spread"),
@@ -187,6 +188,7 @@ def test_a_division_by_what_float16_takes_for_nothing_stays_in_float32_with_what
         [
             numpy_helper.from_array(np.array(1 / 255, np.float32), "scale"),
             numpy_helper.from_array(np.array([-1, 4]), "flat"),
+            numpy_helper.from_array(np.eye(4, dtype=np.float32), "weight"),
             numpy_helper.from_array(np.array([1]), "axis"),
             numpy_helper.from_array(np.array([1, 4]), "four"),
             numpy_helper.from_array(np.array(1e-12, np.float32), "least"),
