@@ -10,6 +10,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,8 @@ from convoy.contract.files import write_bytes
 DOCUMENT: Final = Path(__file__).resolve().parent.parent / "docs" / "export_matrix.md"
 PACKAGES: Final = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
 PRECISIONS: Final = ("fp16", "int8")
-TIMEOUT_S: Final = 900
+TIMEOUT_S: Final = 1800
+_MAX_REASON_CHARS: Final = 400
 
 _INTRODUCTION: Final = """\
 # Export matrix
@@ -183,7 +185,7 @@ def page(rows: Sequence[Row], facts: Document, size_px: int | None) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     reasons = [
-        f"- {row.network}, {precision}: {_text(why)}"
+        f"- {row.network}, {precision}: {_text(textwrap.shorten(why, _MAX_REASON_CHARS, placeholder=' ...'))}"
         for row in rows
         for precision, verdict, why in _verdicts(row)
         if verdict != "passed"
