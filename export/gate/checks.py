@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +62,7 @@ def check_scores(title: str, expected: Outputs) -> Check:
         name=name,
         verdict="failed" if probabilities else "passed",
         expected="finite scores before the softmax",
-        found="probabilities: each row is positive and sums to 1" if probabilities else "scores",
+        found="probabilities: each row is positive and sums to 1" if probabilities else f"finite on all {len(logits)} images",
         detail="leave the network's last softmax out: the exported graph has one" if probabilities else "",
     )
 
@@ -89,7 +90,14 @@ def _describe(tensors: list[tuple[str, str, list[int | str]]]) -> str:
     return "; ".join(f"{name} {datatype} [{', '.join(map(str, shape))}]" for name, datatype, shape in tensors)
 
 
-def check_outputs(where: str, expected: Outputs, actual: Outputs, tolerances: dict[str, Tolerance]) -> list[Check]:
+def name_row(row: int) -> str:
+    """What an image is called where nothing but its place is known."""
+    return f"row {row}"
+
+
+def check_outputs(
+    where: str, expected: Outputs, actual: Outputs, tolerances: dict[str, Tolerance], name_image: Callable[[int], str] = name_row
+) -> list[Check]:
     """Compare all outputs of one run, a check for each.
 
     Args:
@@ -97,18 +105,21 @@ def check_outputs(where: str, expected: Outputs, actual: Outputs, tolerances: di
         expected: The source's answers.
         actual: The file's.
         tolerances: By output name.
+        name_image: What the image of a row is called.
     """
     checks = []
     for name, tolerance in tolerances.items():
         try:
-            checks.append(check_agreement(name, where, compare(expected[name], actual[name], tolerance), tolerance))
+            checks.append(check_agreement(name, where, compare(expected[name], actual[name], tolerance), tolerance, name_image))
         except (KeyError, ValueError) as error:
             found = f"no such output: {error}" if isinstance(error, KeyError) else str(error)
             checks.append(Check(name=f"{name}, {where}", verdict="failed", expected="one row of scores an image", found=found))
     return checks
 
 
-def check_agreement(name: str, where: str, agreement: Agreement, tolerance: Tolerance) -> Check:
+def check_agreement(
+    name: str, where: str, agreement: Agreement, tolerance: Tolerance, name_image: Callable[[int], str] = name_row
+) -> Check:
     """What a comparison of one output says as a check.
 
     Args:
@@ -116,8 +127,10 @@ def check_agreement(name: str, where: str, agreement: Agreement, tolerance: Tole
         where: Which images, on what.
         agreement: What was found.
         tolerance: What passes.
+        name_image: What the image of a row is called.
     """
-    ties = f"; top-1 ties inside the tolerance at rows {list(agreement.ties)}" if agreement.ties else ""
+    ties = f"; top-1 ties inside the tolerance: {', '.join(map(name_image, agreement.ties))}" if agreement.ties else ""
+    worst = "" if agreement.passed or agreement.worst_row is None else f"worst: {name_image(agreement.worst_row)}"
     return Check(
         name=f"{name}, {where}",
         verdict="passed" if agreement.passed else "failed",
@@ -126,7 +139,7 @@ def check_agreement(name: str, where: str, agreement: Agreement, tolerance: Tole
             f"{agreement.n} images, max_abs_diff {agreement.max_abs_diff:.3g}, {agreement.n_nonfinite} not finite, "
             f"{agreement.n_outside} outside, top-1 differs on {agreement.n_top1_differs}{ties}"
         ),
-        detail="" if agreement.passed else f"worst at row {agreement.worst_row}",
+        detail=worst,
         limit=tolerance.atol,
         measured=agreement.max_abs_diff if agreement.n_nonfinite == 0 else None,
     )

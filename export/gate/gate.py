@@ -204,11 +204,11 @@ class _Gate:
         indices = _shuffled(self.exhibits.sample(N_SAMPLE))
         moved = self.source.float32(self.exhibits.images[indices], size)
         where = f"{title} in other company"
-        self.checks += checks.check_outputs(where, _take(self.expected, indices), moved, self.tolerances)
+        self.checks += checks.check_outputs(where, _take(self.expected, indices), moved, self.tolerances, self._namer(indices))
         first = {name: values[:size] for name, values in moved.items()}
         again = self.source.float32(self.exhibits.images[indices[:size]], size)
         floors = {name: derive_bound(values, values.astype(np.float64)).tolerance for name, values in first.items()}
-        self.checks += checks.check_outputs(f"{title} a second time", first, again, floors)
+        self.checks += checks.check_outputs(f"{title} a second time", first, again, floors, self._namer(indices))
 
     def _run_provider(self, provider: str) -> None:
         try:
@@ -252,13 +252,16 @@ class _Gate:
             self.checks.append(Check(name=f"answers, {where}", verdict="failed", expected="one for every image", found=found))
             self._note_failure(indices[:batch_size], batch_size)
             return None
-        made = checks.check_outputs(where, expected, actual, self.tolerances)
+        made = checks.check_outputs(where, expected, actual, self.tolerances, self._namer(indices))
         self.checks += made
         complete = all(name in actual and actual[name].shape == values.shape for name, values in expected.items())
         if any(check.verdict == "failed" for check in made):
             order = np.argsort(-_largest_diff(expected, actual)) if complete else np.arange(len(indices))
             self._note_failure(indices[order], batch_size)
         return actual if complete else None
+
+    def _namer(self, indices: npt.NDArray[np.int64]) -> Callable[[int], str]:
+        return lambda row: self.exhibits.name(int(indices[row]))
 
     def _note_failure(self, indices: npt.NDArray[np.int64], batch_size: int) -> None:
         if self.failure is None:

@@ -15,7 +15,7 @@ from torch import nn
 from convoy.contract.validation import sum_up
 from convoy.export import EvaluationSet
 from convoy.export.gate.bounds import derive_bound, follow_logits
-from convoy.export.gate.evidence import edge_images
+from convoy.export.gate.evidence import Exhibits, edge_images
 from convoy.export.gate.gate import Border, Findings, run_gate
 from convoy.export.gate.reference import TorchSource
 from convoy.export.gate.runtime import usable_providers
@@ -297,6 +297,11 @@ def test_the_worst_image_and_the_place_to_look_are_named(case):
     assert {score.label for score in findings.worst.scores} == {"one", "two", "three"}
     assert findings.failure is not None
     assert findings.failure.indices[0] == findings.worst_index
+    details = {check.name: check.detail for check in findings.checks if check.verdict == "failed"}
+    name = Exhibits.of(case.evaluation, case.facts.image).name(findings.worst_index)
+    assert details["logits, batches of 16, CPUExecutionProvider"] == f"worst: {name}"
+    # rows of a sample are named by their place in the whole set, edge images as such
+    assert all(detail.startswith(("worst: image ", "worst: edge image: ")) for key, detail in details.items() if "batches" in key)
 
 
 def test_errors_are_counted_whole(case):
