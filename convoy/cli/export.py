@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convoy.cli.console import json_option, print_json
-from convoy.cli.report import print_checks, print_fault, print_precision
+from convoy.cli.report import print_findings, print_precision
 from convoy.cli.subject import Request, open_subject
 from convoy.contract.errors import UsageError
 
@@ -50,9 +50,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 1),
-    default=0.01,
-    show_default=True,
-    help="With fp16, int8: the largest loss of accuracy that passes, a fraction.",
+    help="With fp16, int8: the largest loss of accuracy that passes, a fraction.  [default: 0.01]",
 )
 @click.option(
     "--calibration",
@@ -99,8 +97,9 @@ def command(run_dir: Path | None, key: Path | None, out: Path | None, force: boo
     if as_json:
         print_json({"export_dir": str(out), "manifest": bundle.manifest.model_dump(mode="json"), **_report(bundle)})
     else:
-        print_checks(bundle.report.checks)
-        print_fault(bundle.report.fault)
+        from convoy.contract.bundle import VALIDATION_FILE
+
+        print_findings(bundle.report.checks, bundle.report.fault, f"{out / VALIDATION_FILE} has all of them")
         print_precision(bundle.report.precision)
         _print_verdict(out, bundle)
     bundle.require_passed()

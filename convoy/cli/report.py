@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 if TYPE_CHECKING:
     from convoy.contract.validation import Check, Fault, PrecisionFacts
 
+_MAX_WRONG: Final = 6
 
-def print_checks(checks: tuple[Check, ...]) -> None:
-    """A line a check: verdict, name, what was found; what was expected where it did not pass."""
+
+def print_findings(checks: tuple[Check, ...], fault: Fault | None, elsewhere: str) -> None:
+    """What passed and what nothing here could check; then the first fault, and the checks that did not pass.
+
+    Args:
+        checks: In the order in which they ran.
+        fault: Where the file departs from the network, where it does.
+        elsewhere: Where all checks can be read: one fault fails many of them, and the first few say it.
+    """
+    wrong = [check for check in checks if check.verdict in ("failed", "undecided")]
     for check in checks:
         detail = f"; {check.detail}" if check.detail else ""
         if check.verdict == "passed":
             click.echo(f"  passed     {check.name}: {_measured(check) or check.found}")
         elif check.verdict == "uncovered":
             click.echo(f"  uncovered  {check.name}: {check.found}{detail}")
-        else:
-            click.echo(f"  {check.verdict.upper():9}  {check.name}: {check.found}")
-            click.echo(f"{'':13}expected: {check.expected}{detail}")
+    print_fault(fault)
+    for check in wrong[:_MAX_WRONG]:
+        detail = f"; {check.detail}" if check.detail else ""
+        click.echo(f"  {check.verdict.upper():9}  {check.name}: {check.found}")
+        click.echo(f"{'':13}expected: {check.expected}{detail}")
+    if (more := len(wrong) - _MAX_WRONG) > 0:
+        click.echo(f"{'':13}... and {more} more that did not pass: {elsewhere}")
 
 
 def _measured(check: Check) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from convoy.cli.console import remark
 
@@ -34,7 +34,7 @@ class Request(NamedTuple):
     input_name: str | None
     output_name: str | None
     precision: str
-    max_accuracy_drop: float
+    max_accuracy_drop: float | None
     calibration: Path | None
     license_id: str | None
     name: str | None
@@ -68,6 +68,10 @@ class Request(NamedTuple):
         }
         if extra := [name for name, value in wrong.items() if value is not None]:
             raise UsageError(f"{', '.join(extra)}: not with {given[0]}.")
+        if self.max_accuracy_drop is not None and self.precision == "fp32":
+            raise UsageError(
+                "--max-accuracy-drop bounds what --precision fp16 and int8 may cost; fp32 costs nothing: leave it out."
+            )
         if self.calibration is not None and self.precision != "int8":
             raise UsageError(f"--calibration fixes the ranges of --precision int8; {self.precision} has none: leave it out.")
         if given != ["RUN_DIR"] and self.precision == "int8" and self.calibration is None:
@@ -82,7 +86,10 @@ class Request(NamedTuple):
         if self.precision == "fp32":
             return None
         calibration = subject.calibration() if self.precision == "int8" else None
-        return Reduction("int8" if self.precision == "int8" else "fp16", self.max_accuracy_drop, calibration)
+        precision: Literal["fp16", "int8"] = "int8" if self.precision == "int8" else "fp16"
+        if self.max_accuracy_drop is None:
+            return Reduction(precision, calibration=calibration)
+        return Reduction(precision, self.max_accuracy_drop, calibration)
 
 
 class Subject(ABC):

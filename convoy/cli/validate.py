@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convoy.cli.console import json_option, print_json, remark
-from convoy.cli.report import print_checks, print_fault
+from convoy.cli.report import print_findings
 from convoy.cli.subject import test_split
 
 if TYPE_CHECKING:
     from convoy.contract.validation import Check, Fault
     from convoy.training.run_folder import LoadedRun
+
+_ALL = "--json prints all of them"
 
 
 @click.command("validate")
@@ -37,7 +39,7 @@ def command(export: Path, run_dir: Path | None, public_key: Path | None, as_json
 
 
 def _validate_folder(folder: Path, run_dir: Path | None, public_key: Path | None, *, as_json: bool) -> None:
-    from convoy.contract.bundle import Bundle
+    from convoy.contract.bundle import VALIDATION_FILE, Bundle
     from convoy.contract.errors import DigestMismatchError, ValidationFailedError
     from convoy.contract.signature import verify_bundle
     from convoy.contract.validation import sum_up
@@ -62,12 +64,11 @@ def _validate_folder(folder: Path, run_dir: Path | None, public_key: Path | None
             facts["signed_by"] = {"key_id": signed.key_id, "algorithm": signed.algorithm}
         print_json({**facts, **_findings(checks, fault)})
     else:
-        print_checks(checks)
-        print_fault(fault)
+        print_findings(checks, fault, _ALL)
         if recorded != "passed":
             click.echo("recorded at export:")
-            print_checks(tuple(check for check in bundle.report.checks if check.verdict in ("failed", "undecided")))
-            print_fault(bundle.report.fault)
+            wrong = tuple(check for check in bundle.report.checks if check.verdict in ("failed", "undecided"))
+            print_findings(wrong, bundle.report.fault, f"{folder / VALIDATION_FILE} has all of them")
         if signed is not None:
             click.echo(f"signed by the owner of {public_key} ({signed.algorithm}, key {signed.key_id[:16]}...)")
         click.echo(f"now: {verdict}; recorded at export: {recorded}")
@@ -93,8 +94,7 @@ def _validate_file(path: Path, run_dir: Path | None, public_key: Path | None, *,
     if as_json:
         print_json({"file": str(path), "verdict": verdict, **_findings(checks, fault)})
     else:
-        print_checks(checks)
-        print_fault(fault)
+        print_findings(checks, fault, _ALL)
         click.echo(f"{path}: {verdict}")
     if verdict != "passed":
         where = f" First fault: {fault.node or 'the file as a whole'}: {fault.cause}" if fault is not None else ""

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import onnx
 
 from convoy.export.diagnosis.difference import agree, differences, find_permutation
-from convoy.export.diagnosis.running import NodeError, run_node
+from convoy.export.diagnosis.running import NodeError, as_datatype, run_node
 from convoy.export.diagnosis.structure import Node, Structure, attributes, opset_version
 from convoy.export.diagnosis.walk import Departure, Walk
+from convoy.export.gate.runtime import open_session
 
 Value = npt.NDArray[Any]
 _CONTRACTIONS = {"Conv", "Gemm", "MatMul", "ConvTranspose"}
@@ -74,15 +75,35 @@ def _failure(case: _Case) -> str:
 
 
 def _swapped_outputs(case: _Case) -> str:
-    actual, outputs = case.departure.actual, case.source.outputs
-    if actual is None or case.departure.expected not in outputs:
+    """An output that holds what another one should: the two are swapped, or what lies between them is gone."""
+    actual, expected, outputs = case.departure.actual, case.departure.expected, case.source.outputs
+    if actual is None or expected not in outputs:
         return ""
     for other in outputs:
-        truth = case.walk.trace.values.get(other)
-        allowed = 4 * case.walk.trace.allowed.get(other, 0.0)
-        if other != case.departure.expected and truth is not None and agree(truth, actual, allowed):
-            return f"Outputs swapped: what is called {case.departure.expected} holds {other}."
+        if other == expected or not _holds(case, actual, other):
+            continue
+        counterpart = _output(case, other)
+        if counterpart is not None and _holds(case, counterpart, expected):
+            return f"Outputs swapped: what is called {expected} holds {other}, and {other} holds {expected}."
+        between = case.source.makers[expected].op_type
+        return f"Missing: {expected} holds what {other} should; the export has a {between} between them."
     return ""
+
+
+def _holds(case: _Case, actual: Value, name: str) -> bool:
+    truth = case.walk.trace.values.get(name)
+    return truth is not None and agree(truth, actual, 4 * case.walk.trace.allowed.get(name, 0.0))
+
+
+def _output(case: _Case, name: str) -> Value | None:
+    """What the whole file gives as one of its outputs; None where it gives nothing."""
+    feeds = {given: as_datatype(case.walk.trace.images, case.file.datatypes.get(given)) for given in case.file.inputs}
+    try:
+        session = open_session(case.file.model.SerializeToString(), level="disabled", threads=1)
+        value: Value = session.run([name], feeds)[0]
+    except Exception:  # noqa: BLE001 ONNX Runtime's exceptions have no public common base; then nothing speaks for a swap
+        return None
+    return value
 
 
 def _fixed_batch(case: _Case) -> str:

@@ -62,7 +62,7 @@ def check_whole(walk: Walk, model: bytes, image_names: Sequence[str]) -> Fault |
     if "disabled" not in departing:
         cause = (
             "Every node agrees by itself, and so does the file without graph optimisations; with all of them it departs: "
-            "ONNX Runtime's own rewriting of the graph is at fault."
+            "ONNX Runtime's own rewriting of the graph makes this difference."
         )
         return _at_node(walk, output, diff, allowed, image_names[0], cause, walk.file.makers[output].index)
     return _at_node(walk, output, diff, allowed, image_names[0], *_piled_up(walk, output))

@@ -115,6 +115,11 @@ def test_a_run_is_exported_validated_again_and_its_damage_located(run_dir, tmp_p
     assert document["verdict"] == "failed"
     assert document["fault"]["module"].endswith("c3")
     assert "c3.weight" in document["fault"]["cause"]
+    shown = validate(tmp_path / "damaged.onnx", "--run", run_dir).stdout
+    n_failed = sum(check["verdict"] == "failed" for check in document["checks"])
+    assert shown.count("  FAILED ") == 6 < n_failed
+    assert f"... and {n_failed - 6} more that did not pass: --json prints all of them" in shown
+    assert shown.index("  passed ") < shown.index("first fault: ") < shown.index("  FAILED ")
 
 
 def test_a_lower_precision_of_a_run_is_calibrated_on_its_training_images(run_dir, tmp_path):
@@ -171,6 +176,7 @@ def test_int8_of_a_foreign_network_wants_training_images(foreign, tmp_path, monk
         (["run", "--output", "y"], "--output: not with RUN_DIR"),
         (["run", "--preprocess", "imagenet"], "--preprocess: not with RUN_DIR"),
         (["model.onnx"], "taken up by --onnx model.onnx"),
+        (["run", "--max-accuracy-drop", "0.1"], "fp32 costs nothing"),
     ],
 )
 def test_options_that_do_not_belong_together_are_refused(arguments, message, foreign, monkeypatch):

@@ -130,6 +130,14 @@ def swap_outputs(model: onnx.ModelProto) -> str:
     return node(model, "Gemm").name
 
 
+def remove_softmax(model: onnx.ModelProto) -> str:
+    """``probabilities`` made from ``logits`` by nothing: the value is there twice, under both names."""
+    softmax = node(model, "Softmax")
+    softmax.op_type = "Identity"
+    del softmax.attribute[:]
+    return softmax.name
+
+
 def freeze_reshape(model: onnx.ModelProto) -> str:
     node(model, "Reshape").input[1] = constant(model, "frozen", np.array([4, 96]))
     return node(model, "Reshape").name
@@ -178,7 +186,8 @@ FAULTS = {
     "preprocessing twice": (preprocess_twice, "Preprocessing is applied twice"),
     "preprocessing gone": (lambda m: remove(m, "Div", 0), "Preprocessing is missing: the export has node_div (Div)"),
     "float16": (overflow, "float16 overflows here"),
-    "outputs": (swap_outputs, "Outputs swapped"),
+    "outputs": (swap_outputs, "Outputs swapped: what is called probabilities holds logits, and logits holds probabilities"),
+    "softmax": (remove_softmax, "probabilities holds what logits should; the export has a Softmax between them"),
     "frozen": (freeze_reshape, "The batch axis is fixed: this Reshape makes shape [4, 96]"),
 }  # fmt: skip
 
