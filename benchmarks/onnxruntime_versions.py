@@ -26,6 +26,7 @@ from convoy.export import EvaluationSet, ModelFacts, Reduction, export_classifie
 
 OLDEST: Final = "1.19.2"
 NEWEST: Final = "1.27"
+_ANY_DROP: Final = 0.99
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _REPLAY: Final = Path(__file__).with_name("_replay.py")
 NETWORKS: Final = ("lenet5", "resnet18", "mobilenet_v3_small", "densenet121")
@@ -93,7 +94,7 @@ def fresh_exports(networks: Sequence[str], precisions: Sequence[str], folder: Pa
         for precision in precisions:
             reduction = None
             if precision != "fp32":
-                reduction = Reduction("int8" if precision == "int8" else "fp16", 1.0, subject.train)
+                reduction = Reduction("int8" if precision == "int8" else "fp16", _ANY_DROP, subject.train)
             out = folder / f"{name}-{precision}"
             export_classifier(subject.classifier, facts, evaluation, out, reduction=reduction)
             yield out

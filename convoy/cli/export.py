@@ -49,7 +49,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--max-accuracy-drop",
-    type=click.FloatRange(0, 1),
+    type=click.FloatRange(0, 1, max_open=True),
     help="With fp16, int8: the largest loss of accuracy that passes, a fraction.  [default: 0.01]",
 )
 @click.option(

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from benchmarks.onnxruntime_versions import NEWEST, OLDEST, default_cache, replay
+from benchmarks.onnxruntime_versions import NEWEST, OLDEST, default_cache, fresh_exports, replay
+from convoy.contract.bundle import Bundle
 
 SHIPPED = Path(__file__).parents[2] / "model_repository" / "lenet5" / "1"
 
@@ -38,3 +39,8 @@ def test_the_shipped_model_answers_alike(version, tmp_path):
     right, wrong = (answer["exports"][str(folder)]["outputs"] for folder in (SHIPPED, damaged))
     assert all(found["n_outside"] == found["n_decisions"] == 0 for found in right.values()), right
     assert wrong["logits"]["n_outside"] > 0
+
+
+def test_every_precision_is_exported_anew(tmp_path):
+    made = list(fresh_exports(["lenet5"], ["fp32", "fp16"], tmp_path))
+    assert [Bundle.open(folder).manifest.precision for folder in made] == ["fp32", "fp16"]
