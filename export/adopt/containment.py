@@ -159,6 +159,8 @@ def check_model(model: onnx.ModelProto, limits: Limits = _DEFAULT) -> None:
 def _regular_size(path: Path, limits: Limits) -> int:
     try:
         status = path.stat()
+    except FileNotFoundError as error:
+        raise ExportError(f"{path}: expected an ONNX file, found no file of that name: check the path.") from error
     except (OSError, ValueError) as error:
         raise ExportError(f"{path}: expected an ONNX file, found none that can be read ({error}).") from error
     return _check_status(status, limits, f"{path}: ")

@@ -477,7 +477,7 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
     for name in ("pipe", ".", "/dev/zero"):
         with pytest.raises(ExportError, match="folder, pipe, socket or device"):
             read_contained(tmp_path / name)
-    with pytest.raises(ExportError, match="found none that can be read"):
+    with pytest.raises(ExportError, match="found no file of that name"):
         read_contained(tmp_path / "absent.onnx")
 
 
