@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb
 
 from convoy.contract.errors import ConvoyError, InvalidRequestError
 from convoy.serving.triton.backend import border
-from convoy.serving.triton.backend.batch import Array, Request, answer_all
+from convoy.serving.triton.backend.batch import Array, run_alone, run_joined
 from convoy.serving.triton.backend.options import Options
 from convoy.serving.triton.backend.session import model_path, open_session, reason_of
 
@@ -74,8 +74,9 @@ class TritonPythonModel:
         self._run_options = _run_options(options)
         self._batched = config["max_batch_size"] > 0
         self._strings = frozenset(tensor.name for tensor in found.inputs if tensor.datatype == "TYPE_STRING")
-        self._only_input = found.inputs[0].name if len(found.inputs) == 1 else ""
-        self._all_outputs = tuple(entry["name"] for entry in config["output"])
+        self._inputs = tuple(tensor.name for tensor in found.inputs)
+        self._only_input = self._inputs[0] if len(self._inputs) == 1 else ""
+        self._every = tuple(entry["name"] for entry in config["output"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer requests.
@@ -86,21 +87,19 @@ class TritonPythonModel:
         Returns:
             One response a request, in order.
         """
-        asked: list[Request] = []
-        at: list[int] = []
-        responses: list[Any] = [None] * len(requests)
-        for i, request in enumerate(requests):
-            try:
-                asked.append(Request(self._inputs_of(request), self._outputs_of(request)))
-                at.append(i)
-            except Exception as error:  # noqa: BLE001 - a request that cannot be read fails alone
-                responses[i] = _failure(error)
+        if len(requests) == 1 or not self._batched:
+            return [self._respond(request) for request in requests]
+        try:
+            wanted = [self._names(request) for request in requests]
+            outputs, ends = run_joined(self._columns(requests), wanted, self._run, self._every)
+        except Exception:  # noqa: BLE001 - one request spoiled the run, or its reading: each shall have its own answer or error
+            return [self._respond(request) for request in requests]
         tensor, response = pb.Tensor, pb.InferenceResponse
-        for i, request, answer in zip(at, asked, answer_all(asked, self._run, batched=self._batched), strict=True):
-            if isinstance(answer, Exception):
-                responses[i] = _failure(answer)
-            else:
-                responses[i] = response([tensor(name, array) for name, array in zip(request.outputs, answer, strict=True)])
+        responses = []
+        start = 0
+        for end, names in zip(ends, wanted, strict=True):
+            responses.append(response([tensor(name, output[start:end]) for name, output in outputs if name in names]))
+            start = end
         return responses
 
     def finalize(self) -> None:
@@ -111,17 +110,32 @@ class TritonPythonModel:
         outputs: list[Array] = self._session.run(names, inputs, self._run_options)
         return outputs
 
-    def _inputs_of(self, request: Any) -> dict[str, Array]:
-        tensors = request.inputs()
-        if self._only_input and not self._strings:
-            return {self._only_input: tensors[0].as_numpy()}  # Triton has checked the name
-        arrays = {tensor.name(): tensor.as_numpy() for tensor in tensors}
-        for name in self._strings:
-            arrays[name] = decode(name, arrays[name])
-        return arrays
+    def _respond(self, request: Any) -> Any:
+        """The response to one request that is run by itself."""
+        try:
+            inputs = {name: arrays[0] for name, arrays in self._columns([request]).items()}
+            outputs = run_alone(inputs, self._names(request), self._run, self._every, batched=self._batched)
+            return pb.InferenceResponse([pb.Tensor(name, output) for name, output in outputs])
+        except Exception as error:  # noqa: BLE001 - whatever is raised is this caller's answer
+            return _failure(error)
 
-    def _outputs_of(self, request: Any) -> tuple[str, ...]:
-        return tuple(request.requested_output_names()) or self._all_outputs
+    def _names(self, request: Any) -> Collection[str]:
+        """The outputs that a request wants."""
+        names: Collection[str] = request.requested_output_names()
+        return names or self._every
+
+    def _columns(self, requests: list[Any]) -> dict[str, list[Array]]:
+        """By input, one array a request."""
+        if self._only_input:  # Triton has checked its name
+            columns = {self._only_input: [request.inputs()[0].as_numpy() for request in requests]}
+        else:
+            columns = {name: [] for name in self._inputs}
+            for request in requests:
+                for tensor in request.inputs():
+                    columns[tensor.name()].append(tensor.as_numpy())
+        for name in self._strings:
+            columns[name] = [decode(name, array) for array in columns[name]]
+        return columns
 
 
 def decode(name: str, array: Array) -> Array:

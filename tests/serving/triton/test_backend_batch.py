@@ -11,104 +11,102 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convoy.contract.errors import InvalidRequestError
-from convoy.serving.triton.backend.batch import Request, answer_all
+from convoy.serving.triton.backend.batch import Rows, run_alone, run_joined
+
+EVERY = ("double", "half")
 
 
 class Doubler:
-    """Answers ``double`` and ``half``; refuses rows that hold a NaN, as an operator may refuse an index."""
+    """Answers ``double`` and ``half``; notes what it was asked to compute."""
 
     def __init__(self) -> None:
-        self.runs: list[int] = []
+        self.computed: list[tuple[str, ...]] = []
 
     def __call__(self, names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
+        self.computed.append(tuple(names))
         x = inputs["x"]
-        self.runs.append(len(x))
-        if np.isnan(x).any():
-            raise InvalidRequestError("found a NaN")
         return [{"double": 2 * x, "half": x / 2}[name] for name in names]
 
 
-def ask(values: list[float], outputs: tuple[str, ...] = ("double",)) -> Request:
-    return Request({"x": np.array(values, np.float32).reshape(-1, 1)}, outputs)
+def column(*parts: list[float]) -> list[Any]:
+    return [np.array(part, np.float32).reshape(-1, 1) for part in parts]
+
+
+def of_request(rows: Rows, i: int) -> dict[str, list[float]]:
+    start = rows.ends[i - 1] if i else 0
+    return {name: array[start : rows.ends[i]].ravel().tolist() for name, array in rows.outputs}
 
 
 @given(st.lists(st.lists(st.floats(-1e6, 1e6, width=32), max_size=5), min_size=1, max_size=8))
-def test_split_then_joined_rows_come_back_to_their_callers(values: list[list[float]]) -> None:
+def test_joined_then_split_rows_come_back_to_their_callers(values: list[list[float]]) -> None:
     run = Doubler()
 
-    answers = answer_all([ask(part) for part in values], run, batched=True)
+    rows = run_joined({"x": column(*values)}, [("double",)] * len(values), run, EVERY)
 
-    assert len(run.runs) == 1
-    for part, answer in zip(values, answers, strict=True):
-        assert not isinstance(answer, Exception)
-        np.testing.assert_array_equal(answer[0].ravel(), 2 * np.array(part, np.float32))
-
-
-def test_each_caller_gets_the_outputs_it_wants_in_its_order() -> None:
-    run = Doubler()
-    requests = [ask([2], ("half", "double")), ask([4], ("double",)), ask([8], ("double", "half"))]
-
-    answers = answer_all(requests, run, batched=True)
-
-    assert [[array.item() for array in answer] for answer in answers if not isinstance(answer, Exception)] == [[1, 4], [8], [16, 4]]
-    assert run.runs == [3]
+    assert len(run.computed) == 1
+    for i, part in enumerate(values):
+        assert of_request(rows, i) == {"double": (2 * np.array(part, np.float32)).tolist()}
 
 
-def test_only_wanted_outputs_are_computed() -> None:
-    computed: list[list[str]] = []
-
-    def run(names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
-        computed.append(list(names))
-        return [inputs["x"] for _ in names]
-
-    answer_all([ask([1], ("half",)), ask([2], ("half",))], run, batched=True)
-
-    assert computed == [["half"]]
-
-
-def test_a_bad_request_fails_alone() -> None:
+@pytest.mark.parametrize(
+    ("wanted", "computed"),
+    [
+        ([{"half"}, {"half"}], ("half",)),
+        ([{"half"}, {"double"}], ("double", "half")),
+        ([{"double", "half"}, {"half"}], ("double", "half")),
+        ([{"half"}, {"half", "double"}], ("double", "half")),
+    ],
+)
+def test_what_any_caller_wants_is_computed_and_nothing_else(wanted: list[set[str]], computed: tuple[str, ...]) -> None:
     run = Doubler()
 
-    good, bad, other = answer_all([ask([1, 2]), ask([float("nan")]), ask([3])], run, batched=True)
+    rows = run_joined({"x": column([2], [4])}, wanted, run, EVERY)
 
-    assert isinstance(bad, InvalidRequestError)
-    assert not isinstance(good, Exception)
-    assert not isinstance(other, Exception)
-    assert good[0].ravel().tolist() == [2, 4]
-    assert other[0].ravel().tolist() == [6]
-    assert run.runs == [4, 2, 1, 1]
+    assert run.computed == [computed]
+    assert [name for name, _ in rows.outputs] == list(computed)
 
 
 def test_requests_of_different_shapes_are_not_joined() -> None:
+    with pytest.raises(ValueError, match="dimensions"):
+        run_joined({"x": [np.ones((2, 2)), np.ones((1, 3))]}, [EVERY, EVERY], Doubler(), EVERY)
+
+
+def test_inputs_of_different_batch_sizes_are_not_joined() -> None:
+    """Joined, row 2 of the first request's ``a`` would meet the second request's ``b``."""
+    columns = {"a": [np.ones((2, 1)), np.ones((1, 1))], "b": [np.ones((1, 1)), np.ones((2, 1))]}
+
+    with pytest.raises(ValueError, match="differ in their first axis"):
+        run_joined(columns, [("y",), ("y",)], lambda names, inputs: [inputs["a"] + inputs["b"]], ("y",))
+
+
+@pytest.mark.parametrize("lost", [lambda x: x.sum(axis=0), lambda x: x.sum(), lambda x: x[:-1]])
+def test_a_model_that_loses_the_batch_axis_is_an_error_not_a_wrong_answer(lost: Any) -> None:
     def run(names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
-        return [inputs["x"]]
+        return [np.asarray(lost(inputs["x"]))]
 
-    wide = Request({"x": np.ones((1, 3), np.float32)}, ("y",))
-    answers = answer_all([Request({"x": np.ones((2, 2), np.float32)}, ("y",)), wide], run, batched=True)
+    with pytest.raises(InvalidRequestError, match="does not carry the batch axis"):
+        run_joined({"x": column([1, 2], [3, 4, 5])}, [("y",), ("y",)], run, ("y",))
+    with pytest.raises(InvalidRequestError, match="does not carry the batch axis"):
+        run_alone({"x": column([1, 2, 3])[0]}, ("y",), run, ("y",), batched=True)
 
-    assert [answer[0].shape for answer in answers if not isinstance(answer, Exception)] == [(2, 2), (1, 3)]
 
-
-def test_a_model_without_batch_axis_runs_each_request_alone() -> None:
+def test_one_request_alone_gets_what_it_wants() -> None:
     run = Doubler()
 
-    answer_all([ask([1]), ask([2])], run, batched=False)
+    outputs = run_alone({"x": column([2])[0]}, {"half"}, run, EVERY, batched=True)
 
-    assert run.runs == [1, 1]
+    assert [(name, array.tolist()) for name, array in outputs] == [("half", [[1.0]])]
+    assert run.computed == [("half",)]
 
 
-def test_a_model_that_loses_the_batch_axis_is_an_error_not_a_wrong_answer() -> None:
-    def run(names: Sequence[str], inputs: Mapping[str, Any]) -> list[Any]:
-        return [inputs["x"].sum(axis=0)]
+def test_without_a_batch_axis_an_output_may_have_any_shape() -> None:
+    outputs = run_alone({"x": np.float32(3)}, ("y",), lambda names, inputs: [np.asarray(inputs["x"])], ("y",), batched=False)
 
-    answers = answer_all([ask([1, 2]), ask([3, 4])], run, batched=True)
-
-    assert all(isinstance(answer, InvalidRequestError) for answer in answers)
-    assert "does not carry the batch axis" in str(answers[0])
+    assert outputs[0][1].shape == ()
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_zero_rows_are_an_answer_too(n: int) -> None:
-    answers = answer_all([ask([]), ask([1] * n)], Doubler(), batched=True)
+    rows = run_joined({"x": column([], [1] * n)}, [("double",), ("double",)], Doubler(), EVERY)
 
-    assert [answer[0].shape for answer in answers if not isinstance(answer, Exception)] == [(0, 1), (n, 1)]
+    assert [rows.outputs[0][1][:0].shape, rows.ends] == [(0, 1), [0, n]]
