@@ -11,7 +11,16 @@ from typing_extensions import Self
 
 from convoy.contract.errors import DeadlineExceededError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
-from convoy.serving.client._call import Call, DescribeModel, ListModels, LoadModel, ReadConfig, ServerLive, UnloadModel
+from convoy.serving.client._call import (
+    Call,
+    DescribeModel,
+    ListModels,
+    LoadModel,
+    ReadConfig,
+    ReadStatistics,
+    ServerLive,
+    UnloadModel,
+)
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._endpoint import DEFAULT_URL, Endpoint
 from convoy.serving.client._session import Session, Steps, Work, ask, check_name, check_version, is_up
@@ -100,6 +109,10 @@ class AsyncClient:
     async def config(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> dict[str, Any]:
         """The configuration with which Triton serves a model: ``ModelConfig`` in its JSON form; see ``Client.config``."""
         return await self._run(ask(ReadConfig(check_name(model_name), check_version(model_version))), timeout_s)
+
+    async def statistics(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """What Triton counted of a model since it was loaded; see ``Client.statistics``."""
+        return await self._run(ask(ReadStatistics(check_name(model_name), check_version(model_version))), timeout_s)
 
     async def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time; see ``Client.live``."""

@@ -88,6 +88,13 @@ class ReadConfig(Call[dict[str, Any]]):
 
 
 @dataclass(frozen=True)
+class ReadStatistics(Call[list[dict[str, Any]]]):
+    """How often was the model asked since it was loaded, and where did its time go?"""
+
+    does: ClassVar = "read the statistics of"
+
+
+@dataclass(frozen=True)
 class ListModels(Call[list[ModelStatus]]):
     """Which models does the server know?"""
 

@@ -11,7 +11,16 @@ from typing_extensions import Self
 
 from convoy.contract.errors import DeadlineExceededError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
-from convoy.serving.client._call import Call, DescribeModel, ListModels, LoadModel, ReadConfig, ServerLive, UnloadModel
+from convoy.serving.client._call import (
+    Call,
+    DescribeModel,
+    ListModels,
+    LoadModel,
+    ReadConfig,
+    ReadStatistics,
+    ServerLive,
+    UnloadModel,
+)
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._endpoint import DEFAULT_URL, Endpoint
 from convoy.serving.client._session import Session, Steps, Work, ask, check_name, check_version, is_up
@@ -151,6 +160,14 @@ class Client:
             ClientError: The call failed.
         """
         return self._run(ask(ReadConfig(check_name(model_name), check_version(model_version))), timeout_s)
+
+    def statistics(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """What Triton counted of a model since it was loaded: one ``ModelStatistics`` in JSON form a version that is served.
+
+        Raises:
+            ClientError: The call failed, or the server keeps no statistics.
+        """
+        return self._run(ask(ReadStatistics(check_name(model_name), check_version(model_version))), timeout_s)
 
     def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time."""

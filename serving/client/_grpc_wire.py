@@ -19,6 +19,7 @@ from convoy.serving.client._call import (
     ModelReady,
     R,
     ReadConfig,
+    ReadStatistics,
     ServerLive,
     ServerReady,
     UnloadModel,
@@ -34,6 +35,7 @@ _METHODS: Final[dict[type[Call[Any]], str]] = {
     ModelReady: "ModelReady",
     DescribeModel: "ModelMetadata",
     ReadConfig: "ModelConfig",
+    ReadStatistics: "ModelStatistics",
     ListModels: "RepositoryIndex",
     LoadModel: "RepositoryModelLoad",
     UnloadModel: "RepositoryModelUnload",
@@ -67,7 +69,7 @@ def method_of(call: Call[Any]) -> str:
 def encode_request(call: Call[Any], timeout_s: float) -> bytes:
     """``call`` as its method's request, serialised."""
     request = getattr(service_pb2, _METHODS[type(call)] + "Request")()
-    if isinstance(call, (ModelReady, DescribeModel, ReadConfig)):
+    if isinstance(call, (ModelReady, DescribeModel, ReadConfig, ReadStatistics)):
         request.name, request.version = call.model_name, call.model_version
     elif isinstance(call, (LoadModel, UnloadModel)):
         request.model_name = call.model_name
@@ -98,6 +100,8 @@ def decode_response(call: Call[R], data: bytes) -> R:
         )
     elif isinstance(call, ReadConfig):
         answer = _plain(response.config)
+    elif isinstance(call, ReadStatistics):
+        answer = [_plain(version) for version in response.model_stats]
     elif isinstance(call, ListModels):
         answer = [ModelStatus(model.name, model.version, model.state, model.reason) for model in response.models]
     elif isinstance(call, Infer):

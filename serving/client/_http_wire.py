@@ -19,6 +19,7 @@ from convoy.serving.client._call import (
     ModelReady,
     R,
     ReadConfig,
+    ReadStatistics,
     ServerLive,
     ServerReady,
     UnloadModel,
@@ -64,6 +65,7 @@ def encode_request(call: Call[Any], timeout_s: float) -> HttpRequest:
         ModelReady: f"{model}/ready",
         DescribeModel: model,
         ReadConfig: f"{model}/config",
+        ReadStatistics: f"{model}/stats",
     }
     return HttpRequest("GET", paths[type(call)])
 
@@ -84,13 +86,15 @@ def decode_response(call: Call[R], body: bytes, headers: Mapping[str, str]) -> R
         answer = True
     elif isinstance(call, Infer):
         answer = _infer_result(body, headers)
-    elif isinstance(call, (DescribeModel, ReadConfig, ListModels)):
+    elif isinstance(call, (DescribeModel, ReadConfig, ReadStatistics, ListModels)):
         document = _json(body)
         try:
             if isinstance(call, DescribeModel):
                 answer = _metadata(document)
             elif isinstance(call, ReadConfig):
                 answer = dict(document)
+            elif isinstance(call, ReadStatistics):
+                answer = [dict(version) for version in document["model_stats"]]
             else:
                 keys = ("name", "version", "state", "reason")
                 answer = [ModelStatus(*(str(model.get(key, "")) for key in keys)) for model in document]
