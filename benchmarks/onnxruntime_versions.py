@@ -8,11 +8,9 @@ Convoy beside them.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +19,7 @@ import click
 
 from benchmarks._networks import build_subject
 from benchmarks.harness import Figure, benchmark
+from benchmarks.peers.environment import clean_environment, default_cache, environment
 from convoy.contract.errors import ConvoyError
 from convoy.export import EvaluationSet, ModelFacts, Reduction, export_classifier
 
@@ -32,7 +31,7 @@ _REPLAY: Final = Path(__file__).with_name("_replay.py")
 NETWORKS: Final = ("lenet5", "resnet18", "mobilenet_v3_small", "densenet121")
 
 
-def environment(version: str, cache: Path) -> Path:
+def runtime_environment(version: str, cache: Path) -> Path:
     """The Python of an environment that holds one version of ONNX Runtime; made where it is not there yet.
 
     Args:
@@ -42,47 +41,30 @@ def environment(version: str, cache: Path) -> Path:
     Raises:
         ConvoyError: pip cannot install it.
     """
-    folder = cache / f"onnxruntime-{version}-python{sys.version_info.major}.{sys.version_info.minor}"
-    python = folder / "bin" / "python"
-    if (folder / "done").exists():
-        return python
-    venv.create(folder, with_pip=True, clear=True)
     exactly = version if version.count(".") == 2 else f"{version}.*"
-    command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", f"onnxruntime=={exactly}", "numpy<3"]
-    if version.startswith("1.19"):
-        command[-1] = "numpy<2"
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ConvoyError(f"onnxruntime {version} cannot be installed into {folder}: {done.stderr.strip()[-500:]}")
-    (folder / "done").touch()
-    return python
+    numpy = "numpy<2" if version.startswith("1.19") else "numpy<3"
+    return environment(f"onnxruntime-{version}", [f"onnxruntime=={exactly}", numpy], cache)
 
 
 def replay(version: str, folders: Sequence[Path], cache: Path) -> dict[str, Any]:
     """What ``_replay.py`` says of some exports under one version of ONNX Runtime.
 
     Args:
-        version: As for ``environment``.
+        version: As for ``runtime_environment``.
         folders: Export folders, or version folders of a repository.
         cache: Where environments are kept.
 
     Raises:
         ConvoyError: The script fails as a whole.
     """
-    python = environment(version, cache)
-    clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    python = runtime_environment(version, cache)
     done = subprocess.run(
-        [str(python), "-I", str(_REPLAY), *map(str, folders)], capture_output=True, text=True, check=False, env=clean
+        [str(python), "-I", str(_REPLAY), *map(str, folders)], capture_output=True, text=True, check=False, env=clean_environment()
     )
     if done.returncode:
         raise ConvoyError(f"onnxruntime {version}: the replay failed: {done.stderr.strip()[-500:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
-
-
-def default_cache() -> Path:
-    """Where environments are kept unless a caller names another folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "convoy-benchmarks"
 
 
 def fresh_exports(networks: Sequence[str], precisions: Sequence[str], folder: Path) -> Iterator[Path]:
