@@ -18,6 +18,7 @@ from convoy.serving.triton.libpython import LibPython, find_libpython
 PACKAGE = "nvidia-pytriton"
 INSTALL = "pip install '.[serve]' in Convoy's folder"
 ONNXRUNTIME_BUILDS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+STUB_TIMEOUT_S = 10.0
 _MIN_GLIBC = (2, 35)
 _PYTHONS = ((3, 10), (3, 12))
 
@@ -67,7 +68,7 @@ def examine() -> tuple[list[Finding], Installation | None]:
     findings = [check_platform(), check_glibc(), check_python(), check_numpy(), check_onnxruntime(), check_temporary_folder()]
     wheel = _find_wheel()
     if wheel is None:
-        findings.append(problem("Triton", f"the wheel {PACKAGE} is not installed.", f"{INSTALL} (Linux x86-64 only)."))
+        findings.append(problem("Triton", f"the wheel {PACKAGE} is not installed", f"{INSTALL} (Linux x86-64 only)"))
         return findings, None
     folder, version = wheel
     short = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -76,7 +77,7 @@ def examine() -> tuple[list[Finding], Installation | None]:
     libraries = folder.parents[1] / "nvidia_pytriton.libs"
     missing = [str(path) for path in (server, backend / "libtriton_python.so", stub, libraries) if not path.exists()]
     if missing:
-        findings.append(problem("Triton", f"{PACKAGE} {version} lacks {', '.join(missing)}.", f"Install it again: {INSTALL}."))
+        findings.append(problem("Triton", f"{PACKAGE} {version} lacks {', '.join(missing)}", f"Install it again: {INSTALL}"))
         return findings, None
     findings.append(ok("Triton", f"tritonserver of {PACKAGE} {version} at {server}"))
     try:
@@ -96,8 +97,9 @@ def check_platform() -> Finding:
         return ok("platform", f"{system} {machine}")
     return problem(
         "platform",
-        f"expected Linux x86_64 for the Triton server, found {system} {machine}.",
+        f"{system} {machine}",
         "Use NVIDIA's container (docker compose up), or a server elsewhere: the client runs here.",
+        expected="Linux x86_64 for the Triton server",
     )
 
 
@@ -113,8 +115,9 @@ def check_glibc() -> Finding:
     found = f"{name} {text}".strip() or "another C library"
     return problem(
         "glibc",
-        f"expected glibc 2.35 or newer, found {found}.",
+        found,
         "Ubuntu 22.04, Debian 12, Fedora 36 and everything after them have it; or use NVIDIA's container.",
+        expected="glibc 2.35 or newer",
     )
 
 
@@ -125,8 +128,9 @@ def check_python() -> Finding:
         return ok("Python", f"{found} at {sys.executable}")
     return problem(
         "Python",
-        f"expected CPython 3.10 to 3.12 for the Triton server, found {sys.implementation.name} {found}.",
+        f"{sys.implementation.name} {found}",
         "Make the virtual environment with one of them; the client runs on this one.",
+        expected="CPython 3.10 to 3.12 for the Triton server",
     )
 
 
@@ -134,10 +138,10 @@ def check_numpy() -> Finding:
     """Triton's Python backend was built for numpy 1."""
     version = _version("numpy")
     if version is None:
-        return problem("numpy", "not installed.", f"{INSTALL}.")
+        return problem("numpy", "not installed", INSTALL)
     if int(version.split(".")[0]) < 2:
         return ok("numpy", version)
-    return problem("numpy", f"expected numpy below 2 for Triton's Python backend, found {version}.", "pip install 'numpy<2'.")
+    return problem("numpy", version, "pip install 'numpy<2'", expected="numpy below 2 for Triton's Python backend")
 
 
 def check_onnxruntime() -> Finding:
@@ -145,12 +149,13 @@ def check_onnxruntime() -> Finding:
     found = {name: version for name in ONNXRUNTIME_BUILDS if (version := _version(name))}
     said = " and ".join(f"{name} {version}" for name, version in found.items())
     if not found or util.find_spec("onnxruntime") is None:
-        return problem("ONNX Runtime", "not installed.", f"{INSTALL}.")
+        return problem("ONNX Runtime", "not installed", INSTALL)
     if len(found) > 1:
         return warning(
             "ONNX Runtime",
-            f"{said} are both installed: each overwrote files of the other.",
+            f"{said} are both installed: each overwrote files of the other",
             f"pip uninstall -y {' '.join(found)}, then pip install onnxruntime-gpu (which also runs on CPUs).",
+            expected="one build of ONNX Runtime",
         )
     return ok("ONNX Runtime", said)
 
@@ -160,23 +165,35 @@ def check_temporary_folder() -> Finding:
     folder = tempfile.gettempdir()
     state = os.statvfs(folder)
     if state.f_flag & os.ST_NOEXEC:
-        return problem("temporary folder", f"{folder} forbids running programs (noexec).", "Set TMPDIR to a folder that does not.")
+        return problem("temporary folder", f"{folder} forbids running programs (noexec)", "Set TMPDIR to a folder that does not.")
     free_mib = state.f_bavail * state.f_frsize // 2**20
     if free_mib < 64:
-        return problem("temporary folder", f"{folder} has {free_mib} MiB free.", "Make room, or set TMPDIR to another folder.")
+        return problem("temporary folder", f"{folder} has {free_mib} MiB free", "Make room, or set TMPDIR to another folder.")
     return ok("temporary folder", f"{folder}, {free_mib:,} MiB free")
 
 
 def check_stub(installation: Installation) -> Finding:
     """Start the stub without arguments: where its libraries are found, it says that it wants some."""
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{installation.libpython.path.parent}:{installation.libraries}"}
-    asked = subprocess.run([str(installation.stub)], env=environment, capture_output=True, text=True, timeout=30, check=False)
-    said = asked.stdout + asked.stderr
     chosen = installation.libpython
-    if "arguments" in said:
-        return ok("libpython", f"{chosen.version} at {chosen.path}, standard library of {chosen.home}")
-    reason = said.strip().splitlines()[-1] if said.strip() else f"exit status {asked.returncode}"
-    return problem("libpython", f"Triton's backend process does not start with {chosen.path}: {reason}", "Install it again.")
+    try:
+        asked = subprocess.run(
+            [str(installation.stub)], env=environment, capture_output=True, text=True, timeout=STUB_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        reason = f"it did not end within {STUB_TIMEOUT_S:g} s"
+    except OSError as error:
+        reason = f"{installation.stub}: {error.strerror}"
+    else:
+        said = asked.stdout + asked.stderr
+        if "arguments" in said:
+            return ok("libpython", f"{chosen.version} at {chosen.path}, standard library of {chosen.home}")
+        reason = said.strip().splitlines()[-1] if said.strip() else f"exit status {asked.returncode}"
+    return problem(
+        "libpython",
+        f"Triton's backend process does not start with {chosen.path}: {reason}",
+        f"Install the wheel again: pip install --force-reinstall {PACKAGE}; where the line above names a library, install that.",
+    )
 
 
 def _find_wheel() -> tuple[Path, str] | None:

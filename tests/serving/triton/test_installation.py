@@ -18,7 +18,7 @@ from convoy.serving.triton.installation import Installation, examine
 
 
 def problems() -> dict[str, str]:
-    return {finding.subject: str(finding) for finding in examine()[0] if finding.level == "problem"}
+    return {finding.name: str(finding) for finding in examine()[0] if finding.level == "problem"}
 
 
 def test_this_machine_has_everything() -> None:
