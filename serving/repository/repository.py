@@ -165,6 +165,24 @@ class Repository:
             write_bytes(folder / CONFIG_FILE, to_text(config))
             return Deployment(name, target, served, changed=True)
 
+    def configure(self, name: str, expected: bytes, config: bytes) -> None:
+        """Replace a model's configuration in one step, unless somebody else has changed it in the meantime.
+
+        Args:
+            name: The model.
+            expected: The bytes of its ``config.pbtxt`` that ``config`` was made from.
+            config: The new bytes.
+
+        Raises:
+            RepositoryError: There is no such model, or its configuration is another by now.
+        """
+        self._check_root()
+        with self._locked():
+            path = self._existing(name) / CONFIG_FILE
+            if path.read_bytes() != expected:
+                raise RepositoryError(f"{path}: has been changed since it was read; nothing was written. Run the command again.")
+            write_bytes(path, config)
+
     def models(self, *, check: bool = False) -> list[ModelEntry]:
         """The models, by name.
 
