@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convoy.contract.errors import RepositoryError
+from convoy.serving.repository.configuration import ModelConfig
 from convoy.serving.repository.configuration.schema import CONFIG, differs, is_map, is_message, is_repeated
 from convoy.serving.repository.configuration.text import ConfigText
 
@@ -131,7 +132,7 @@ def written(draw: st.DrawFn) -> tuple[str, Any]:
     return writer.gap() + writer.body(message), message
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(written(), messages(CONFIG))
 def test_an_edited_text_says_what_it_shall_and_keeps_the_bytes_of_what_did_not_change(pair, target):
     text, message = pair
@@ -154,7 +155,7 @@ def _outer_comments(config: ConfigText) -> list[str]:
     return found
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.data())
 def test_one_change_deep_within_a_text_leaves_every_other_field_alone(data):
     text, message = data.draw(written())
@@ -181,7 +182,7 @@ def _only(message: Any, name: str) -> Any:
     return copy
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(written())
 def test_every_path_leads_to_its_field(pair):
     config = ConfigText(pair[0])
@@ -191,6 +192,26 @@ def test_every_path_leads_to_its_field(pair):
         assert 1 <= line <= len(lines)
         assert lines[line - 1][column - 1 :].strip()
     assert config.edit(config.message).text == config.text
+
+
+@settings(max_examples=120, deadline=None)
+@given(messages(CONFIG))
+def test_a_message_goes_through_the_typed_form_unchanged_whatever_it_says(message):
+    typed = ModelConfig.from_message(message)
+    assert typed.to_message() == message
+    assert ModelConfig.from_message(typed.to_message()) == typed
+    assert ModelConfig.from_text(typed.to_text()).to_message() == message
+
+
+@settings(max_examples=120, deadline=None)
+@given(messages(CONFIG))
+def test_every_breach_stands_at_a_path_of_the_schema(message):
+    text = ConfigText.of(message)
+    for found in ModelConfig.from_message(message).violations():
+        assert found.message
+        top = found.path.split(".")[0].split("[")[0]
+        assert top in CONFIG.DESCRIPTOR.fields_by_name
+        assert text.position(found.path).line >= 1
 
 
 HAND_WRITTEN = """\
