@@ -21,7 +21,7 @@ def needed(path: Path) -> list[str]:
     with path.open("rb") as file:
         try:
             return _needed(file)
-        except (struct.error, IndexError) as error:
+        except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is no whole shared library: {error}") from error
 
 
@@ -46,7 +46,7 @@ def _needed(file: BinaryIO) -> list[str]:
     offset = next((offset + address - begin for begin, offset, length in loads if begin <= address < begin + length), address)
     file.seek(offset)
     names = _read(file, values.get(_DT_STRSZ, 0))
-    return [names[value : names.index(b"\0", value)].decode() for tag, value in entries if tag == _DT_NEEDED]
+    return [names[value:].partition(b"\0")[0].decode() for tag, value in entries if tag == _DT_NEEDED]
 
 
 def _read(file: BinaryIO, size: int) -> bytes:

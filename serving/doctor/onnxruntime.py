@@ -60,7 +60,7 @@ def examine(world: World, programs: Programs, *, has_gpu: bool) -> list[Finding]
     if answer.status == 0:
         version, file, providers = json.loads(answer.output.strip().splitlines()[-1])
         origin = Path(file)
-        if installed and not any(origin == one.folder / "onnxruntime/__init__.py" for one in installed):
+        if installed and not any(origin.resolve() == (one.folder / "onnxruntime/__init__.py").resolve() for one in installed):
             findings.append(
                 problem(
                     "import",
