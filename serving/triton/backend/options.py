@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from convoy.contract.errors import UsageError
+from convoy.serving.triton.backend.accelerator import DEPRECATED_CUDA_PARAMETERS, Accelerators
+from convoy.serving.triton.backend.refusal import refuse
+from convoy.serving.triton.backend.value import flag, read_flag, whole_number
 
 DEFAULT_MODEL_FILENAME: Final = "model.onnx"
 GRAPH_LEVELS: Final = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
 """``optimization.graph.level`` as the C++ backend reads it."""
 
-_CUDA_PARAMETERS: Final = {
-    "cudnn_conv_algo_search": {"0": "EXHAUSTIVE", "1": "HEURISTIC", "2": "DEFAULT"},
-    "arena_extend_strategy": {"0": "kNextPowerOfTwo", "1": "kSameAsRequested"},
-    "gpu_mem_limit": None,
-    "do_copy_in_default_stream": None,
-}
+SESSION_ENTRIES: Final = (
+    "session.use_device_allocator_for_initializers",
+    "session.intra_op.allow_spinning",
+    "session.inter_op.allow_spinning",
+    "session.set_denormal_as_zero",
+    "session.disable_prepacking",
+)
+"""Of these the C++ backend reads the first; the others are ONNX Runtime's own names, each 0 or 1."""
+
 _READ_ELSEWHERE: Final = (
     "intra_op_thread_count",
     "inter_op_thread_count",
     "execution_mode",
     "enable_mem_arena",
     "enable_mem_pattern",
+    "FORCE_CPU_ONLY_INPUT_TENSORS",
 )
-_SESSION_ENTRIES: Final = ("session.use_device_allocator_for_initializers",)
 _SHRINKAGE: Final = "memory.enable_memory_arena_shrinkage"
+_SHARED_SESSION: Final = "share_session_between_instances"
 _NOT_OURS: Final = ("convoy_", "TRITON_")
 """Prefixes of parameters that are for others."""
+_MOST_THREADS: Final = 4096
 
 Kind = Literal["CPU", "GPU"]
 
@@ -53,7 +61,13 @@ class Options:
         session_entries: ONNX Runtime session configuration entries.
         run_entries: ONNX Runtime run configuration entries.
         cuda: Options of the CUDA execution provider.
+        tensorrt: Options of the TensorRT execution provider; None where it is not asked for.
+        openvino: Whether the OpenVINO execution provider is asked for.
+        op_libraries: Libraries of custom operators.
         n_instances: How many instances share this machine's cores.
+        max_batch_size: The most rows in a run; 0 where the model does not batch.
+        dims: By input, its dims without the batch axis as the configuration has them (warm-up samples before dims, as they leave
+            nothing open); -1 where any extent will do.
         warnings: What was asked for and is not honoured.
     """
 
@@ -70,7 +84,12 @@ class Options:
     session_entries: Mapping[str, str] = field(default_factory=dict)
     run_entries: Mapping[str, str] = field(default_factory=dict)
     cuda: Mapping[str, str] = field(default_factory=dict)
+    tensorrt: Mapping[str, str] | None = None
+    openvino: bool = False
+    op_libraries: tuple[str, ...] = ()
     n_instances: int = 1
+    max_batch_size: int = 0
+    dims: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @classmethod
@@ -86,89 +105,110 @@ class Options:
         Raises:
             UsageError: A value cannot be, or something was asked for without which the model would answer wrongly.
         """
-        _refuse_unsupported(config)
+        refuse(config)
         parameters = {key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()}
-        warnings = [*_unknown_parameters(parameters), *_unsupported_optimizations(config.get("optimization", {}), kind)]
-        if kind not in ("CPU", "GPU"):
-            warnings.append(f"instance kind KIND_{kind}: runs as KIND_CPU")
+        on_gpu = kind == "GPU"
+        accelerators = Accelerators.read(config, parameters, on_gpu=on_gpu)
+        mem_arena = _said(parameters, "enable_mem_arena", flag, True)
+        run_entries, unrunnable = _run_entries(parameters, on_gpu=on_gpu, has_arena=mem_arena)
+        warnings = [
+            *_unknown_parameters(parameters),
+            *_unsupported_optimizations(config.get("optimization", {})),
+            *_unsupported_instances(config, kind),
+            *accelerators.warnings,
+            *unrunnable,
+        ]
         return cls(
-            kind="GPU" if kind == "GPU" else "CPU",
+            kind="GPU" if on_gpu else "CPU",
             device_id=int(device_id),
             gpu_was_asked_for=_says_kind_gpu(folder),
             model_filename=_model_filename(config),
-            intra_op_threads=_number(parameters, "intra_op_thread_count", None),
-            inter_op_threads=_number(parameters, "inter_op_thread_count", 0) or 0,
-            parallel=_flag(parameters, "execution_mode", False),
-            graph_level=_graph_level(config.get("optimization", {})),
-            mem_arena=_flag(parameters, "enable_mem_arena", True),
-            mem_pattern=_flag(parameters, "enable_mem_pattern", True),
-            session_entries={key: parameters[key] for key in _SESSION_ENTRIES if key in parameters},
-            run_entries={_SHRINKAGE: parameters[_SHRINKAGE]} if _SHRINKAGE in parameters else {},
-            cuda=_cuda_options(parameters, config.get("optimization", {})),
+            intra_op_threads=_said(parameters, "intra_op_thread_count", _threads, None),
+            inter_op_threads=_said(parameters, "inter_op_thread_count", _threads, 0),
+            parallel=_said(parameters, "execution_mode", _execution_mode, False),
+            graph_level=GRAPH_LEVELS.get(_graph_level(config.get("optimization", {})), GRAPH_LEVELS[0]),
+            mem_arena=mem_arena,
+            mem_pattern=_said(parameters, "enable_mem_pattern", flag, True),
+            session_entries={key: read_flag(_called(key), parameters[key]) for key in SESSION_ENTRIES if key in parameters},
+            run_entries=run_entries,
+            cuda=accelerators.cuda,
+            tensorrt=accelerators.tensorrt,
+            openvino=accelerators.openvino,
+            op_libraries=tuple(config.get("model_operations", {}).get("op_library_filename", [])),
             n_instances=sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1,
+            max_batch_size=int(config.get("max_batch_size", 0)),
+            dims=_dims(config),
             warnings=tuple(warnings),
         )
 
 
-def _refuse_unsupported(config: Mapping[str, Any]) -> None:
-    """What would make the model answer wrongly is an error, not a warning."""
-    unsupported = {
-        "batch_input": bool(config.get("batch_input")),
-        "batch_output": bool(config.get("batch_output")),
-        "model_transaction_policy { decoupled: true }": bool(config.get("model_transaction_policy", {}).get("decoupled")),
-        "sequence_batching { state }": bool(config.get("sequence_batching", {}).get("state")),
-        "model_operations { op_library_filename }": bool(config.get("model_operations", {}).get("op_library_filename")),
-    }
-    for tensor in (*config.get("input", []), *config.get("output", [])):
-        for name in ("reshape", "allow_ragged_batch", "is_shape_tensor", "optional"):
-            unsupported[f"{name} of tensor '{tensor.get('name', '')}'"] = bool(tensor.get(name))
-    found = [name for name, is_there in unsupported.items() if is_there]
-    if found:
-        raise UsageError(
-            f"config.pbtxt asks for {', '.join(found)}, which this Python-based onnxruntime backend does not have. "
-            "Remove it, or serve the model with NVIDIA's container, whose backend has it."
-        )
+def _called(key: str) -> str:
+    return f"parameter '{key}'"
 
 
-def _unknown_parameters(parameters: Mapping[str, str]) -> list[str]:
-    known = {*_READ_ELSEWHERE, *_SESSION_ENTRIES, _SHRINKAGE, *_CUDA_PARAMETERS}
-    warnings = []
-    for key, value in parameters.items():
-        if key == "share_session_between_instances":
-            if value.lower() in ("1", "true"):
-                warnings.append(f"parameter '{key}' is not honoured: each instance is a process with a session of its own")
-        elif key == "FORCE_CPU_ONLY_INPUT_TENSORS":
-            if value.lower() not in ("yes", "1", "true"):
-                raise UsageError(
-                    f"parameter '{key}': expected 'yes', found '{value}': this backend takes tensors in CPU memory only."
-                )
-        elif key not in known and not key.startswith(_NOT_OURS):
-            warnings.append(f"parameter '{key}' is unknown to this backend and has no effect")
-    return warnings
+def _said(parameters: Mapping[str, str], key: str, read: Callable[[str, str], Any], default: Any) -> Any:
+    return read(_called(key), parameters[key]) if key in parameters else default
 
 
-def _unsupported_optimizations(optimization: Mapping[str, Any], kind: str) -> list[str]:
-    accelerators = optimization.get("execution_accelerators", {})
-    warnings = [
-        f"cpu_execution_accelerator '{accelerator.get('name')}' is not honoured: the model runs on ONNX Runtime's CPU provider"
-        for accelerator in accelerators.get("cpu_execution_accelerator", [])
-    ]
-    for accelerator in accelerators.get("gpu_execution_accelerator", []):
-        if accelerator.get("name") != "cuda":
-            warnings.append(
-                f"gpu_execution_accelerator '{accelerator.get('name')}' is not honoured: the model runs on the CUDA provider"
-            )
-        elif kind != "GPU":
-            warnings.append("gpu_execution_accelerator 'cuda' has no effect on an instance on a CPU")
-    if optimization.get("cuda", {}).get("graphs"):
-        warnings.append("optimization { cuda { graphs } } is not honoured")
+def _threads(what: str, text: str) -> int:
+    return whole_number(what, text, most=_MOST_THREADS)
+
+
+def _execution_mode(what: str, text: str) -> bool:
+    return whole_number(what, text, most=1) == 1
+
+
+def _run_entries(parameters: Mapping[str, str], *, on_gpu: bool, has_arena: bool) -> tuple[dict[str, str], list[str]]:
+    """ONNX Runtime fails each run that shall shrink an arena which is not there: such devices are left out."""
+    if _SHRINKAGE not in parameters:
+        return {}, []
+    text, kept, warnings = parameters[_SHRINKAGE].strip(), [], []
+    if not re.fullmatch(r"(cpu|gpu):\d+(;(cpu|gpu):\d+)*;?", text):
+        raise UsageError(f"{_called(_SHRINKAGE)}: expected devices such as cpu:0 or cpu:0;gpu:0, found '{parameters[_SHRINKAGE]}'.")
+    for device in text.rstrip(";").split(";"):
+        if device.startswith("gpu") and not on_gpu:
+            warnings.append(f"{_called(_SHRINKAGE)}: {device} is left out, as the instance runs on a CPU")
+        elif device.startswith("cpu") and not has_arena:
+            warnings.append(f"{_called(_SHRINKAGE)}: {device} is left out, as enable_mem_arena is 0")
+        else:
+            kept.append(device)
+    return ({_SHRINKAGE: ";".join(kept)} if kept else {}), warnings
+
+
+def _unknown_parameters(parameters: Mapping[str, str]) -> Iterable[str]:
+    known = {*_READ_ELSEWHERE, *SESSION_ENTRIES, _SHRINKAGE, *DEPRECATED_CUDA_PARAMETERS, _SHARED_SESSION}
+    if _said(parameters, _SHARED_SESSION, flag, False):
+        yield f"{_called(_SHARED_SESSION)} is not honoured: each instance is a process with a session of its own"
+    for key in parameters:
+        if key not in known and not key.startswith(_NOT_OURS):
+            yield f"{_called(key)} is unknown to this backend and has no effect"
+
+
+def _unsupported_optimizations(optimization: Mapping[str, Any]) -> Iterable[str]:
+    cuda = optimization.get("cuda", {})
+    for name in ("graphs", "busy_wait_events", "graph_spec", "output_copy_stream"):
+        if cuda.get(name):
+            yield f"optimization {{ cuda {{ {name} }} }} has no effect: it is TensorRT's own backend's"
     if optimization.get("priority", "PRIORITY_DEFAULT") != "PRIORITY_DEFAULT":
-        warnings.append("optimization { priority } is not honoured")
-    if int(optimization.get("graph", {}).get("level", 0)) not in GRAPH_LEVELS:
-        warnings.append(
-            f"optimization {{ graph {{ level }} }}: expected -1, 0, 1 or 2; {optimization['graph']['level']} counts as 0"
-        )
-    return warnings
+        yield "optimization { priority } is not honoured"
+    if int(optimization.get("gather_kernel_buffer_threshold", 0)):
+        yield "optimization { gather_kernel_buffer_threshold } is not honoured: requests are joined in the memory of the CPU"
+    if _graph_level(optimization) not in GRAPH_LEVELS:
+        yield f"optimization {{ graph {{ level }} }}: expected -1, 0, 1 or 2; {_graph_level(optimization)} counts as 0"
+
+
+def _unsupported_instances(config: Mapping[str, Any], kind: str) -> Iterable[str]:
+    if kind not in ("CPU", "GPU"):
+        yield f"instance kind KIND_{kind}: runs as KIND_CPU"
+    if kind == "GPU" and config.get("cc_model_filenames"):
+        yield "cc_model_filenames is not honoured: every GPU gets the file that default_model_filename names"
+    for name in ("secondary_devices", "profile"):
+        if any(group.get(name) for group in config.get("instance_group", [])):
+            yield f"instance_group {{ {name} }} has no effect: it is for other backends"
+
+
+def _graph_level(optimization: Mapping[str, Any]) -> int:
+    return int(optimization.get("graph", {}).get("level", 0))
 
 
 def _model_filename(config: Mapping[str, Any]) -> str:
@@ -178,36 +218,17 @@ def _model_filename(config: Mapping[str, Any]) -> str:
     return name
 
 
-def _graph_level(optimization: Mapping[str, Any]) -> str:
-    return GRAPH_LEVELS.get(int(optimization.get("graph", {}).get("level", 0)), GRAPH_LEVELS[0])
-
-
-def _cuda_options(parameters: Mapping[str, str], optimization: Mapping[str, Any]) -> dict[str, str]:
-    options = {
-        key: (names or {}).get(parameters[key], parameters[key]) for key, names in _CUDA_PARAMETERS.items() if key in parameters
-    }
-    for accelerator in optimization.get("execution_accelerators", {}).get("gpu_execution_accelerator", []):
-        if accelerator.get("name") == "cuda":
-            options.update({key: str(value) for key, value in accelerator.get("parameters", {}).items()})
-    return options
-
-
-def _number(parameters: Mapping[str, str], key: str, default: int | None) -> int | None:
-    if key not in parameters:
-        return default
-    text = parameters[key].strip()
-    if not text.isdecimal() or int(text) > 4096:
-        raise UsageError(f"parameter '{key}': expected a whole number from 0 to 4096, found '{parameters[key]}'.")
-    return int(text)
-
-
-def _flag(parameters: Mapping[str, str], key: str, default: bool) -> bool:
-    if key not in parameters:
-        return default
-    value = parameters[key].strip().lower()
-    if value not in ("0", "1", "false", "true"):
-        raise UsageError(f"parameter '{key}': expected 0 or 1, found '{parameters[key]}'.")
-    return value in ("1", "true")
+def _dims(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    dims = {}
+    for tensor in config.get("input", []):
+        seen = tensor["reshape"].get("shape", []) if "reshape" in tensor else tensor.get("dims", [])
+        dims[tensor["name"]] = tuple(int(extent) for extent in seen)
+    reshaped = {tensor["name"] for tensor in config.get("input", []) if "reshape" in tensor}
+    for warmup in config.get("model_warmup", [])[:1]:
+        for name, sample in warmup.get("inputs", {}).items():
+            if name in dims and name not in reshaped:
+                dims[name] = tuple(int(extent) for extent in sample.get("dims", []))
+    return dims
 
 
 def _says_kind_gpu(folder: Path | None) -> bool:

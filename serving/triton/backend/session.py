@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from convoy.contract.errors import ContractError, MissingDependencyError
-from convoy.serving.triton.backend.border import TRITON_TYPES
 from convoy.serving.triton.backend.options import Options
+from convoy.serving.triton.backend.threads import available_cores, choose
 
+TENSORRT: Final = "TensorrtExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+OPENVINO: Final = "OpenVINOExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
-
-ONE_THREAD_BELOW_S: Final = 1e-3
-"""Below this time for one row on one thread, more threads cost more than they bring (on 2 cores, LeNet5, 0.03 ms: 9,300 answers a
-second with 2 threads, 15,900 with 1; ResNet18, 20 ms: twice as fast with 2)."""
-
-_DTYPES: Final[dict[str, Any]] = {
-    "tensor(bool)": np.bool_, "tensor(float16)": np.float16, "tensor(float)": np.float32, "tensor(double)": np.float64,
-    **{f"tensor({sign}int{bits})": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,15 +23,19 @@ class Opened:
 
     Attributes:
         session: ONNX Runtime's ``InferenceSession``.
-        provider: The execution provider that it runs on.
+        provider: The execution provider that it runs on; what that cannot do runs on those behind it.
         intra_op_threads: How many threads an operator may use; 0 for ONNX Runtime's own choice.
         warnings: What is not as it was asked for.
+        notes: How what was not asked for was chosen.
+        run_entries: The run configuration entries that hold where it runs.
     """
 
     session: Any
     provider: str
     intra_op_threads: int
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    run_entries: dict[str, str] = field(default_factory=dict)
 
 
 def model_path(version_folder: Path, filename: str) -> Path:
@@ -61,9 +55,8 @@ def model_path(version_folder: Path, filename: str) -> Path:
 def open_session(path: Path, options: Options) -> Opened:
     """Open an ONNX file.
 
-    The number of threads is the configuration's ``intra_op_thread_count``. Where it is not set, one row is run on one thread: if
-    that takes less than a millisecond the model keeps one thread, else it gets its share of the cores. Waiting threads sleep:
-    spinning ones would take the server's cores.
+    The number of threads is the configuration's ``intra_op_thread_count``; where it is not set it is found by measuring. Waiting
+    threads sleep: spinning ones would take the server's cores.
 
     Args:
         path: The file.
@@ -71,48 +64,95 @@ def open_session(path: Path, options: Options) -> Opened:
 
     Raises:
         ContractError: The file is not a model that ONNX Runtime can load; the message has its name and the reason.
-        MissingDependencyError: ``config.pbtxt`` asks for a GPU and there is none that can be used.
+        MissingDependencyError: ``config.pbtxt`` asks for a GPU, or for TensorRT on one, and it cannot be used.
     """
     warnings: list[str] = []
-    provider = _choose_provider(options, warnings)
-    if provider == CUDA:
-        opened = _open(path, options, 1, provider)
-        if CUDA in opened.get_providers():
-            return Opened(opened, CUDA, 1, tuple(warnings))
-        _no_gpu(options, "ONNX Runtime could not start its CUDA provider (the log above says why)", warnings)
+    if options.kind == "GPU":
+        opened = _open_on_gpu(path, options, warnings)
+        if opened is not None:
+            return opened
+    providers = _cpu_providers(options, warnings)
+    run_entries = dict(options.run_entries) if options.kind == "CPU" else {}
     if options.intra_op_threads is not None:
-        return Opened(_open(path, options, options.intra_op_threads, CPU), CPU, options.intra_op_threads, tuple(warnings))
-    opened, share = _open(path, options, 1, CPU), max(1, available_cores() // options.n_instances)
-    if share == 1 or _seconds_a_row(opened) < ONE_THREAD_BELOW_S:
-        return Opened(opened, CPU, 1, tuple(warnings))
-    return Opened(_open(path, options, share, CPU), CPU, share, tuple(warnings))
+        session = _open(path, options, options.intra_op_threads, providers)
+        return Opened(session, _first(session), options.intra_op_threads, tuple(warnings), (), run_entries)
+    choice = choose(
+        lambda threads: _open(path, options, threads, providers),
+        available_cores() // options.n_instances,
+        options.max_batch_size,
+        options.dims,
+    )
+    notes = (f"intra-op threads: {choice.evidence}",)
+    return Opened(choice.session, _first(choice.session), choice.threads, tuple(warnings), notes, run_entries)
 
 
-def available_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _choose_provider(options: Options, warnings: list[str]) -> str:
-    if options.kind == "CPU":
-        return CPU
+def _open_on_gpu(path: Path, options: Options, warnings: list[str]) -> Opened | None:
+    """A session on the GPU; None, and a warning, where there is none to be had and none was asked for."""
     import onnxruntime
 
-    if CUDA not in onnxruntime.get_available_providers():
-        _no_gpu(options, f"this onnxruntime {onnxruntime.__version__} was built without CUDA (install onnxruntime-gpu)", warnings)
-        return CPU
+    available = onnxruntime.get_available_providers()
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()  # CUDA and cuDNN from the nvidia-* wheels, where they are installed
-    return CUDA
-
-
-def _no_gpu(options: Options, reason: str, warnings: list[str]) -> None:
+    # Without TF32 float32 is computed in float32: what is served is what was validated. Who wants it sets use_tf32 himself.
+    cuda = (CUDA, {"use_tf32": "0", **options.cuda, "device_id": str(options.device_id)})
+    if options.tensorrt is not None:
+        tensorrt = (TENSORRT, {**options.tensorrt, "device_id": str(options.device_id)})
+        session, reason = _try_on_gpu(path, options, [tensorrt, cuda, CPU], available)
+        if session is not None:
+            return Opened(session, TENSORRT, 1, tuple(warnings), (), dict(options.run_entries))
+        if options.gpu_was_asked_for:
+            raise MissingDependencyError(
+                f"config.pbtxt asks for KIND_GPU and accelerator 'tensorrt', but {reason}. Mend that, or remove the accelerator."
+            )
+        warnings.append(f"RUNS WITHOUT TENSORRT: {reason}")
+    session, reason = _try_on_gpu(path, options, [cuda, CPU], available)
+    if session is not None:
+        return Opened(session, CUDA, 1, tuple(warnings), (), dict(options.run_entries))
     if options.gpu_was_asked_for:
+        if isinstance(reason, ContractError):
+            raise reason
         raise MissingDependencyError(f"config.pbtxt asks for KIND_GPU, but {reason}. Mend that, or say KIND_CPU or KIND_AUTO.")
     warnings.append(f"RUNS ON THE CPU although this machine has a GPU: {reason}")
+    return None
 
 
-def _open(path: Path, options: Options, threads: int, provider: str) -> Any:
+def _try_on_gpu(
+    path: Path, options: Options, providers: list[Any], available: Sequence[str]
+) -> tuple[Any | None, str | ContractError]:
+    """A session whose first provider is the one that was wanted; or None, and why."""
+    import onnxruntime
+
+    name = providers[0][0]
+    if name not in available:
+        return None, f"this onnxruntime {onnxruntime.__version__} was built without {name} (install onnxruntime-gpu)"
+    try:
+        session = _open(path, options, 1, providers)
+    except ContractError as error:
+        return None, error
+    if _first(session) != name:
+        return None, f"ONNX Runtime could not start its {name} (the log above says why)"
+    return session, ""
+
+
+def _first(session: Any) -> str:
+    return str(session.get_providers()[0])
+
+
+def _cpu_providers(options: Options, warnings: list[str]) -> list[Any]:
+    if not options.openvino:
+        return [CPU]
+    import onnxruntime
+
+    if OPENVINO in onnxruntime.get_available_providers():
+        return [(OPENVINO, {"device_type": "CPU"}), CPU]
+    warnings.append(
+        f"cpu_execution_accelerator 'openvino' is not honoured: this onnxruntime {onnxruntime.__version__} was built without it "
+        "(onnxruntime-openvino has it); the model runs on ONNX Runtime's CPU provider"
+    )
+    return [CPU]
+
+
+def _open(path: Path, options: Options, threads: int, providers: list[Any]) -> Any:
     import onnxruntime
 
     settings = onnxruntime.SessionOptions()
@@ -126,12 +166,11 @@ def _open(path: Path, options: Options, threads: int, provider: str) -> Any:
     entries = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0", **options.session_entries}
     for key, value in entries.items():
         settings.add_session_config_entry(key, value)
-    providers: list[Any] = [CPU]
-    if provider == CUDA:
-        # Without TF32 float32 is computed in float32: what is served is what was validated. Who wants it sets use_tf32 himself.
-        providers = [(CUDA, {"device_id": str(options.device_id), "use_tf32": "0", **options.cuda}), CPU]
     try:
-        return onnxruntime.InferenceSession(str(path), settings, providers=providers)
+        for library in options.op_libraries:
+            settings.register_custom_ops_library(library)
+        # Without its own fallback ONNX Runtime says what is wrong with a provider instead of quietly running on the CPU.
+        return onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's exceptions have no common base but Exception
         damaged = type(error).__name__ == "InvalidProtobuf"
         hint = f" Its {path.stat().st_size} bytes are no ONNX file, or one that was cut short." if damaged else ""
@@ -144,22 +183,3 @@ def reason_of(error: Exception) -> str:
     if text.startswith("[ONNXRuntimeError]"):
         text = text.split(" : ", 3)[-1]
     return " ".join(text.split())
-
-
-def _seconds_a_row(session: Any) -> float:
-    """How long one row of zeros takes, the best of three; 0 where the model does not take zeros (and one thread has to do)."""
-    inputs = {}
-    for node in session.get_inputs():
-        if node.type not in TRITON_TYPES:
-            return 0.0
-        shape = [extent if isinstance(extent, int) and extent > 0 else 1 for extent in node.shape]
-        inputs[node.name] = np.full(shape, "", np.object_) if node.type == "tensor(string)" else np.zeros(shape, _DTYPES[node.type])
-    best = float("inf")
-    try:
-        for _ in range(3):
-            start = time.perf_counter()
-            session.run(None, inputs)
-            best = min(best, time.perf_counter() - start)
-    except Exception:  # noqa: BLE001 - a model may refuse zeros; that is no reason not to serve it
-        return 0.0
-    return best

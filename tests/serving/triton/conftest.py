@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ def onnx_file(tmp_path: Path) -> OnnxFile:
         nodes: list[Any] | None = None,
         version: str = "1",
         name: str = "model.onnx",
+        constants: Sequence[Any] = (),
         **attributes: Any,
     ) -> Path:
         inputs = inputs or {"x": (TensorProto.FLOAT, ["n", 2])}
@@ -132,6 +133,7 @@ def onnx_file(tmp_path: Path) -> OnnxFile:
             "small",
             [helper.make_tensor_value_info(key, *value) for key, value in inputs.items()],
             [helper.make_tensor_value_info(key, *value) for key, value in outputs.items()],
+            constants,
         )
         folder = tmp_path / "model" / version
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from convoy.contract.errors import ContractError
-from convoy.serving.triton.backend.border import Border, BorderTensor, check, complete, is_complete
+from convoy.serving.triton.backend.border import Border, BorderTensor, check, complete, input_names, is_complete
 from convoy.serving.triton.backend.options import Options
 from convoy.serving.triton.backend.session import open_session
 
@@ -30,9 +31,12 @@ def config(max_batch_size: int = 8, **changes: Any) -> dict[str, Any]:
     "good",
     [
         config(),
-        config(input=[tensor("x", [-1])]),
         config(output=[tensor("z", [2]), tensor("y", [2])]),
-        config(0, input=[tensor("x", [-1, 2])], output=[tensor("y", [3, 2])]),
+        config(0, input=[tensor("x", [-1, 2])], output=[tensor("y", [-1, 2])]),
+        config(0, input=[tensor("x", [3, 2])], output=[tensor("y", [-1, 2])]),
+        config(
+            input=[{**tensor("x", [2, 1]), "reshape": {"shape": [2]}}], output=[{**tensor("y", [1, 2]), "reshape": {"shape": [2]}}]
+        ),
     ],
 )
 def test_a_configuration_that_fits_the_file_is_taken(good: dict[str, Any]) -> None:
@@ -47,6 +51,11 @@ def test_a_configuration_that_fits_the_file_is_taken(good: dict[str, Any]) -> No
         (config(output=[]), r"names no outputs, the ONNX file has \['y', 'z'\]"),
         (config(input=[tensor("x", [3])]), r"dims \[3\], the ONNX file has \[2\]"),
         (config(input=[tensor("x", [2, 1])]), r"dims \[2, 1\], the ONNX file has \[2\]"),
+        (config(input=[tensor("x", [-1])]), r"dims \[-1\], the ONNX file has \[2\]"),
+        (config(0, input=[tensor("x", [-1, 2])], output=[tensor("y", [3, 2])]), r"dims \[3, 2\], the ONNX file has \[-1, 2\]"),
+        (config(input=[{**tensor("x", [2]), "reshape": {"shape": [1, 2]}}]), r"reshape \[1, 2\], the ONNX file has \[2\]"),
+        (config(input=[{**tensor("x", [2]), "optional": True}]), "NVIDIA's C\\+\\+ backend takes optional inputs only without"),
+        (config(0, input=[{**tensor("x", [-1, 2]), "optional": True}]), r"\['x'\] are optional .* has no default"),
         (config(output=[tensor("y", [2], "TYPE_INT8")]), "TYPE_INT8, the ONNX file has TYPE_FP32"),
     ],
 )
@@ -58,8 +67,65 @@ def test_a_configuration_that_does_not_fit_is_refused_with_what_the_file_has(bad
 def test_batching_needs_a_dynamic_first_axis() -> None:
     fixed = Border((BorderTensor("x", "TYPE_FP32", (4, 2)),), (BorderTensor("y", "TYPE_FP32", (4, 2)),))
 
-    with pytest.raises(ContractError, match="max_batch_size is 8, but the first axis of input 'x'"):
+    with pytest.raises(ContractError, match=r"the first axis of input 'x' \[4, 2\] is not dynamic"):
         check(fixed, config())
+
+
+def test_batching_needs_a_dynamic_first_axis_of_the_outputs_too() -> None:
+    fixed = Border((BorderTensor("x", "TYPE_FP32", (-1, 2)),), (BorderTensor("y", "TYPE_FP32", (4, 2)),))
+
+    with pytest.raises(ContractError, match=r"the first axis of output 'y' \[4, 2\] is not dynamic"):
+        check(fixed, config())
+
+
+WITH_DEFAULT = Border(
+    (BorderTensor("x", "TYPE_FP32", (-1, 2)),),
+    (BorderTensor("y", "TYPE_FP32", (-1, 2)),),
+    (BorderTensor("bias", "TYPE_FP32", (2,)),),
+)
+OPTIONAL = {**tensor("bias", [2]), "optional": True}
+
+
+@pytest.mark.parametrize("inputs", [[tensor("x", [-1, 2])], [tensor("x", [-1, 2]), OPTIONAL]], ids=["left out", "optional"])
+def test_an_input_with_a_default_may_be_left_out_or_be_optional(inputs: list[dict[str, Any]]) -> None:
+    check(WITH_DEFAULT, config(0, input=inputs, output=[tensor("y", [-1, 2])]))
+
+
+def test_an_input_with_a_default_may_not_be_required() -> None:
+    with pytest.raises(ContractError, match="input 'bias' has a default in the ONNX file: say optional: true"):
+        check(WITH_DEFAULT, config(0, input=[tensor("x", [-1, 2]), tensor("bias", [2])], output=[tensor("y", [-1, 2])]))
+
+
+def test_defaults_are_read_from_the_file(onnx_file: Any) -> None:
+    value = (TensorProto.FLOAT, ["n", 2])
+    bias = numpy_helper.from_array(np.ones(2, np.float32), "bias")
+    path = onnx_file("Add", inputs={"x": value, "bias": (TensorProto.FLOAT, [2])}, outputs={"y": value}, constants=[bias])
+
+    assert Border.of(open_session(path, Options(intra_op_threads=1)).session) == WITH_DEFAULT
+
+
+SCALARS = Border((BorderTensor("x", "TYPE_FP32", ()),), (BorderTensor("y", "TYPE_FP32", ()),))
+
+
+@pytest.mark.parametrize("dims", [[1], [1, 1]])
+def test_a_scalar_is_configured_as_ones(dims: list[int]) -> None:
+    check(SCALARS, config(0, input=[tensor("x", dims)], output=[tensor("y", dims)]))
+
+
+def test_a_scalar_has_no_two_elements() -> None:
+    with pytest.raises(ContractError, match="a scalar"):
+        check(SCALARS, config(0, input=[tensor("x", [2])], output=[tensor("y", [1])]))
+
+
+def test_controls_of_a_sequence_are_inputs() -> None:
+    border = Border((*BORDER.inputs, BorderTensor("START", "TYPE_INT32", (-1, 1))), BORDER.outputs)
+    sequences = {"control_input": [{"name": "START", "control": [{"kind": "CONTROL_SEQUENCE_START", "int32_false_true": [0, 1]}]}]}
+
+    check(border, config(sequence_batching=sequences))
+
+    assert input_names(config(sequence_batching=sequences)) == ("x", "START")
+    with pytest.raises(ContractError, match=r"missing \['START'\]"):
+        check(border, config())
 
 
 def test_every_type_of_the_wire_is_recognised(onnx_file: Any) -> None:
@@ -118,6 +184,38 @@ def test_what_a_person_said_stays(pb: Any) -> None:
 
     assert result["max_batch_size"] == 16
     assert result["output"] == [tensor("z", [2])]
+
+
+def test_one_number_a_row_gets_dims_of_one_and_a_reshape(pb: Any) -> None:
+    border = Border((BorderTensor("x", "TYPE_FP32", (-1,)),), (BorderTensor("y", "TYPE_FP32", (-1,)),))
+    expected = {**tensor("x", [1]), "reshape": {"shape": []}}
+
+    result = completed(pb, {}, border)
+
+    assert (result["max_batch_size"], result["input"]) == (4, [expected])
+    check(border, result)
+
+
+def test_a_scalar_gets_dims_of_one_and_no_reshape(pb: Any) -> None:
+    result = completed(pb, {}, SCALARS)
+
+    assert (result["max_batch_size"], result["input"]) == (0, [tensor("x", [1])])
+    check(SCALARS, result)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({"max_batch_size": 1}, False), ({"max_batch_size": 2}, True), ({"max_batch_size": 8, "sequence_batching": {}}, False)],
+)
+def test_dynamic_batching_is_added_where_there_is_something_to_batch(pb: Any, said: dict[str, Any], expected: bool) -> None:
+    assert ("dynamic_batching" in completed(pb, said)) is expected
+
+
+def test_an_optional_input_is_completed_where_it_is_named(pb: Any) -> None:
+    named = {"name": "bias", "data_type": "TYPE_INVALID", "dims": [], "optional": True}
+
+    assert completed(pb, {"input": [named, tensor("x", [-1, 2])]}, WITH_DEFAULT)["input"][0] == OPTIONAL
+    assert [entry["name"] for entry in completed(pb, {}, WITH_DEFAULT)["input"]] == ["x"]
 
 
 def test_a_contradiction_is_an_error(pb: Any) -> None:

@@ -19,80 +19,66 @@ def test_nothing_said_gives_the_defaults() -> None:
     assert Options.read(config()) == Options()
 
 
-def test_the_cpp_backends_parameters_are_read() -> None:
+def test_a_refusal_names_everything_at_once_with_reasons() -> None:
+    bad = config(input=[{"name": "x", "allow_ragged_batch": True}], sequence_batching={"state": [{}]}, batch_input=[{}])
+
+    with pytest.raises(
+        UsageError, match=r"batch_input \(.*along the batch axis only\); allow_ragged_batch of tensor 'x' .*; .* state"
+    ):
+        Options.read(bad)
+
+
+def test_what_is_wrong_for_a_gpu_is_an_error_on_one_and_a_warning_on_a_cpu() -> None:
+    accelerator = {"name": "cuda", "parameters": {"gpu_mem_limit": "4GB"}}
+    bad = config(optimization={"execution_accelerators": {"gpu_execution_accelerator": [accelerator]}})
+
+    with pytest.raises(UsageError, match=r"'cuda', parameter 'gpu_mem_limit': expected a whole number .* found '4GB'"):
+        Options.read(bad, kind="GPU")
+    wrong, idle = Options.read(bad).warnings
+    assert "on a GPU this model would not load" in wrong
+    assert "'cuda' has no effect on an instance on a CPU" in idle
+
+
+def test_an_accelerator_that_does_not_exist_is_named() -> None:
+    bad = config(optimization={"execution_accelerators": {"gpu_execution_accelerator": [{"name": "gpu_io"}]}})
+
+    with pytest.raises(UsageError, match="expected cuda or tensorrt as gpu_execution_accelerator, found 'gpu_io'"):
+        Options.read(bad, kind="GPU")
+
+
+@pytest.mark.parametrize(("path", "n_warnings"), [("", 1), ("engines", 1), ("/engines", 0)])
+def test_an_engine_cache_that_would_go_away_with_the_server_is_warned_of(path: str, n_warnings: int) -> None:
+    said = {"trt_engine_cache_enable": "1", **({"trt_engine_cache_path": path} if path else {})}
+    accelerator = {"name": "tensorrt", "parameters": said}
+
+    options = Options.read(
+        config(optimization={"execution_accelerators": {"gpu_execution_accelerator": [accelerator]}}), kind="GPU"
+    )
+
+    assert len(options.warnings) == n_warnings
+    assert all("goes away with it" in warning for warning in options.warnings)
+
+
+def test_an_arena_that_is_not_there_is_not_shrunk() -> None:
+    options = Options.read(config({"enable_mem_arena": "0", "memory.enable_memory_arena_shrinkage": "cpu:0;gpu:1"}), kind="GPU")
+
+    assert options.run_entries == {"memory.enable_memory_arena_shrinkage": "gpu:1"}
+    assert "cpu:0 is left out, as enable_mem_arena is 0" in options.warnings[0]
+
+
+def test_a_warm_up_sample_says_what_the_dims_leave_open() -> None:
     options = Options.read(
         config(
-            {
-                "intra_op_thread_count": "3",
-                "inter_op_thread_count": "2",
-                "execution_mode": "1",
-                "enable_mem_arena": "0",
-                "enable_mem_pattern": "false",
-                "session.use_device_allocator_for_initializers": "1",
-                "memory.enable_memory_arena_shrinkage": "cpu:0",
-                "convoy_interface": "{}",
-            }
+            input=[{"name": "x", "dims": [-1, -1, 3]}, {"name": "z", "dims": [1], "reshape": {"shape": []}}],
+            model_warmup=[{"name": "one", "inputs": {"x": {"dims": [224, 224, 3]}, "z": {"dims": [1]}}}],
         )
     )
 
-    assert (options.intra_op_threads, options.inter_op_threads, options.parallel) == (3, 2, True)
-    assert (options.mem_arena, options.mem_pattern) == (False, False)
-    assert options.session_entries == {"session.use_device_allocator_for_initializers": "1"}
-    assert options.run_entries == {"memory.enable_memory_arena_shrinkage": "cpu:0"}
-    assert options.warnings == ()
+    assert options.dims == {"x": (224, 224, 3), "z": ()}
 
 
-@pytest.mark.parametrize(
-    ("level", "expected"), [(-1, "ORT_ENABLE_BASIC"), (0, "ORT_ENABLE_ALL"), (1, "ORT_ENABLE_EXTENDED"), (2, "ORT_DISABLE_ALL")]
-)
-def test_graph_levels_mean_what_they_mean_in_the_cpp_backend(level: int, expected: str) -> None:
-    assert Options.read(config(optimization={"graph": {"level": level}})).graph_level == expected
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("intra_op_thread_count", "many"), ("inter_op_thread_count", "-1"), ("execution_mode", "2"), ("enable_mem_arena", "maybe")],
-)
-def test_a_value_that_cannot_be_is_refused_with_its_name(key: str, value: str) -> None:
-    with pytest.raises(UsageError, match=f"{key}.*found '{value}'"):
-        Options.read(config({key: value}))
-
-
-@pytest.mark.parametrize(
-    ("more", "expected"),
-    [
-        ({"batch_input": [{"kind": "BATCH_ELEMENT_COUNT"}]}, "batch_input"),
-        ({"model_transaction_policy": {"decoupled": True}}, "decoupled"),
-        ({"input": [{"name": "x", "allow_ragged_batch": True}]}, "allow_ragged_batch of tensor 'x'"),
-        ({"output": [{"name": "y", "reshape": {"shape": [1]}}]}, "reshape of tensor 'y'"),
-        ({"sequence_batching": {"state": [{"input_name": "s"}]}}, "state"),
-    ],
-)
-def test_what_would_make_answers_wrong_is_refused(more: dict[str, Any], expected: str) -> None:
-    with pytest.raises(UsageError, match=expected):
-        Options.read(config(**more))
-
-
-@pytest.mark.parametrize(
-    ("parameters", "more", "expected"),
-    [
-        ({"intra_op_threads": "2"}, {}, "parameter 'intra_op_threads' is unknown"),
-        ({"share_session_between_instances": "true"}, {}, "not honoured"),
-        ({}, {"optimization": {"execution_accelerators": {"cpu_execution_accelerator": [{"name": "openvino"}]}}}, "openvino"),
-        ({}, {"optimization": {"execution_accelerators": {"gpu_execution_accelerator": [{"name": "tensorrt"}]}}}, "tensorrt"),
-        ({}, {"optimization": {"cuda": {"graphs": True}}}, "graphs"),
-        ({}, {"optimization": {"priority": "PRIORITY_MAX"}}, "priority"),
-        ({}, {"optimization": {"graph": {"level": 7}}}, "7 counts as 0"),
-    ],
-)
-def test_what_has_no_effect_is_warned_of(parameters: dict[str, str], more: dict[str, Any], expected: str) -> None:
-    (warning,) = Options.read(config(parameters, **more)).warnings
-
-    assert expected in warning
-
-
-def test_cuda_options_come_from_both_places() -> None:
-    accelerator = {"name": "cuda", "parameters": {"cudnn_conv_use_max_workspace": "0"}}
+def test_cuda_options_come_from_both_places_and_the_models_parameters_have_precedence() -> None:
+    accelerator = {"name": "cuda", "parameters": {"cudnn_conv_use_max_workspace": "0", "arena_extend_strategy": "kNextPowerOfTwo"}}
     options = Options.read(
         config(
             {"gpu_mem_limit": "1024", "arena_extend_strategy": "1", "cudnn_conv_algo_search": "2"},
@@ -102,19 +88,14 @@ def test_cuda_options_come_from_both_places() -> None:
         device_id="1",
     )
 
-    assert (options.kind, options.device_id, options.warnings) == ("GPU", 1, ())
+    assert (options.kind, options.device_id) == ("GPU", 1)
     assert options.cuda == {
         "gpu_mem_limit": "1024",
         "arena_extend_strategy": "kSameAsRequested",
         "cudnn_conv_algo_search": "DEFAULT",
         "cudnn_conv_use_max_workspace": "0",
     }
-
-
-@pytest.mark.parametrize("name", ["../other/model.onnx", "/etc/passwd"])
-def test_a_file_name_may_not_leave_the_version_folder(name: str) -> None:
-    with pytest.raises(UsageError, match="default_model_filename"):
-        Options.read(config(default_model_filename=name))
+    assert "'arena_extend_strategy' is set twice" in options.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +106,3 @@ def test_a_gpu_that_a_person_asked_for_is_told_from_one_that_triton_chose(tmp_pa
     (tmp_path / "config.pbtxt").write_text(text)
 
     assert Options.read(config(), kind="GPU", folder=tmp_path).gpu_was_asked_for is expected
-
-
-def test_instances_of_all_groups_share_the_cores() -> None:
-    assert Options.read(config(instance_group=[{"count": 2}, {"count": 3}])).n_instances == 5
