@@ -1,21 +1,34 @@
-"""``config.pbtxt``: Triton's ``ModelConfig``, written and read through Triton's own protobuf schema."""
+"""What Convoy writes into a model's ``config.pbtxt``, and what of it is a person's."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from google.protobuf import text_format
 from pydantic import ValidationError
-from tritonclient.grpc import model_config_pb2
 
 from convoy.contract.errors import RepositoryError
 from convoy.contract.manifest import DIGEST_PARAMETER, INTERFACE_PARAMETER, ModelInterface
+from convoy.serving.repository.configuration import (
+    ConfigText,
+    ModelConfig,
+    ModelDynamicBatching,
+    ModelInput,
+    ModelInstanceGroup,
+    ModelOutput,
+    ModelParameter,
+    ModelVersionPolicy,
+    ModelWarmup,
+)
+from convoy.serving.repository.configuration.schema import differs, only
+from convoy.serving.repository.configuration.tensor import DataType
+from convoy.serving.repository.configuration.text import CONFIG_FILE as CONFIG_FILE
+from convoy.serving.repository.configuration.version import Specific
+from convoy.serving.repository.configuration.warmup import WarmupInput
 
 if TYPE_CHECKING:
     from convoy.contract.manifest import Manifest, TensorSpec
 
-CONFIG_FILE: Final = "config.pbtxt"
 LABELS_FILE: Final = "labels.txt"
 PREVIOUS_VERSION_PARAMETER: Final = "convoy_previous_version"
 
@@ -23,11 +36,11 @@ _NEVER_THEIRS: Final = {"name", "input", "output", "version_policy"}
 
 _HEADER = (
     "# Written by `convoy deploy`. Edits to batching, instances, optimization, warm-up and parameters survive the next\n"
-    "# deployment; the name, the tensors, the version policy and convoy's own parameters are written anew.\n"
+    "# deployment, and so do comments; the name, the tensors, the version policy and convoy's own parameters are written anew.\n"
 )
 
 
-def make_config(manifest: Manifest, model_name: str, version: int) -> Any:
+def make_config(manifest: Manifest, model_name: str, version: int) -> ModelConfig:
     """The ``ModelConfig`` of a model that has never been deployed.
 
     Dynamic batching with no added delay (while one batch runs, the next gathers by itself), one instance wherever the server runs
@@ -38,62 +51,64 @@ def make_config(manifest: Manifest, model_name: str, version: int) -> Any:
         model_name: The name to serve it under.
         version: The version to serve.
     """
-    config = model_config_pb2.ModelConfig(
+    inputs = tuple(ModelInput(name=one.name, data_type=_data_type(one), dims=one.dims) for one in manifest.inputs)
+    sample = {one.name: WarmupInput(data_type=one.data_type, dims=one.dims, zero_data=True) for one in inputs}
+    return ModelConfig(
         name=model_name,
         backend="onnxruntime",
         max_batch_size=manifest.max_batch_size,
-        input=[_tensor(model_config_pb2.ModelInput, tensor) for tensor in manifest.inputs],
-        output=[_tensor(model_config_pb2.ModelOutput, tensor) for tensor in manifest.outputs],
-        instance_group=[model_config_pb2.ModelInstanceGroup(count=1, kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO)],
+        input=inputs,
+        output=tuple(
+            ModelOutput(name=one.name, data_type=_data_type(one), dims=one.dims, label_filename=LABELS_FILE)
+            for one in manifest.outputs
+        ),
+        dynamic_batching=ModelDynamicBatching(),
+        instance_group=(ModelInstanceGroup(count=1, kind="KIND_AUTO"),),
+        model_warmup=tuple(
+            ModelWarmup(name=f"batch of {size}", batch_size=size, inputs=sample) for size in sorted({1, manifest.max_batch_size})
+        ),
+        version_policy=ModelVersionPolicy(specific=Specific(versions=(version,))),
+        parameters={name: ModelParameter(string_value=value) for name, value in _own_parameters(manifest).items()},
     )
-    config.dynamic_batching.SetInParent()
-    for output in config.output:
-        output.label_filename = LABELS_FILE
-    for batch_size in sorted({1, manifest.max_batch_size}):
-        warmup = config.model_warmup.add(name=f"batch of {batch_size}", batch_size=batch_size)
-        for tensor in config.input:
-            sample = warmup.inputs[tensor.name]
-            sample.data_type = tensor.data_type
-            sample.dims.extend(tensor.dims)
-            sample.zero_data = True
-    _own(config, manifest, version, previous=None)
-    return config
 
 
-def update_config(current: Any, before: Manifest, manifest: Manifest, version: int) -> Any:
-    """The ``ModelConfig`` for the next version of a deployed model: what a person set in the current one stays.
+def first_config(manifest: Manifest, model_name: str, version: int) -> ConfigText:
+    """The ``config.pbtxt`` of a model that has never been deployed, with a line on what of it a person may change."""
+    return ConfigText(_HEADER + make_config(manifest, model_name, version).to_text().text)
+
+
+def update_config(current: ConfigText, before: Manifest, manifest: Manifest, version: int) -> ConfigText:
+    """The ``config.pbtxt`` for the next version of a deployed model: what a person wrote in the current one stays, to the byte.
 
     A field that differs from what ``make_config`` writes for the version before was set by a person and is taken over; the others
-    are written anew. No batch (warm-up and preferred ones too) is larger than what was validated.
+    get today's values. No batch (warm-up and preferred ones too) is larger than what was validated.
 
     Args:
         current: The configuration in force.
         before: The manifest of the version that it serves.
         manifest: What is deployed.
         version: The version to serve.
+
+    Raises:
+        RepositoryError: The configuration in force is one that Triton refuses.
     """
-    served = served_version(current)
-    written = make_config(before, current.name, served or 1)
-    config = make_config(manifest, current.name, version)
-    for field in config.DESCRIPTOR.fields:
-        theirs = _only(current, field.name)
-        if field.name not in _NEVER_THEIRS and theirs != _only(written, field.name):
-            config.ClearField(field.name)
-            config.MergeFrom(theirs)
-    config.max_batch_size = min(config.max_batch_size, manifest.max_batch_size)
-    _cap(config)
-    _own(config, manifest, version, previous=served)
-    return config
-
-
-def _only(config: Any, name: str) -> Any:
-    """A copy with the one field."""
-    copy = model_config_pb2.ModelConfig()
-    copy.CopyFrom(config)
-    for other in config.DESCRIPTOR.fields:
-        if other.name != name:
-            copy.ClearField(other.name)
-    return copy
+    served = served_version(current.message)
+    name = current.message.name
+    written = make_config(before, name, served or 1).to_message()
+    target = make_config(manifest, name, version).to_message()
+    for field in target.DESCRIPTOR.fields:
+        if field.name not in _NEVER_THEIRS and differs(current.message, written, field.name):
+            target.ClearField(field.name)
+            target.MergeFrom(only(current.message, field.name))
+    target.max_batch_size = min(target.max_batch_size, manifest.max_batch_size)
+    _cap(target)
+    for key, value in _own_parameters(manifest).items():
+        target.parameters[key].string_value = value
+    target.parameters.pop(PREVIOUS_VERSION_PARAMETER, None)
+    if served is not None:
+        target.parameters[PREVIOUS_VERSION_PARAMETER].string_value = str(served)
+    ModelConfig.from_message(target).check(current.where)
+    return current.edit(target)
 
 
 def _cap(config: Any) -> None:
@@ -105,41 +120,21 @@ def _cap(config: Any) -> None:
         preferred[:] = [size for size in preferred if size <= config.max_batch_size]
 
 
-def _own(config: Any, manifest: Manifest, version: int, previous: int | None) -> None:
-    """Write the fields that are Convoy's."""
-    config.ClearField("version_policy")
-    config.version_policy.specific.versions.append(version)
-    config.parameters[INTERFACE_PARAMETER].string_value = manifest.interface.model_dump_json()
-    config.parameters[DIGEST_PARAMETER].string_value = manifest.model_sha256
-    if previous is None:
-        config.parameters.pop(PREVIOUS_VERSION_PARAMETER, None)
-    else:
-        config.parameters[PREVIOUS_VERSION_PARAMETER].string_value = str(previous)
+def _own_parameters(manifest: Manifest) -> dict[str, str]:
+    return {INTERFACE_PARAMETER: manifest.interface.model_dump_json(), DIGEST_PARAMETER: manifest.model_sha256}
 
 
-def _tensor(kind: Any, tensor: TensorSpec) -> Any:
-    datatype = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
-    return kind(name=tensor.name, data_type=model_config_pb2.DataType.Value(f"TYPE_{datatype}"), dims=tensor.dims)
-
-
-def to_text(config: Any) -> bytes:
-    """A configuration as the bytes of a ``config.pbtxt``."""
-    return (_HEADER + str(text_format.MessageToString(config))).encode()
+def _data_type(tensor: TensorSpec) -> DataType:
+    return cast("DataType", f"TYPE_{'STRING' if tensor.datatype == 'BYTES' else tensor.datatype}")
 
 
 def load_config(path: Path) -> Any:
-    """Read a ``config.pbtxt``.
+    """Read a ``config.pbtxt`` as protobuf's message.
 
     Raises:
         RepositoryError: It is missing, or Triton's schema does not know what it says (with line and column).
     """
-    try:
-        return text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except (OSError, UnicodeDecodeError) as error:
-        raise RepositoryError(f"{path}: cannot be read: {error}") from error
-    except text_format.ParseError as error:
-        said = str(error).rstrip(".")
-        raise RepositoryError(f"{path}:{said}. Mend the line, or restore the file from the version's folder.") from error
+    return ConfigText.load(path).message
 
 
 def served_version(config: Any) -> int | None:

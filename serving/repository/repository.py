@@ -24,14 +24,14 @@ from convoy.contract.signature import SIGNATURE_FILE
 from convoy.serving.repository.config import (
     CONFIG_FILE,
     LABELS_FILE,
+    first_config,
     interface_of,
     load_config,
-    make_config,
     previous_version,
     served_version,
-    to_text,
     update_config,
 )
+from convoy.serving.repository.configuration import ConfigText
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ class Repository:
                 raise RepositoryError(f"{name}: expected version {target}, found {have}.")
             version_folder = folder / str(target)
             Bundle.open(version_folder)
-            config = load_config(version_folder / CONFIG_FILE)
-            _check_same_interface(name, interface_of(current, folder), interface_of(config, version_folder))
-            write_bytes(folder / CONFIG_FILE, to_text(config))
+            config = ConfigText.load(version_folder / CONFIG_FILE)
+            _check_same_interface(name, interface_of(current, folder), interface_of(config.message, version_folder))
+            write_bytes(folder / CONFIG_FILE, config.to_bytes())
             return Deployment(name, target, served, changed=True)
 
     def configure(self, name: str, expected: bytes, config: bytes) -> None:
@@ -219,7 +219,7 @@ class Repository:
                     f"{folder}: expected a model with a {CONFIG_FILE}, found files without one: move the folder away first."
                 )
             shutil.rmtree(folder)
-        config = to_text(make_config(bundle.manifest, name, 1))
+        config = first_config(bundle.manifest, name, 1).to_bytes()
         with new_folder(folder) as staging:
             _write_version(bundle, staging / "1", config)
             write_bytes(staging / LABELS_FILE, _labels(bundle.manifest))
@@ -228,9 +228,9 @@ class Repository:
 
     def _deploy_next(self, bundle: Bundle, name: str) -> Deployment:
         folder = self.model_folder(name)
-        current = load_config(folder / CONFIG_FILE)
-        served = served_version(current)
-        _check_same_interface(name, interface_of(current, folder), bundle.manifest.interface)
+        current = ConfigText.load(folder / CONFIG_FILE)
+        served = served_version(current.message)
+        _check_same_interface(name, interface_of(current.message, folder), bundle.manifest.interface)
         numbers = self._numbers(folder)
         digest = (bundle.folder / MANIFEST_FILE).read_bytes()
         if served in numbers and _holds(folder / str(served), digest):
@@ -239,7 +239,7 @@ class Repository:
         waiting = [number for number in numbers if number > (served or 0) and _holds(folder / str(number), digest)]
         version = waiting[-1] if waiting else max(numbers, default=0) + 1
         before = Manifest.load(folder / str(served) / MANIFEST_FILE) if served in numbers else bundle.manifest
-        config = to_text(update_config(current, before, bundle.manifest, version))
+        config = update_config(current, before, bundle.manifest, version).to_bytes()
         if waiting:
             write_bytes(folder / str(version) / CONFIG_FILE, config)
         else:

@@ -114,11 +114,18 @@ def _edit_map(edits: Edits, body: _Body, written: list[Field], descriptor: Any, 
     last = {element.key: element for one in written for element in one.elements}
     gone = [element for element in last.values() if element.key not in wanted]
     hidden = [element for one in written for element in one.elements if element is not last[element.key]]
+    added = [_entry(target, name, key) for shown, key in wanted.items() if shown not in last]
+    elements = [element for one in written for element in one.elements]
+    if elements and added and not gone and len(last) == len(elements):
+        _insert_beside(edits, written, elements, len(elements), added, name)
+    else:
+        for entry in added:
+            _insert(edits, body, entry)
     for shown, key in wanted.items():
         entry = _entry(target, name, key)
         if shown not in last:
-            _insert(edits, body, entry)
-        elif old[key] != new[key]:
+            continue
+        if old[key] != new[key]:
             _edit_entry(edits, last[shown], entry, old[key], new[key])
         else:
             hidden = [element for element in hidden if element.key != shown]  # a repeated key that says nothing new may stay
@@ -187,20 +194,27 @@ def _alone(message: Any, name: str, value: Any) -> Any:
 def _insert_beside(
     edits: Edits, written: list[Field], elements: list[Element], index: int, added: Sequence[Any], name: str
 ) -> None:
-    """Put elements before the one at ``index``, or after the last one."""
+    """Put elements before the one at ``index``, or after the last one, in the manner of their neighbour."""
     after = index == len(elements)
     neighbour = elements[index - 1 if after else index]
     one = next(one for one in written if neighbour in one.elements)
     if one.listed:
         values = [_value_of(message, name) for message in added]
-        if after:
-            edits.replace(neighbour.end, neighbour.end, "".join(f", {value}" for value in values))
-        else:
-            edits.replace(neighbour.start, neighbour.start, "".join(f"{value}, " for value in values))
-    else:
-        texts = [printed(message, one_line=True) for message in added]
+        at = neighbour.end if after else neighbour.start
+        edits.replace(at, at, "".join(f", {value}" if after else f"{value}, " for value in values))
+        return
+    line = edits.text.rfind("\n", 0, one.start) + 1
+    margin = edits.text[line : one.start]
+    one_line = bool(margin.strip()) or "\n" not in edits.text[one.start : one.end]
+    texts = [printed(message, one_line=one_line, indent=len(margin)).lstrip() for message in added]
+    rest = re.compile(r"[ \t]*(#[^\n]*)?(?=\r?\n|\Z)").match(edits.text, one.end)
+    if margin.strip() or (after and not rest):  # others share the line
         at = one.end if after else one.start
-        edits.replace(at, at, "".join(f"\n{text}" if after else f"{text}\n" for text in texts) + ("\n" if after else ""))
+        edits.replace(at, at, "".join(f" {text} " if after else f"{text} " for text in texts))
+    elif after and rest:
+        edits.replace(rest.end(), rest.end(), "".join(f"\n{margin}{text}" for text in texts))
+    else:
+        edits.replace(one.start, one.start, "".join(f"{text}\n{margin}" for text in texts))
 
 
 def _remove_elements(edits: Edits, body: _Body, written: list[Field], gone: list[Element]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from google.protobuf import text_format
 
@@ -14,7 +14,7 @@ from convoy.serving.repository.configuration.edit import edit
 from convoy.serving.repository.configuration.scanner import Field, ScanError, scan, walk
 from convoy.serving.repository.configuration.schema import CONFIG, printed
 
-CONFIG_FILE = "config.pbtxt"
+CONFIG_FILE: Final = "config.pbtxt"
 
 
 class Position(NamedTuple):

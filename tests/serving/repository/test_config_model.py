@@ -46,6 +46,9 @@ def breaches(text: str) -> dict[str, str]:
 X = "input { name: 'x' data_type: TYPE_FP32 dims: [ 2 ] }"
 
 
+LATE = "timeout_action: DELAY default_timeout_microseconds: 1"
+
+
 def warm(what: str) -> str:
     return f"max_batch_size: 4 {X} model_warmup {{ name: 'w' {what} }}"
 
@@ -70,7 +73,7 @@ def warm(what: str) -> str:
             "dynamic_batching.preserve_ordering",
         ),
         (
-            "dynamic_batching { preserve_ordering: true default_queue_policy { timeout_action: DELAY default_timeout_microseconds: 1 } }",
+            "dynamic_batching { preserve_ordering: true default_queue_policy { " + LATE + " } }",
             "dynamic_batching.default_queue_policy.timeout_action",
         ),
         ("instance_group { kind: KIND_CPU gpus: 0 }", "instance_group[0].gpus"),

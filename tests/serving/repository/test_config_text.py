@@ -257,6 +257,22 @@ def test_one_parameter_changes_without_the_others():
     assert edited(change) == HAND_WRITTEN.replace('"old"', '"new"')
 
 
+def test_a_new_parameter_stands_beside_the_others_in_their_manner():
+    def change(target: Any) -> None:
+        target.parameters["convoy_previous_version"].string_value = "1"
+
+    added = 'parameters {\n  key: "convoy_previous_version"\n  value {\n    string_value: "1"\n  }\n}\n'
+    assert edited(change) == HAND_WRITTEN + added
+
+
+def test_a_new_group_stands_on_a_line_of_its_own():
+    text = "instance_group { count: 1 }  # one\nname: 'x'\n"
+    target = CONFIG()
+    target.CopyFrom(ConfigText(text).message)
+    target.instance_group.add(count=2)
+    assert ConfigText(text).edit(target).text == "instance_group { count: 1 }  # one\ninstance_group { count: 2 }\nname: 'x'\n"
+
+
 def test_a_removed_field_takes_its_line_and_a_new_one_comes_last():
     def change(target: Any) -> None:
         target.max_batch_size = 0

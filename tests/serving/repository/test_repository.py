@@ -103,6 +103,35 @@ def test_what_a_person_set_in_the_configuration_survives_and_rolls_back(reposito
     assert load_config(path).dynamic_batching.max_queue_delay_microseconds == 0
 
 
+def test_comments_and_the_manner_of_a_person_survive_deployments_and_rollbacks(repository, make_bundle):
+    repository.deploy(make_bundle())
+    path = repository.root / "tiny" / "config.pbtxt"
+    by_hand = path.read_text().replace(
+        "dynamic_batching {\n}", "# Ada measured this.\ndynamic_batching <preserve_ordering:true>  # keep"
+    )
+    by_hand += "\n\nparameters { key: 'intra_op_thread_count' value { string_value: '1' } } # one\n# the end\n"
+    path.write_text(by_hand)
+    repository.deploy(make_bundle(b"two"))
+    by_convoy = path.read_text()
+    changed = [line for line in by_hand.splitlines() if line not in by_convoy.splitlines()]
+    assert [line.split(":")[0].strip() for line in changed] == ["versions", "string_value"]  # the version, and the digest
+    assert (
+        by_convoy.index("# Ada measured this.") < by_convoy.index("<preserve_ordering:true>  # keep") < by_convoy.index("# the end")
+    )
+    repository.deploy(make_bundle(b"three"))
+    repository.rollback("tiny")
+    assert path.read_text() == by_convoy == (repository.root / "tiny" / "2" / "config.pbtxt").read_text()
+
+
+def test_a_configuration_that_triton_would_refuse_is_not_deployed_over(repository, make_bundle):
+    repository.deploy(make_bundle())
+    path = repository.root / "tiny" / "config.pbtxt"
+    path.write_text(path.read_text().replace("kind: KIND_CPU", "").replace("count: 1", "count: 1 kind: KIND_CPU gpus: 0"))
+    with pytest.raises(RepositoryError, match=r"config\.pbtxt: gpus: expected none with KIND_CPU"):
+        repository.deploy(make_bundle(b"two"))
+    assert visible(repository.root / "tiny") == ["1", "config.pbtxt", "labels.txt"]
+
+
 def test_the_largest_batch_follows_what_was_validated_and_no_batch_is_larger(repository, make_bundle):
     path = repository.root / "tiny" / "config.pbtxt"
 
