@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -86,7 +86,7 @@ def compare_with_grid(name: str, subject: Subject, method: Method, grid_rounds: 
 
 def part_of(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
     """The axes with the choices that the grid can afford."""
-    kept = {
+    kept: dict[str, set[Any]] = {
         "max_queue_delay_microseconds": set(DELAYS_US), "max_batch_size": set(BATCHES), "preferred_batch_size": set(PREFERRED),
     }  # fmt: skip
     return tuple(

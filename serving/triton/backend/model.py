@@ -14,6 +14,7 @@ from convoy.contract.errors import ConvoyError, InvalidRequestError
 from convoy.serving.triton.backend import border
 from convoy.serving.triton.backend.batch import Array, run_alone, run_joined
 from convoy.serving.triton.backend.options import Options
+from convoy.serving.triton.backend.scalar import with_scalars
 from convoy.serving.triton.backend.session import model_path, open_session, reason_of
 
 _INVALID = ("InvalidArgument", "InvalidRequestError", "UnicodeDecodeError")
@@ -70,12 +71,15 @@ class TritonPythonModel:
             pb.Logger.log_warn(f"{name}: {warning}")
         threads = opened.intra_op_threads or "all"
         pb.Logger.log_info(f"{name}: {opened.provider}, {threads} intra-op thread{'' if threads == 1 else 's'}")
-        self._session = opened.session
-        self._run_options = _run_options(options)
+        for note in opened.notes:
+            pb.Logger.log_info(f"{name}: {note}")
+        self._session = with_scalars(opened.session, found, config)
+        self._run_options = _run_options(opened.run_entries)
         self._batched = config["max_batch_size"] > 0
-        self._strings = frozenset(tensor.name for tensor in found.inputs if tensor.datatype == "TYPE_STRING")
-        self._inputs = tuple(tensor.name for tensor in found.inputs)
-        self._only_input = self._inputs[0] if len(self._inputs) == 1 else ""
+        tensors = (*found.inputs, *found.optional)
+        self._strings = frozenset(tensor.name for tensor in tensors if tensor.datatype == "TYPE_STRING")
+        names = border.input_names(config)
+        self._only_input = names[0] if len(names) == 1 and not found.optional else ""
         self._every = tuple(entry["name"] for entry in config["output"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -129,11 +133,11 @@ class TritonPythonModel:
         if self._only_input:  # Triton has checked its name
             columns = {self._only_input: [request.inputs()[0].as_numpy() for request in requests]}
         else:
-            columns = {name: [] for name in self._inputs}
+            columns = {}
             for request in requests:
-                for tensor in request.inputs():
-                    columns[tensor.name()].append(tensor.as_numpy())
-        for name in self._strings:
+                for tensor in request.inputs():  # optional ones may be missing
+                    columns.setdefault(tensor.name(), []).append(tensor.as_numpy())
+        for name in self._strings & columns.keys():
             columns[name] = [decode(name, array) for array in columns[name]]
         return columns
 
@@ -153,13 +157,13 @@ def decode(name: str, array: Array) -> Array:
     return decoded.reshape(array.shape)
 
 
-def _run_options(options: Options) -> Any:
-    if not options.run_entries:
+def _run_options(entries: Mapping[str, str]) -> Any:
+    if not entries:
         return None
     import onnxruntime
 
     run_options = onnxruntime.RunOptions()
-    for key, value in options.run_entries.items():
+    for key, value in entries.items():
         run_options.add_run_config_entry(key, value)
     return run_options
 
