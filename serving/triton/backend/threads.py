@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +28,12 @@ BATCH_S: Final = 0.02
 PARALLEL: Final = 1.3
 """A model of long runs keeps its threads where all of them together did this many times the work of the calling one."""
 
-DISTURBED: Final = 1.25
-"""Where one thread needed this many times its own CPU time to get a row done, others are using the cores: then it is the calling
-thread's CPU time that is compared, the part of the work that cannot be done beside it."""
+DISTURBED: Final = 0.25
+"""Where its threads waited for a core for this share of the time, others use the cores: then it is the calling thread's CPU time
+that is compared, the part of the work that cannot be done beside it."""
+
+UNDISTURBED_BELOW_S: Final = 2e-3
+"""The best of several runs as short as this was disturbed by nobody; to wake a thread takes a good part of it."""
 
 _LEAST_ROUNDS: Final = 2
 _MOST_ROUNDS: Final = 20
@@ -109,8 +113,8 @@ def choose(open_with: Callable[[int], Any], share: int, max_batch_size: int, dim
 
 
 def _compare(one: Any, several: Any, share: int, inputs: Sequence[Mapping[str, Any]], rows: Sequence[int]) -> Choice:
-    on_one, on_several = _measure((one, several), inputs)
-    disturbed = on_one[0].wall_s > DISTURBED * on_one[0].caller_s
+    (on_one, on_several), waiting = _measure((one, several), inputs)
+    disturbed = on_one[0].wall_s >= UNDISTURBED_BELOW_S and waiting > DISTURBED
     pairs = [
         (alone.caller_s, among.caller_s) if disturbed else (alone.wall_s, among.wall_s)
         for alone, among in zip(on_one, on_several, strict=True)
@@ -182,10 +186,14 @@ def _timed(session: Any, inputs: Mapping[str, Any]) -> Timing:
     return Timing(*(max(seconds, 1e-9) for seconds in taken))
 
 
-def _measure(sessions: Sequence[Any], inputs: Sequence[Mapping[str, Any]]) -> list[list[Timing]]:
-    """The best times of sessions on inputs, in turn so that a disturbance meets all; the first round does not count."""
+def _measure(sessions: Sequence[Any], inputs: Sequence[Mapping[str, Any]]) -> tuple[list[list[Timing]], float]:
+    """The best times of sessions on inputs, in turn so that a disturbance meets all; the first round does not count.
+
+    Returns:
+        By session, a timing for each of ``inputs``; and for which share of the time its threads waited for a core.
+    """
     best: list[list[Timing]] = []
-    end = time.perf_counter() + BUDGET_S
+    start, waited_s = time.perf_counter(), _waited_s()
     for n in range(_MOST_ROUNDS + 1):
         found = [[_timed(session, tensors) for tensors in inputs] for session in sessions]
         if n <= 1:
@@ -195,6 +203,15 @@ def _measure(sessions: Sequence[Any], inputs: Sequence[Mapping[str, Any]]) -> li
                 [Timing(*map(min, before, now)) for before, now in zip(befores, nows, strict=True)]
                 for befores, nows in zip(best, found, strict=True)
             ]
-        if n >= _LEAST_ROUNDS and time.perf_counter() > end:
+        if n >= _LEAST_ROUNDS and time.perf_counter() > start + BUDGET_S:
             break
-    return best
+    return best, (_waited_s() - waited_s) / max(time.perf_counter() - start, 1e-9)
+
+
+def _waited_s(tasks: Path = Path("/proc/self/task")) -> float:
+    """How long this process's threads have been ready to run without a core; 0 where the kernel does not count it."""
+    waited_ns = 0
+    for path in tasks.glob("*/schedstat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # a thread that has ended, a kernel without the count
+            waited_ns += int(path.read_text().split()[1])
+    return waited_ns / 1e9

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from convoy.serving.triton.backend import threads as module
-from convoy.serving.triton.backend.threads import _quota, available_cores, choose, make_inputs
+from convoy.serving.triton.backend.threads import _quota, _waited_s, available_cores, choose, make_inputs
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,18 @@ class Node:
 
 @dataclass
 class Clock:
-    """The three clocks, which sessions move on."""
+    """The clocks, which sessions move on."""
 
     wall_s: float = 0.0
     caller_s: float = 0.0
     all_s: float = 0.0
+    waited_s: float = 0.0
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "perf_counter", lambda: self.wall_s)
         monkeypatch.setattr(time, "thread_time", lambda: self.caller_s)
         monkeypatch.setattr(time, "process_time", lambda: self.all_s)
+        monkeypatch.setattr(module, "_waited_s", lambda: self.waited_s)
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Session:
     row_s: float
     caller_share: float = 1.0
     all_share: float = 1.0
+    waited_share: float = 0.0
     nodes: tuple[Node, ...] = (Node(),)
     runs: list[int] = field(default_factory=list)
 
@@ -58,6 +61,7 @@ class Session:
         self.clock.wall_s += rows * self.row_s
         self.clock.caller_s += rows * self.row_s * self.caller_share
         self.clock.all_s += rows * self.row_s * self.all_share
+        self.clock.waited_s += rows * self.row_s * self.waited_share
 
 
 @pytest.fixture
@@ -128,12 +132,30 @@ def test_a_long_model_is_run_twice_and_opened_again_only_where_its_threads_were_
     assert f"400 ms on 2 threads, {all_share:.1f} of which work at a time" in choice.evidence
 
 
-def test_where_others_use_the_cores_the_callers_own_work_is_compared(clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("row_s", "waited_share", "expected"), [(0.05, 0.5, 2), (0.05, 0.1, 1), (0.001, 0.5, 1)], ids=["yes", "no", "tiny"]
+)
+def test_where_others_use_the_cores_the_callers_own_work_is_compared(
+    clock: Clock, row_s: float, waited_share: float, expected: int
+) -> None:
     """Both take as long as the neighbours let them; the caller's own work is halved."""
-    choice = choose(lambda n: Session(clock, 0.05, caller_share=0.4 if n == 1 else 0.2, all_share=0.4), 2, 0, {})
 
-    assert choice.threads == 2
-    assert "20 ms on 1 thread and 10 ms on 2 (CPU time of the calling thread" in choice.evidence
+    def open_with(threads: int) -> Session:
+        return Session(clock, row_s, caller_share=0.4 if threads == 1 else 0.2, all_share=0.4, waited_share=waited_share)
+
+    choice = choose(open_with, 2, 0, {})
+
+    assert choice.threads == expected
+    assert ("20 ms on 1 thread and 10 ms on 2 (CPU time of the calling thread" in choice.evidence) is (expected == 2)
+
+
+def test_waiting_for_a_core_is_read_from_the_kernel(tmp_path: Path) -> None:
+    for name, text in (("1", "5 2000000000 1"), ("2", "7 500000000 3"), ("3", ""), ("4", "no numbers")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schedstat").write_text(text)
+
+    assert _waited_s(tmp_path) == 2.5
+    assert _waited_s(tmp_path / "missing") == 0
 
 
 def test_one_core_is_one_thread_and_nothing_is_run(clock: Clock) -> None:
