@@ -153,7 +153,7 @@ def _introduce(server: TritonServer, repository: Path, as_json: bool) -> None:
             }
         )
         return
-    from convoy.serving.triton.supervisor import describe
+    from convoy.serving.triton.watched import describe
 
     width = max(len(proof.model_name) for proof in server.served.proofs)
     click.echo("Serving")

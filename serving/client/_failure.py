@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from convoy.contract.errors import (
@@ -81,6 +82,9 @@ HTTPX_ERRORS: Final[dict[str, type[ClientError]]] = {
 _NOT_READY: Final = ("has no available versions", "is not at ready state")
 """Triton's words for a model, or a version of it, that it knows and that is loading, unloading or stopped."""
 
+_BACKEND_DIED: Final = re.compile(r"stub process (?:'[^']*' )?is not healthy|failed to obtain the health mutex")
+"""Triton's words where the process that runs the model has died or hangs; its status says a fault of the server itself."""
+
 # What servers say in words only. Each is refined from the status that it comes under.
 _WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
     # A model that is known but not ready now. These words stand first: they come together with "unknown model".
@@ -117,6 +121,9 @@ _NOT_READY_ADVICE: Final = (
     "The server knows it, but has it not ready: it is being loaded or unloaded, or the server is stopping. Try again; where it "
     "stays so, the server's log says why."
 )
+_BACKEND_DIED_ADVICE: Final = (
+    "The process that runs the model has died or hangs. `convoy serve` notices and loads the model again: try again."
+)
 _VERSION_ADVICE: Final = "Expected a positive whole number as the model's version."
 
 _NO_REQUEST_ID: Final = "[request id: <id_unknown>] "  # what Triton writes before its reason where a request has no id
@@ -148,14 +155,16 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
         if kind is under and words in lowered:
             kind = refined
             break
-    advice = _ADVICE[kind]
+    died = kind is ServerFailureError and _BACKEND_DIED.search(lowered) is not None
+    kind = UnavailableError if died else kind
+    advice = _BACKEND_DIED_ADVICE if died else _ADVICE[kind]
     if kind is DeadlineExceededError:
         said = f"no answer in time ({said})"  # how much time that was, the client adds: it knows what the caller asked for
     elif kind is UnavailableError and any(words in lowered for words in _NOT_READY):
         advice = _NOT_READY_ADVICE
     elif kind is InvalidRequestError and "failed to get model version" in lowered:
         advice = _VERSION_ADVICE
-    elif kind is UnavailableError and not call.model_name:
+    elif kind is UnavailableError and not call.model_name and not died:
         said = f"no server answers ({said})"
     said = said if said.endswith((".", "!", "?")) else said + "."
     return kind(f"{endpoint}: cannot {call.does} {call.subject}: {said} {advice}")

@@ -1,13 +1,14 @@
 """The guard: the parent of ``tritonserver``, which leaves nothing behind whatever happens to Convoy.
 
-``python -I -S guard.py LOCK_FD STOP_TIMEOUT_S SHM_PREFIX FOLDER -- PROGRAM ARGUMENTS...``
+``python -I -S guard.py LOCK_FDS STOP_TIMEOUT_S SHM_PREFIX FOLDER -- PROGRAM ARGUMENTS...``
 
 It runs the program and waits for the first of three things: the program ends; somebody sends SIGTERM or SIGINT; its standard
-input reaches its end, which happens when the process that started it closes the pipe or dies, by ``kill -9`` too. Then it
-stops the program (SIGTERM; SIGKILL after the deadline, or where it lingers though its last child has ended), kills whatever
-processes the program left, removes the shared-memory segments whose names begin with SHM_PREFIX, removes FOLDER where its
-starter is gone, and exits with the program's status (128 + N for signal N). If the guard itself is killed, the program gets
-SIGTERM.
+input has something to read: the word "stop", a number of seconds behind it where the deadline is to be another, or its end, which
+comes when the process that started it closes the pipe or dies, by ``kill -9`` too. Then it stops the program (SIGTERM; SIGKILL
+after the deadline, or where it lingers though its last child has ended), kills whatever processes the program left, removes the
+shared-memory segments whose names begin with SHM_PREFIX, and, where its starter is gone, FOLDER and the memory's lock file
+(SHM_PREFIX with ".lock" for the last "_"). It exits with the program's status (128 + N for signal N). If the guard itself is
+killed, the program gets SIGTERM.
 
 Standard library only: it runs without site-packages, in about 25 ms.
 """
@@ -34,9 +35,10 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 def main(arguments: list[str]) -> int:
     """Guard one program; see the module."""
-    lock_fd, stop_timeout_s, shm_prefix, folder = arguments[:4]
+    lock_fds, stop_timeout_s, shm_prefix, folder = arguments[:4]
     program = arguments[5:]
-    os.set_inheritable(int(lock_fd), False)  # the lock says that the guard lives, not that the program does
+    for descriptor in lock_fds.split(","):
+        os.set_inheritable(int(descriptor), False)  # the locks say that the guard lives, not that the program does
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     woken = _wake_on(signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -48,13 +50,14 @@ def main(arguments: list[str]) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
 
     child = subprocess.Popen(program, stdin=subprocess.DEVNULL, preexec_fn=die_with_guard)
-    orphaned = _wait(child, woken)
-    _stop(child, float(stop_timeout_s))
+    said = _wait(child, woken)
+    _stop(child, _deadline_in(said, float(stop_timeout_s)))
     _kill_descendants()
     for segment in SHM.glob(f"{shm_prefix}*"):
         segment.unlink(missing_ok=True)
-    if orphaned:
+    if said == "":
         shutil.rmtree(folder, ignore_errors=True)
+        (SHM / f"{shm_prefix.removesuffix('_')}.lock").unlink(missing_ok=True)
     return child.returncode if child.returncode >= 0 else 128 - child.returncode
 
 
@@ -69,16 +72,26 @@ def _wake_on(*signals: signal.Signals) -> int:
     return read
 
 
-def _wait(child: subprocess.Popen[bytes], woken: int) -> bool:
-    """Wait until the program ends or shall end. Returns whether standard input ended without the word to stop."""
+def _wait(child: subprocess.Popen[bytes], woken: int) -> str | None:
+    """Wait until the program ends or shall end.
+
+    Returns:
+        What standard input said; nothing where it ended; None where it was not standard input.
+    """
     while child.poll() is None:
         ready, _, _ = select.select([0, woken], [], [])
         if 0 in ready:
-            return os.read(0, 16) == b""
+            return os.read(0, 64).decode()
         with contextlib.suppress(BlockingIOError):
             if {signal.SIGTERM, signal.SIGINT} & set(os.read(woken, 64)):
-                return False
-    return False
+                return None
+    return None
+
+
+def _deadline_in(said: str | None, otherwise_s: float) -> float:
+    """The seconds in "stop 1.5"."""
+    words = (said or "").split()
+    return float(words[1]) if len(words) > 1 else otherwise_s
 
 
 def _stop(child: subprocess.Popen[bytes], timeout_s: float) -> None:

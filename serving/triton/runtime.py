@@ -1,4 +1,4 @@
-"""The temporary folder that one Triton of ours runs from, and what dead ones have left behind.
+"""The temporary folder that one Triton of ours runs from, its shared memory, and what dead ones have left behind.
 
 ::
 
@@ -10,6 +10,9 @@
       python/         an overlay of this Python environment, found by the stub as `python3` on PATH
       lib/            the one libpython
 
+    /dev/shm/convoy_<token>.lock    the same for the shared memory: a temporary folder can be private, or be gone before the memory
+    /dev/shm/convoy_<token>_*       one segment a backend process
+
 The stub runs Python isolated: it ignores PYTHONHOME and PYTHONPATH, looks for a ``python3`` on PATH, and takes the
 ``pyvenv.cfg`` beside it for the description of its environment. So the overlay is a small virtual environment of our own, whose
 ``.pth`` file adds the packages of the environment that Convoy runs in, activated or not, editable installs included.
@@ -17,8 +20,8 @@ The stub runs Python isolated: it ignores PYTHONHOME and PYTHONPATH, looks for a
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 import secrets
 import shutil
 import site
@@ -30,6 +33,7 @@ from pathlib import Path
 from typing import Final
 
 from convoy.contract.errors import MissingDependencyError
+from convoy.serving.triton import lock
 from convoy.serving.triton.guard import SHM
 from convoy.serving.triton.installation import Installation
 from convoy.serving.triton.libpython import library_name
@@ -37,6 +41,7 @@ from convoy.serving.triton.libpython import library_name
 PREFIX: Final = "convoy-triton-"
 BACKENDS: Final = ("python", "onnxruntime")
 _NEEDED_PACKAGES = ("convoy", "numpy", "onnxruntime")
+_SHM_LOCK = re.compile(r"convoy_([0-9a-f]{12})\.lock")
 
 
 @dataclass(frozen=True)
@@ -45,16 +50,21 @@ class Runtime:
 
     Attributes:
         folder: The folder.
-        lock: A descriptor that holds the folder's lock; the guard inherits it.
+        locks: Descriptors that hold the locks of the folder and of the shared memory; the guard inherits them.
     """
 
     folder: Path
-    lock: int
+    locks: tuple[int, ...]
 
     @property
     def shm_prefix(self) -> str:
         """How the names of this server's shared-memory segments begin."""
         return shm_prefix(self.folder)
+
+    @property
+    def lock_words(self) -> str:
+        """The locks' descriptors as the guard takes them."""
+        return ",".join(map(str, self.locks))
 
     @property
     def backends(self) -> Path:
@@ -74,21 +84,13 @@ class Runtime:
     @classmethod
     def create(cls, installation: Installation) -> Runtime:
         """Make a runtime folder for ``installation``."""
-        folder = Path(tempfile.gettempdir()).resolve() / f"{PREFIX}{secrets.token_hex(6)}"
-        folder.mkdir(mode=0o700)
-        try:
-            lock = os.open(folder / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError:
-            folder.rmdir()
-            raise
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        runtime = cls(folder, lock)
+        runtime = _claim()
         try:
             runtime.cwd.mkdir()
             _assemble_backends(runtime.backends, installation)
-            _assemble_python(folder / "python", installation)
-            (folder / "lib").mkdir()
-            (folder / "lib" / library_name()).symlink_to(installation.libpython.path)
+            _assemble_python(runtime.folder / "python", installation)
+            (runtime.folder / "lib").mkdir()
+            (runtime.folder / "lib" / library_name()).symlink_to(installation.libpython.path)
         except BaseException:
             runtime.remove()
             raise
@@ -106,14 +108,28 @@ class Runtime:
         )  # from 1.29 on, ONNX Runtime's wheels tell Microsoft which models they open
         return variables
 
-    def release(self) -> None:
-        """Let go of the lock; the guard goes on holding it."""
-        os.close(self.lock)
-
     def remove(self) -> None:
-        """Let go of the lock and remove the folder."""
-        self.release()
+        """Remove the folder and what is left of the shared memory, and let go of the locks."""
+        _remove_memory(self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
+        for descriptor in self.locks:
+            os.close(descriptor)
+
+
+def _claim(attempts: int = 3) -> Runtime:
+    """Make a runtime folder and hold its locks. Another start may clear either lock away in the instant before it is held."""
+    folder = Path(tempfile.gettempdir()).resolve() / f"{PREFIX}{secrets.token_hex(6)}"
+    folder.mkdir(mode=0o700)
+    locks: list[int] = []
+    try:
+        locks.append(lock.create(folder / "lock"))
+        locks.append(lock.create(shm_lock(folder)))
+    except BaseException as error:
+        Runtime(folder, tuple(locks)).remove()
+        if isinstance(error, FileNotFoundError) and attempts > 1:
+            return _claim(attempts - 1)
+        raise
+    return Runtime(folder, tuple(locks))
 
 
 def shm_prefix(folder: Path) -> str:
@@ -121,31 +137,42 @@ def shm_prefix(folder: Path) -> str:
     return f"convoy_{folder.name.removeprefix(PREFIX)}_"
 
 
+def shm_lock(folder: Path) -> Path:
+    """The lock file of the shared memory of the server in ``folder``."""
+    return SHM / f"convoy_{folder.name.removeprefix(PREFIX)}.lock"
+
+
 def clear_stale() -> list[Path]:
     """Remove the folders and shared-memory segments of this user's dead servers; nobody else's.
 
-    A server is dead where nobody holds its folder's lock. Returns the folders that were removed.
+    A server is dead where nobody holds its lock: a lock in its folder for the folder, one in ``/dev/shm`` for the memory. What no
+    lock speaks for is left alone: other programs' segments, other users', those of servers started without Convoy.
+
+    Returns:
+        The folders and the lock files of what was removed.
     """
     removed = []
-    for folder in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*"):
-        try:
-            if folder.lstat().st_uid != os.getuid() or folder.is_symlink():
-                continue
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            continue  # being made, being removed, or not ours to judge
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue
-        else:
-            for segment in SHM.glob(f"{shm_prefix(folder)}*"):
-                segment.unlink(missing_ok=True)
+    for folder in sorted(Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*")):
+        if not folder.is_symlink() and (held := lock.take_over(folder / "lock")) is not None:
+            if not shm_lock(folder).exists():  # a server from before the memory had a lock of its own
+                _remove_memory(folder)
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(held)
             removed.append(folder)
-        finally:
-            os.close(lock)
+    for path in sorted(SHM.glob("convoy_*.lock")):
+        token = _SHM_LOCK.fullmatch(path.name)
+        if token is not None and (held := lock.take_over(path)) is not None:
+            _remove_memory(Path(f"{PREFIX}{token[1]}"))
+            os.close(held)
+            removed.append(path)
     return removed
+
+
+def _remove_memory(folder: Path) -> None:
+    """Remove the segments of the server in ``folder``, the lock last: what is cut short is taken up again at the next start."""
+    for segment in SHM.glob(f"{shm_prefix(folder)}*"):
+        lock.remove(segment)
+    lock.remove(shm_lock(folder))
 
 
 def _assemble_backends(backends: Path, installation: Installation) -> None:

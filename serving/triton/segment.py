@@ -31,9 +31,13 @@ class OrphanedSegments:
         Returns:
             The names of what was removed.
         """
-        unused = {path.name for path in guard.SHM.glob(f"{self._prefix}*")} - set(used)
+        unused = self.names() - set(used)
         self._since = {name: self._since.get(name, now) for name in unused}
         old = [name for name, since in self._since.items() if now - since >= ORPHANED_S]
         for name in old:
             (guard.SHM / name).unlink(missing_ok=True)
         return old
+
+    def names(self) -> frozenset[str]:
+        """The names of all segments of the server."""
+        return frozenset(path.name for path in guard.SHM.glob(f"{self._prefix}*"))

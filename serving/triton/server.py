@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 END_WITHIN_S = 2.0
 """How long a server that no longer answers has until its end is certain."""
+
+RESTART_WITHIN_S = 2.0
+"""How long requests under way may take where the server is restarted because it hangs."""
 
 _POLL_S = 0.05
 _logger = logging.getLogger(__name__)
@@ -184,10 +188,7 @@ class TritonServer:
         try:
             self._log = TritonLog(self._log_path or runtime.log_path)
             _logger.info("Triton's log is %s", self._log.path)
-            self._launch(installation, runtime, self._log, models)
-            deadline = time.monotonic() + self.start_timeout_s
-            self._wait_until_live(deadline)
-            self.served = self._prove_all(models, deadline)
+            self._bring_up(installation, models)
             if self.served.failures and not (self.keep_going and self.served.proofs):
                 raise ServerError(_explain(self.served))
         except BaseException:
@@ -200,27 +201,55 @@ class TritonServer:
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self._guard is not None:
-            if self._guard.stdin is not None and not self._guard.stdin.closed:
-                try:
-                    self._guard.stdin.write(b"stop")
-                    self._guard.stdin.close()
-                except BrokenPipeError:
-                    pass  # it has ended already
-            try:
-                self._guard.wait(self.stop_timeout_s + 10)
-            except subprocess.TimeoutExpired:
-                self._guard.kill()
-                self._guard.wait()
-            self._guard = None
+        self._take_down(self.stop_timeout_s)
         if self._runtime is not None:
-            for segment in guard.SHM.glob(f"{self._runtime.shm_prefix}*"):
-                segment.unlink(missing_ok=True)
             self._runtime.remove()
             self._runtime = None
         if self._log is not None:
             self._log.close()
             self._log = None
+
+    def restart(self, models: Sequence[str]) -> Served:
+        """End tritonserver and start it again, on the same ports and with the same log: for what Triton itself cannot mend.
+
+        Calls fail as unavailable until it answers again; requests under way have ``RESTART_WITHIN_S`` to end.
+
+        Args:
+            models: What to load.
+
+        Returns:
+            What is served now; a model that cannot be loaded is among its failures.
+
+        Raises:
+            ServerError: It does not start again.
+        """
+        if self._runtime is None:
+            raise ServerError("the server was not started.")
+        self._take_down(RESTART_WITHIN_S)
+        self._bring_up(Installation.find(), models)
+        return self.served
+
+    def _bring_up(self, installation: Installation, models: Sequence[str]) -> None:
+        deadline = time.monotonic() + self.start_timeout_s
+        self._launch(installation, models)
+        self._wait_until_live(deadline)
+        self.served = self._prove_all(models, deadline)
+
+    def _take_down(self, timeout_s: float) -> None:
+        if self._guard is None:
+            return
+        if self._guard.stdin is not None and not self._guard.stdin.closed:
+            try:
+                self._guard.stdin.write(f"stop {timeout_s:g}".encode())
+                self._guard.stdin.close()
+            except BrokenPipeError:
+                pass  # it has ended already
+        try:
+            self._guard.wait(timeout_s + 10)
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+        self._guard = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -258,7 +287,10 @@ class TritonServer:
                 port = 0 if port in self.ports.values() else port
             self.ports[name] = port
 
-    def _launch(self, installation: Installation, runtime: Runtime, log: TritonLog, models: list[str]) -> None:
+    def _launch(self, installation: Installation, models: Sequence[str]) -> None:
+        runtime, log = self._runtime, self.log
+        if runtime is None:
+            raise ServerError("the server was not started.")
         program = [
             str(installation.server),
             f"--model-repository={self.repository.resolve()}",
@@ -272,7 +304,7 @@ class TritonServer:
             *[f"--{name}-address={HOST}" for name in self.ports],
             *[f"--{name}-port={port}" for name, port in self.ports.items()],
         ]
-        words = [str(runtime.lock), str(self.stop_timeout_s), runtime.shm_prefix, str(runtime.folder), "--", *program]
+        words = [runtime.lock_words, str(self.stop_timeout_s), runtime.shm_prefix, str(runtime.folder), "--", *program]
         self._guard = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(guard.__file__)), *words],
             stdin=subprocess.PIPE,
@@ -280,14 +312,14 @@ class TritonServer:
             stderr=subprocess.STDOUT,
             cwd=runtime.cwd,
             env=runtime.environment(installation),
-            pass_fds=[runtime.lock],
+            pass_fds=runtime.locks,
             start_new_session=True,  # Ctrl-C in a terminal goes to this process alone, which stops the server in order
         )
 
     def _wait_until_live(self, deadline: float) -> None:
         from convoy.serving.client import Client
 
-        self._client = Client(self.grpc_url)
+        self._client = self._client or Client(self.grpc_url)
         with Client(self.http_url) as rest:
             while not (self._client.live(timeout_s=2) and rest.live(timeout_s=2)):
                 if not self.running:
@@ -300,7 +332,7 @@ class TritonServer:
                     )
                 time.sleep(_POLL_S)
 
-    def _prove_all(self, models: list[str], deadline: float) -> Served:
+    def _prove_all(self, models: Sequence[str], deadline: float) -> Served:
         proofs, failures = [], {}
         states = {status.name: status for status in self.client.models() if status.state == "READY" or status.reason}
         for name in models:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from convoy.contract.errors import (
@@ -20,86 +20,61 @@ from convoy.contract.errors import (
     RepositoryError,
     UnavailableError,
 )
-from convoy.serving.triton.backoff import Backoff
-from convoy.serving.triton.folder import Signature, find_models
+from convoy.serving.triton.abandoned import AbandonedStubs
+from convoy.serving.triton.folder import find_models
 from convoy.serving.triton.proof import Proof, ask, prove
 from convoy.serving.triton.segment import OrphanedSegments
 from convoy.serving.triton.server import END_WITHIN_S, TritonServer
 from convoy.serving.triton.stub import Stub, find_stubs, instance_count
+from convoy.serving.triton.watch import ProcessWatch
+from convoy.serving.triton.watched import Asking, Loading, WatchedModel, describe, says_dead
 
 if TYPE_CHECKING:
     from convoy.serving.client import ModelStatus
 
 TICK_S = 0.5
+"""How often everything is looked at; the end of a process is noticed at once."""
+
 CHECK_EVERY_S = 2.0
-"""How often each model is asked for an inference; its processes are looked at on each tick."""
+"""How often each model is asked for an inference."""
 
 ANSWER_WITHIN_S = 10.0
+STUCK_S = 10.0
+"""How long a load may stand still whose process has died; Triton gives up after one second, where it notices at all."""
+
 _SILENT_S = 30.0
-
-
-@dataclass
-class _Model:
-    """What the supervisor knows of one model.
-
-    Attributes:
-        name: Its name.
-        signature: What its folder looked like.
-        version: The version that the server means to serve; None where it serves none.
-        instances: How many backend processes that version has; None where nobody has asked yet.
-        load_because: Why it is to be loaded ("is new", "changed" ...); empty where it is not.
-        backoff: When to load it again after a failure or a death.
-        next_check: When to ask it for an inference.
-        suspect: Whether a process was missing at the last look.
-        dead: Whether its backend is known to be dead. Triton still calls it ready, and cannot load it before it is unloaded.
-        silent_since: Since when it has not answered in time.
-        said: What was last said about it, so that nothing is said twice in a row.
-        refusal: What was last said of a load that failed.
-    """
-
-    name: str
-    signature: Signature
-    version: str | None = None
-    instances: int | None = None
-    load_because: str = ""
-    backoff: Backoff = field(default_factory=Backoff)
-    next_check: float = 0.0
-    suspect: bool = False
-    dead: bool = False
-    silent_since: float | None = None
-    said: str = ""
-    refusal: str = ""
+_STOP_POLL_S = 0.1
 
 
 class Supervisor:
     """Watches a started server from the thread that calls ``run``.
 
     - The server's process ends: ``run`` raises ``ServerError`` with its last words.
-    - A model's backend process dies, which Triton neither mends nor shows: the model is unloaded, loaded again and proven, at
-      growing intervals where it keeps dying.
+    - A model's backend process dies, which Triton neither mends nor shows: the model is unloaded at once, so that Triton itself
+      refuses calls as unavailable instead of letting them wait, loaded again and proven, at growing intervals where it keeps dying.
+    - Triton hangs in a load, because a process died before it had said its first word: the server is started again.
     - Somebody loads or unloads a model through the server: that is respected; what is served is watched.
     - The repository changes: the model is loaded and its golden inputs are replayed. Where it cannot be loaded, what was served
       stays served, and it is tried again.
 
+    What takes its time (loads, inferences) is done by other threads: a death is noticed while another model is being loaded.
+
     Args:
         server: A started server.
-        say: Told what happens, one message at a time.
+        say: Told what happens, one message at a time, from the thread that calls ``run``.
+        workers: Carries out loads and inferences; threads of its own where None.
     """
 
-    def __init__(self, server: TritonServer, say: Callable[[str], None]) -> None:
+    def __init__(self, server: TritonServer, say: Callable[[str], None], workers: Executor | None = None) -> None:
         self._server = server
         self._say = say
+        self._workers = workers or ThreadPoolExecutor(32, thread_name_prefix="supervisor")
+        self._watch = ProcessWatch()
         self._segments = OrphanedSegments(server.shm_prefix)
+        self._abandoned = AbandonedStubs()
         self._repository_problem = self._server_problem = ""
-        self._models = {name: _Model(name, signature) for name, signature in find_models(server.repository).items()}
-        for name, reason in server.served.failures.items():
-            if name in self._models:
-                self._models[name].load_because = "is tried again"
-                self._models[name].refusal = _refusal(self._models[name], reason)
-                self._models[name].backoff.attempted(time.monotonic())
-        for proof in server.served.proofs:
-            if proof.model_name in self._models:
-                self._note(self._models[proof.model_name], proof.model_version)
+        self._models = {name: WatchedModel(name, signature) for name, signature in find_models(server.repository).items()}
+        self._take_in_served()
 
     def run(self, stop: threading.Event) -> None:
         """Watch until ``stop`` is set.
@@ -107,8 +82,13 @@ class Supervisor:
         Raises:
             ServerError: The server's process has ended.
         """
-        while not stop.wait(TICK_S):
-            self.tick()
+        try:
+            while not stop.is_set():
+                self.tick()
+                self._wait(stop)
+        finally:
+            self._workers.shutdown(wait=False, cancel_futures=True)
+            self._watch.close()
 
     def tick(self) -> None:
         """Look once at everything.
@@ -118,6 +98,8 @@ class Supervisor:
         """
         self._check_server()
         self._follow_repository()
+        stubs = self._stubs()
+        self._watch.watch([stub.pid for stub in stubs] + [pid for pid in [self._server.pid()] if pid is not None])
         try:
             statuses = self._server.client.models(timeout_s=ANSWER_WITHIN_S)
         except ClientError as error:
@@ -127,24 +109,46 @@ class Supervisor:
                 self._say(f"The server does not answer: {error}")
             return
         self._server_problem = ""
-        pid = self._server.pid()
-        stubs = find_stubs(pid) if pid is not None else []
-        self._segments.clear([stub.shm_name for stub in stubs], time.monotonic())
-        for model in self._models.values():
+        for model in list(self._models.values()):
             try:
-                self._follow_server(model, statuses)
-                self._check(model, stubs)
-                if model.load_because and model.backoff.is_due(time.monotonic()):
-                    self._load(model)
+                self._look_at(model, stubs, statuses)
             except (ModelNotFoundError, UnavailableError):
                 continue  # just unloaded, or the server is ending: the next tick sees which
             except ClientError as error:
                 self._check_server(error)
                 self._say_once(model, f"{model.name}: the server does not answer: {error}")
 
+    def _wait(self, stop: threading.Event) -> None:
+        """Until something ends, or it is time for the next look."""
+        until = time.monotonic() + TICK_S
+        while not stop.is_set() and (left_s := until - time.monotonic()) > 0:
+            if self._watch.wait(min(left_s, _STOP_POLL_S)):
+                return
+
+    def _look_at(self, model: WatchedModel, stubs: list[Stub], statuses: Sequence[ModelStatus]) -> None:
+        if model.loading is not None and not self._take_in_load(model, model.loading, stubs):
+            return
+        if model.asking is not None:
+            self._take_in_answer(model, model.asking)
+        self._follow_server(model, statuses)
+        self._check(model, stubs)
+        if model.load_because and model.backoff.is_due(time.monotonic()):
+            self._load(model)
+
+    def _stubs(self) -> list[Stub]:
+        """The backend processes that are alive, without those that were given up."""
+        pid = self._server.pid()
+        alive = find_stubs(pid) if pid is not None else []
+        now = time.monotonic()
+        self._segments.clear([stub.shm_name for stub in alive], now)
+        for stub in self._abandoned.clear(alive, now):
+            self._say(f"{stub.model_name}: ended a process of it that Triton had forgotten.")
+        return self._abandoned.rest(alive)
+
     def _check_server(self, error: ConvoyError | None = None) -> None:
         """Raise where the server has ended; where ``error`` came because it is just ending, that is what to say."""
-        if not self._server.running or (isinstance(error, UnavailableError) and self._server.ends_within(END_WITHIN_S)):
+        unreachable = isinstance(error, UnavailableError) and not says_dead(error)
+        if not self._server.running or (unreachable and self._server.ends_within(END_WITHIN_S)):
             raise self._server.died() from error
 
     # What others change
@@ -159,13 +163,15 @@ class Supervisor:
             return
         self._repository_problem = ""
         for name, signature in found.items():
-            model = self._models.setdefault(name, _Model(name, (), load_because="is new"))
+            model = self._models.setdefault(name, WatchedModel(name, (), load_because="is new"))
             if model.signature != signature:
                 model.load_because = "changed" if model.signature else "is new"
                 model.signature = signature
                 model.refusal = ""
                 model.backoff.reset()
         for name in self._models.keys() - found.keys():
+            if self._models[name].loading is not None:
+                continue  # Triton refuses to unload what it is loading
             model = self._models.pop(name)
             if model.version is not None:
                 try:
@@ -175,7 +181,7 @@ class Supervisor:
                     self._check_server(error)
                     self._say(f"{name}: gone from the repository, but cannot be unloaded: {error}")
 
-    def _follow_server(self, model: _Model, statuses: Sequence[ModelStatus]) -> None:
+    def _follow_server(self, model: WatchedModel, statuses: Sequence[ModelStatus]) -> None:
         """Note where somebody else has loaded or unloaded the model, or changed its version."""
         ours = [status for status in statuses if status.name == model.name]
         ready = [status.version for status in ours if status.state == "READY"]
@@ -195,99 +201,173 @@ class Supervisor:
         elif before is None:
             self._say(f"{model.name}: somebody loaded it: version {version} is served, and watched again.")
 
-    # The models
+    # Is it alive?
 
-    def _check(self, model: _Model, stubs: list[Stub]) -> None:
+    def _check(self, model: WatchedModel, stubs: list[Stub]) -> None:
         """Is the model's backend alive? Where it is not, it is to be loaded again."""
         if model.version is None or model.dead:
             return
         if model.instances is None:
             model.instances = instance_count(self._server.client.config(model.name))
-        alive = sum(stub.model_name == model.name and stub.model_version == model.version for stub in stubs)
-        if alive < model.instances:
-            if model.suspect:  # twice in a row: no change that is just under way
+        if _alive(model, stubs) < model.instances:
+            if self._has_died(model):
                 self._bury(model, "its backend process died")
-            model.suspect = True
-            return
-        model.suspect = False
-        if time.monotonic() >= model.next_check:
-            self._ask(model, stubs)
+        elif time.monotonic() >= model.next_check and model.asking is None:
+            since = self._server.log.position()
+            answer = self._workers.submit(ask, self._server.client, model.name, ANSWER_WITHIN_S)
+            model.asking = Asking(answer, since, tuple(stub for stub in stubs if stub.model_name == model.name))
+            answer.add_done_callback(lambda _: self._watch.wake())
+            self._take_in_answer(model, model.asking)
 
-    def _ask(self, model: _Model, stubs: list[Stub]) -> None:
+    def _has_died(self, model: WatchedModel) -> bool:
+        """Look again, after Triton has called the model ready, and let it say so once more.
+
+        A process that ends in order does so a second after Triton has stopped calling its model ready, and one that was just loaded
+        stands before Triton calls it ready: one that is missing in between has died.
+        """
+        model.instances = instance_count(self._server.client.config(model.name))
+        if _alive(model, self._stubs()) >= model.instances:
+            return False
+        statuses = self._server.client.models(timeout_s=ANSWER_WITHIN_S)
+        return any(status.name == model.name and status.version == model.version and status.state == "READY" for status in statuses)
+
+    def _take_in_answer(self, model: WatchedModel, asking: Asking) -> None:
+        if not asking.answer.done():
+            return
+        model.asking = None
         model.next_check = time.monotonic() + CHECK_EVERY_S
-        since = self._server.log.position()
         try:
-            version = ask(self._server.client, model.name, ANSWER_WITHIN_S)
-        except (DeadlineExceededError, OverloadedError, ModelNotFoundError, UnavailableError) as error:
-            now = time.monotonic()
-            model.silent_since = model.silent_since or now
-            if now - model.silent_since > _SILENT_S:
-                self._say_once(model, f"{model.name}: no answer for more than {_SILENT_S:.0f} s: overloaded, or stuck. {error}")
+            version = asking.answer.result()
         except ClientError as error:
-            if _says_dead(error):
-                _kill([stub for stub in stubs if stub.model_name == model.name and f"'{stub.instance_name}'" in str(error)])
-                self._bury(model, "its backend process does not answer")
-            else:
-                self._say_once(model, f"{model.name}: an inference fails: {self._server.explain(error, since)}")
+            self._judge(model, asking, error)
         else:
             model.silent_since, model.said = None, ""
             if version and version != model.version:
                 self._note(model, version)
 
-    def _bury(self, model: _Model, what: str) -> None:
+    def _judge(self, model: WatchedModel, asking: Asking, error: ClientError) -> None:
+        """What an inference that failed says of its model."""
+        if says_dead(error):
+            _kill([stub for stub in asking.stubs if f"'{stub.instance_name}'" in str(error)])
+            self._bury(model, "its backend process does not answer")
+        elif isinstance(error, (DeadlineExceededError, OverloadedError, ModelNotFoundError, UnavailableError)):
+            now = time.monotonic()
+            model.silent_since = model.silent_since or now
+            if now - model.silent_since > _SILENT_S:
+                self._say_once(model, f"{model.name}: no answer for more than {_SILENT_S:.0f} s: overloaded, or stuck. {error}")
+        else:
+            self._say_once(model, f"{model.name}: an inference fails: {self._server.explain(error, asking.log_position)}")
+
+    def _bury(self, model: WatchedModel, what: str) -> None:
         """Note that the model's backend is dead: it is to be loaded again, at once where this is the first time."""
-        model.dead = True
+        model.dead, model.asking = True, None
         if model.load_because:  # a change that could not be loaded; what was served until now is gone, too
             model.backoff.reset()
         wait_s = model.backoff.next_at - time.monotonic()
         when = "loading it again" if wait_s <= 0 else f"it died not long ago, too; it is loaded again in {wait_s:.0f} s"
         model.load_because = what
         self._say(f"{model.name}: {what}; {when}.")
+        if wait_s > 0:  # until then nobody shall wait for a dead process
+            self._unload(model)
 
-    def _load(self, model: _Model) -> None:
+    # Loads
+
+    def _unload(self, model: WatchedModel) -> None:
+        """Unload a model whose backend is dead."""
+        self._abandoned.add([stub for stub in self._stubs() if stub.model_name == model.name], time.monotonic())
+        self._server.client.unload(model.name)
+        self._note(model, None)
+        model.dead = True
+
+    def _load(self, model: WatchedModel) -> None:
+        why, before, was_dead = model.load_because, model.version, model.dead
+        if was_dead and before is not None:
+            self._unload(model)
         began = time.monotonic()
-        before, why, was_dead = model.version, model.load_because, model.dead
+        model.load_because = ""
+        proof = self._workers.submit(self._load_and_prove, model.name)
+        model.loading = Loading(proof, began, why, before, was_dead, self._segments.names(), began)
+        proof.add_done_callback(lambda _: self._watch.wake())
+        self._take_in_load(model, model.loading, [])
+
+    def _load_and_prove(self, model_name: str) -> Proof:
+        self._server.load(model_name)
+        return prove(self._server.client, self._server.repository, model_name)
+
+    def _take_in_load(self, model: WatchedModel, loading: Loading, stubs: list[Stub]) -> bool:
+        """Take in what a load has brought. Returns whether it has ended."""
+        now = time.monotonic()
+        if not loading.proof.done():
+            if any(stub.model_name == model.name for stub in stubs):
+                loading.alone_since = now
+            elif now - loading.alone_since >= STUCK_S and self._segments.names() - loading.segments:
+                self._restart(model)
+            return False
+        model.loading = None
+        failed = False
         try:
-            if model.dead or model.suspect:
-                self._server.client.unload(model.name)
-                self._note(model, None)
-            self._server.load(model.name)
-            proof = prove(self._server.client, self._server.repository, model.name)
+            proof = loading.proof.result()
         except ConvoyError as error:
             self._check_server(error)
-            model.dead = model.version is not None and _says_dead(error)
-            model.load_because = "is tried again"
-            what = f"{model.name}: cannot be loaded again" if was_dead else f"{model.name} {why}, but cannot be loaded"
-            self._say_refusal(model, what, error)
+            failed = not says_dead(error)  # a process that was killed while it started may be luckier the next time
+            model.dead = says_dead(error) and (model.version is not None or loading.was_dead)
+            model.load_because = model.load_because or "is tried again"
+            again = f"{model.name}: cannot be loaded again"
+            self._say_refusal(model, again if loading.was_dead else f"{model.name} {loading.why}, but cannot be loaded", error)
         else:
-            model.load_because = model.said = model.refusal = ""
+            model.said = model.refusal = ""
             self._note(model, proof.model_version)
-            now = "still" if before == proof.model_version else "now"
-            if was_dead:
-                self._say(f"{model.name}: answers again after {time.monotonic() - began:.1f} s: {describe(proof)}.")
-            else:
-                self._say(f"{model.name} {why}: {now} serving {describe(proof)}.")
-                return
-        model.backoff.attempted(time.monotonic())
+            if not loading.was_dead:
+                kept = "still" if loading.before == proof.model_version else "now"
+                self._say(f"{model.name} {loading.why}: {kept} serving {describe(proof)}.")
+                return True
+            self._say(f"{model.name}: answers again after {now - loading.began:.1f} s: {describe(proof)}.")
+        model.backoff.attempted(now, failed=failed)
+        return True
 
-    def _note(self, model: _Model, version: str | None) -> None:
-        """Note which version the server serves now."""
-        model.version = version
-        model.instances = None
-        model.suspect, model.dead, model.silent_since = False, False, None
-        model.next_check = time.monotonic() + CHECK_EVERY_S
+    def _restart(self, stuck: WatchedModel) -> None:
+        """Start the server anew: nothing less ends a load that waits for a process that is dead."""
+        self._say(f"{stuck.name}: its backend process died as it started, and Triton waits for it; starting the server again.")
+        began = time.monotonic()
+        wanted = [model.name for model in self._models.values() if model.version or model.loading or model.load_because]
+        served = self._server.restart(wanted)
+        for model in self._models.values():
+            model.loading = None
+            model.load_because = ""
+            self._note(model, None)
+        self._take_in_served()
+        names = ", ".join(proof.model_name for proof in served.proofs) or "no model"
+        self._say(f"The server answers again after {time.monotonic() - began:.1f} s and serves {names}.")
 
-    def _say_refusal(self, model: _Model, what: str, error: ConvoyError) -> None:
+    def _take_in_served(self) -> None:
+        """Note what the server serves after its start, and what it could not load."""
+        for name, reason in self._server.served.failures.items():
+            if name in self._models:
+                self._models[name].load_because = "is tried again"
+                self._models[name].refusal = self._models[name].refused(reason)
+                self._models[name].backoff.attempted(time.monotonic(), failed=True)
+        for proof in self._server.served.proofs:
+            if proof.model_name in self._models:
+                self._note(self._models[proof.model_name], proof.model_version)
+
+    def _note(self, model: WatchedModel, version: str | None) -> None:
+        model.serves(version, next_check=time.monotonic() + CHECK_EVERY_S)
+
+    def _say_refusal(self, model: WatchedModel, what: str, error: ConvoyError) -> None:
         """Say why a model cannot be loaded, unless that was the last thing said about its loading."""
-        refusal = _refusal(model, str(error))
+        refusal = model.refused(str(error))
         if model.refusal != refusal:
             model.refusal = refusal
             self._say(f"{what}: {refusal} It is tried again, ever less often.")
 
-    def _say_once(self, model: _Model, message: str) -> None:
+    def _say_once(self, model: WatchedModel, message: str) -> None:
         if model.said != message:
             model.said = message
             self._say(message)
+
+
+def _alive(model: WatchedModel, stubs: list[Stub]) -> int:
+    return sum(stub.model_name == model.name and stub.model_version == model.version for stub in stubs)
 
 
 def _kill(stubs: list[Stub]) -> None:
@@ -295,24 +375,3 @@ def _kill(stubs: list[Stub]) -> None:
     for stub in stubs:
         with contextlib.suppress(ProcessLookupError):
             os.kill(stub.pid, signal.SIGKILL)
-
-
-def describe(proof: Proof) -> str:
-    """What is served, in words: "version 2 (99.1 % on its test set; 32 golden inputs agree)"."""
-    facts = [
-        f"{100 * proof.test_accuracy:.2f} % right on its test set" if proof.test_accuracy is not None else "",
-        f"{proof.n_goldens} golden inputs agree" if proof.n_goldens else "",
-    ]
-    known = "; ".join(filter(None, facts))
-    return f"version {proof.model_version}" + (f" ({known})" if known else "")
-
-
-def _refusal(model: _Model, reason: str) -> str:
-    served = model.version is not None and not model.dead
-    stays = f"Version {model.version} stays served." if served else "It is not served."
-    return f"{reason if reason.endswith(('.', '!', '?')) else f'{reason}.'} {stays}"
-
-
-def _says_dead(error: ConvoyError) -> bool:
-    """Whether Triton says that a backend process is gone, or does not answer."""
-    return "not healthy" in str(error)

@@ -156,7 +156,7 @@ def polling(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, Bundle]
         *[f"--{name}-address={HOST}" for name in ports],
         *[f"--{name}-port={port}" for name, port in ports.items()],
     ]
-    words = [str(runtime.lock), "15", runtime.shm_prefix, str(runtime.folder), "--", *program]
+    words = [runtime.lock_words, "15", runtime.shm_prefix, str(runtime.folder), "--", *program]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(guard.__file__)), *words],
@@ -165,7 +165,7 @@ def polling(tmp_path_factory: pytest.TempPathFactory, bundles: dict[str, Bundle]
             stderr=subprocess.STDOUT,
             cwd=runtime.cwd,
             env=runtime.environment(installation),
-            pass_fds=[runtime.lock],
+            pass_fds=runtime.locks,
         )
         try:
             with Client(f"grpc://{HOST}:{ports['grpc']}") as client:

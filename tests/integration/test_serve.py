@@ -104,7 +104,7 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def segments(temporary: Path) -> list[str]:
-    """The shared-memory segments of servers that run from ``temporary``, found by their tokens."""
+    """The shared memory of servers that run from ``temporary``, found by their tokens: a lock file, a segment a backend process."""
     tokens = [folder.name.removeprefix("convoy-triton-") for folder in temporary.iterdir()]
     return [path.name for path in SHM.iterdir() if any(token in path.name for token in tokens)]
 
@@ -134,7 +134,7 @@ def test_it_says_what_it_serves_and_stops_cleanly_on_sigterm(
     assert f"convoy predict tiny IMAGE.png --url {url.group()}" in said
     assert process.wait(20) == 0
     assert len(processes) == 3, "the guard, the server, the backend's process"
-    assert len(names) == 1
+    assert len(names) == 2, "a segment and the lock file of the shared memory"
     assert_nothing_is_left(processes, names, temporary)
     assert "Started GRPCInferenceService" in (tmp_path / "triton.log").read_text()
 

@@ -163,6 +163,34 @@ async def test_a_model_that_is_known_but_not_ready_is_unavailable_on_both_wires(
                 await aclient.metadata("m")
 
 
+DEAD = [
+    "Stub process 'm_0_0' is not healthy.",
+    "Failed to process the request(s) for model instance 'm_0_0', message: Stub process is not healthy.",
+    "Failed to process the request(s) for model instance 'm_0_0', message: Failed to obtain the health mutex.",
+]
+
+
+@pytest.mark.parametrize("words", DEAD)
+def test_a_model_whose_process_died_is_unavailable_on_both_wires(words: str, grpc_double: Any, http_double: Any) -> None:
+    over_grpc = grpc_double(lambda method, request, context: context.abort(grpc.StatusCode.INTERNAL, words))
+    over_http = http_double(lambda *request: (500, {}, json.dumps({"error": words}).encode()))
+    for url in (over_grpc.url, over_http.url):
+        with Client(url) as client, pytest.raises(UnavailableError, match=r"has died or hangs\..*try again"):
+            client.metadata("m")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (ServerFailureError, "the patient is not healthy"),
+        (ServerFailureError, "Failed to start the stub process"),
+        (InvalidRequestError, DEAD[0]),
+    ],
+)
+def test_other_failures_are_not_taken_for_a_dead_process(kind: type, words: str) -> None:
+    assert type(failure(kind, ENDPOINT, DescribeModel("m"), words)) is kind
+
+
 def test_a_version_that_triton_cannot_read_is_explained() -> None:
     words = "failed to get model version from specified version string 'v1' (details: stol)"
     error = failure(InvalidRequestError, ENDPOINT, DescribeModel("m", "v1"), words)

@@ -18,7 +18,7 @@ import pytest
 
 from convoy.contract.errors import RepositoryError, ServerError, ServerFailureError, UnavailableError, UsageError
 from convoy.serving.triton import TritonServer, guard, segment
-from convoy.serving.triton.backoff import CALM_S, LONGEST_DELAY_S, Backoff
+from convoy.serving.triton.backoff import BURST, LONGEST_DELAY_S, REFILL_S, Backoff
 from convoy.serving.triton.folder import check_repository, find_models
 from convoy.serving.triton.installation import Installation
 from convoy.serving.triton.log import TritonLog, reason_in
@@ -338,20 +338,40 @@ def test_instances_of_all_groups_and_gpus_are_counted() -> None:
 # Delays and segments
 
 
-def test_delays_grow_to_a_minute_and_start_anew_after_calm() -> None:
+def test_what_dies_now_and_then_is_mended_at_once() -> None:
     backoff = Backoff()
-    assert backoff.is_due(0)
 
-    delays, now = [], 0.0
-    for _ in range(9):
+    for now in range(0, 1000, int(REFILL_S)):
+        assert backoff.is_due(now)
+        backoff.attempted(now)
+
+    assert backoff.delay_s == 0
+
+
+def test_what_dies_again_and_again_waits_up_to_a_minute_and_is_mended_at_once_after_calm() -> None:
+    backoff = Backoff()
+    delays, now = [], 1.0
+    for _ in range(BURST + 9):
+        assert backoff.is_due(now)
         backoff.attempted(now)
         delays.append(backoff.delay_s)
         assert not backoff.is_due(backoff.next_at - 0.01)
         now = backoff.next_at
 
-    assert delays == [1, 2, 4, 8, 16, 32, 60, 60, LONGEST_DELAY_S]
-    backoff.attempted(now + CALM_S + 1)
-    assert backoff.delay_s == 1
+    assert delays == [0] * BURST + [1, 2, 4, 8, 16, 32, 60, 60, LONGEST_DELAY_S]
+    backoff.attempted(now + REFILL_S)
+    assert backoff.delay_s == 0
+
+
+def test_what_fails_is_not_tried_again_at_once() -> None:
+    backoff = Backoff()
+
+    backoff.attempted(1.0, failed=True)
+    assert backoff.next_at == 2
+    backoff.attempted(2.0, failed=True)
+    assert backoff.next_at == 4
+    backoff.reset()
+    assert backoff.is_due(2.0)
 
 
 def test_segments_are_removed_when_nobody_has_used_them_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

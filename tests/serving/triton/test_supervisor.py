@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 
 from convoy.contract.errors import DeadlineExceededError, ServerError, ServerFailureError, UnavailableError
 from convoy.serving.client import ModelStatus
+from convoy.serving.triton import guard
 from convoy.serving.triton import supervisor as module
 from convoy.serving.triton.proof import Proof
 from convoy.serving.triton.server import Served
 from convoy.serving.triton.stub import Stub
-from convoy.serving.triton.supervisor import Supervisor, describe
+from convoy.serving.triton.supervisor import STUCK_S, Supervisor
+from convoy.serving.triton.watched import describe
 
 
 @dataclass
@@ -30,6 +33,7 @@ class FakeServer:
     shm_prefix: str = "convoy_no_such_server_"
     ready: str = "1"
     stubs: int = 1
+    generation: int = 0
     refusal: str = ""
     answer: Exception | None = None
     log_text: str = ""
@@ -61,8 +65,17 @@ class FakeServer:
     def models(self, timeout_s: float) -> list[ModelStatus]:
         return [ModelStatus("m", self.ready or "1", "READY" if self.ready else "UNAVAILABLE", "" if self.ready else "unloaded")]
 
+    def restart(self, models: list[str]) -> Served:
+        self.calls.append(f"restart with {models}")
+        self.stubs, self.ready, self.answer = 1, "1", None
+        self.generation += 1
+        return self.served
+
     def config(self, name: str) -> dict[str, Any]:
         return {"instance_group": [{"count": 1}]}
+
+    def find_stubs(self, pid: int) -> list[Stub]:
+        return [Stub(10 + self.generation, "m", "1", "m_0", f"segment {self.generation}")] * self.stubs
 
     def unload(self, name: str) -> None:
         self.calls.append(f"unload {name}")
@@ -75,6 +88,34 @@ class FakeServer:
         if self.ready and not self.stubs:
             raise ServerError("Stub process 'm_0' is not healthy.")
         self.stubs, self.ready, self.answer = 1, "1", None
+        self.generation += 1
+
+
+class Inline(Executor):
+    """Does at once what it is given, unless it is held up: then when it is let go."""
+
+    def __init__(self) -> None:
+        self.held: list[Callable[[], None]] | None = None
+
+    def submit(self, work: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+
+        def carry_out() -> None:
+            try:
+                future.set_result(work(*arguments, **options))
+            except BaseException as error:
+                future.set_exception(error)
+
+        if self.held is None:
+            carry_out()
+        else:
+            self.held.append(carry_out)
+        return future
+
+    def let_go(self) -> None:
+        held, self.held = self.held or [], None
+        for carry_out in held:
+            carry_out()
 
 
 class Clock:
@@ -94,6 +135,8 @@ class Scene:
     clock: Clock
     said: list[str]
     killed: list[int]
+    workers: Inline
+    memory: Path
 
     def ticks(self, n: int, seconds: float = 0.5) -> list[str]:
         """Let time pass; returns what was said meanwhile."""
@@ -120,10 +163,14 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Scen
         monkeypatch.setattr(module, "time", clock)
         monkeypatch.setattr(module, "ask", ask)
         monkeypatch.setattr(module, "prove", lambda client, repository, name: Proof(name, server.ready, 0, None))
-        monkeypatch.setattr(module, "find_stubs", lambda pid: [Stub(10, "m", "1", "m_0", "segment")] * server.stubs)
+        monkeypatch.setattr(module, "find_stubs", server.find_stubs)
         killed: list[int] = []
         monkeypatch.setattr(module.os, "kill", lambda pid, number: killed.append(pid))
-        return Scene(server, Supervisor(server, said.append), clock, said, killed)  # type: ignore[arg-type]
+        workers, memory = Inline(), tmp_path.with_name(f"{tmp_path.name}-memory")
+        memory.mkdir()
+        monkeypatch.setattr(guard, "SHM", memory)
+        supervisor = Supervisor(server, said.append, workers)  # type: ignore[arg-type]
+        return Scene(server, supervisor, clock, said, killed, workers, memory)
 
     return make
 
@@ -143,11 +190,10 @@ def test_a_dead_server_ends_the_supervision(scene: Callable[..., Scene]) -> None
         it.supervisor.run(threading.Event())
 
 
-def test_a_dead_process_is_healed_at_the_second_look(scene: Callable[..., Scene]) -> None:
+def test_a_dead_process_is_healed_at_the_first_look(scene: Callable[..., Scene]) -> None:
     it = scene()
     it.server.stubs = 0
 
-    assert it.ticks(1) == []
     said = it.ticks(1)
 
     assert it.server.calls == ["unload m", "load m"]
@@ -171,17 +217,92 @@ def test_one_that_keeps_dying_is_loaded_ever_less_often_and_never_given_up(scene
     loads: list[float] = []
     start = it.clock.now
     for _ in range(800):
-        before = len(it.server.calls)
+        before = it.server.calls.count("load m")
         it.server.stubs = 0
         it.ticks(1)
-        if len(it.server.calls) > before:
+        if it.server.calls.count("load m") > before:
             loads.append(it.clock.now - start)
 
     gaps = [later - earlier for earlier, later in itertools.pairwise(loads)]
-    assert gaps[:6] == [1, 2, 4, 8, 16, 32]
+    assert gaps[:11] == [0.5, 0.5, 0.5, 0.5, 0.5, 1, 2, 4, 8, 16, 32]
     assert gaps[-1] == 60
-    assert "m: its backend process died; it died not long ago, too; it is loaded again in 1 s." in it.said
+    assert "m: its backend process died; it died not long ago, too; it is loaded again in 2 s." in it.said
     assert len(it.said) < 3 * len(loads), "a death and its mending are said once each"
+
+
+def test_one_that_is_to_wait_is_unloaded_at_once_so_that_callers_are_refused(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    while "not long ago" not in "".join(it.said):
+        it.server.stubs = 0
+        it.ticks(1)
+
+    assert it.server.calls[-1] == "unload m"
+    assert it.server.ready == ""
+    assert it.ticks(3)[-1].startswith("m: answers again")
+
+
+def test_a_load_whose_process_died_before_its_first_word_ends_in_a_restart(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.workers.held = []
+    it.server.stubs = 0
+    it.ticks(1)
+    (it.memory / f"{it.server.shm_prefix}1").touch()
+
+    assert it.ticks(int(2 * STUCK_S) - 1) == []
+    said = it.ticks(2)
+
+    assert it.server.calls == ["unload m", "restart with ['m']"]
+    assert said[0] == "m: its backend process died as it started, and Triton waits for it; starting the server again."
+    assert said[1].startswith("The server answers again after")
+    it.workers.let_go()
+    assert it.ticks(5) == []
+    assert it.server.calls.count("load m") == 1, "that of the load which was given up"
+
+
+@pytest.mark.parametrize("seen", ["a process", "no segment"])
+def test_a_load_that_only_takes_long_is_waited_for(scene: Callable[..., Scene], seen: str) -> None:
+    it = scene()
+    it.workers.held = []
+    it.server.stubs = 0
+    it.ticks(1)
+    if seen == "a process":
+        (it.memory / f"{it.server.shm_prefix}1").touch()
+        it.server.stubs, it.server.generation = 1, 1
+
+    assert it.ticks(500) == []
+    it.workers.let_go()
+    assert it.ticks(1)[0].startswith("m: answers again after 250")
+
+
+def test_a_change_during_a_load_is_loaded_after_it(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    (it.server.repository / "m" / "config.pbtxt").write_text("another")
+    it.workers.held = []
+    it.ticks(1)
+
+    (it.server.repository / "m" / "config.pbtxt").write_text("and another")
+    it.ticks(1)
+    it.workers.let_go()
+
+    assert it.ticks(1) == ["m changed: still serving version 1.", "m changed: still serving version 1."]
+
+
+def test_an_answer_from_before_a_death_kills_nobody(scene: Callable[..., Scene]) -> None:
+    it = scene()
+    it.workers.held = []
+    it.ticks(5)
+    it.server.stubs = 0
+    it.server.answer = ServerFailureError("Stub process 'm_0' is not healthy.")
+    asked = it.workers.held
+    it.workers.held = None
+    it.ticks(1)
+
+    for carry_out in asked:
+        carry_out()
+    it.ticks(3)
+
+    assert it.killed == []
+    assert it.server.calls == ["unload m", "load m"]
 
 
 def test_an_answer_that_takes_long_is_not_a_death(scene: Callable[..., Scene]) -> None:
@@ -313,7 +434,7 @@ def test_a_change_that_meets_a_dead_backend_unloads_it_first(scene: Callable[...
     it.server.stubs = 0
     (it.server.repository / "m" / "config.pbtxt").write_text("another")
 
-    assert it.ticks(1) == ["m changed: still serving version 1."]
+    assert it.ticks(1) == ["m: its backend process died; loading it again.", "m: answers again after 0.0 s: version 1."]
     assert it.server.calls == ["unload m", "load m"]
 
 
