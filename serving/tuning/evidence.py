@@ -109,8 +109,7 @@ def report(tuning: Tuning, *, plotted: bool) -> str:
         f"{where['processor']}, {where['cores']} cores, {where['system']}, Python {where['python']}, {versions}; {where['time']}.",
         "## Before and after\n\nMedians of all rounds; a batch is images an execution.\n\n" + _table(tuning),
     ]
-    if plotted:
-        parts.append(f"![latency over throughput]({PLOT_FILE})")
+    parts.append(f"![latency over throughput]({PLOT_FILE})" if plotted else "No plot: matplotlib is not installed.")
     parts.append(
         f"## What was tried\n\n{tuning.n_tried} of {tuning.n_combinations} settings, each in turns with the best one so far. A "
         "ratio is the candidate's score over the incumbent's, median and range of the rounds.\n\n" + _steps(tuning.steps)
