@@ -81,7 +81,7 @@ def post(url: str, body: bytes, headers: dict[str, str], *, in_flight: int, seco
     found = json.loads(done.stdout.split("RESULT ", 1)[1])
     if found["n_failed"] or not found["n"]:
         raise ConvoyError(f"wrk on {url}: {found['n_failed']} of {found['n']} requests failed.")
-    return Sample(found["n"] / found["seconds"], found["p50_ms"], found["p99_ms"])
+    return Sample(_rate(found["n"], found["seconds"], in_flight, found["mean_ms"]), found["p50_ms"], found["p99_ms"])
 
 
 def call(url: str, message: bytes, *, n_answer_bytes: int, in_flight: int, seconds: float) -> Sample:
@@ -116,4 +116,13 @@ def call(url: str, message: bytes, *, n_answer_bytes: int, in_flight: int, secon
     if n_bad or n_data < 0.95 * len(rows) * n_answer_bytes:
         raise ConvoyError(f"h2load on {url}: {n_bad} of {len(rows)} calls failed, {n_data} bytes of answers.")
     p50, p99 = np.percentile(rows[:, 2], [50, 99]) / 1e3
-    return Sample(len(rows) / seconds, float(p50), float(p99))
+    return Sample(_rate(len(rows), seconds, in_flight, float(rows[:, 2].mean()) / 1e3), float(p50), float(p99))
+
+
+def _rate(n: int, seconds: float, in_flight: int, mean_ms: float) -> float:
+    """Requests a second.
+
+    Where answers are slow, those that were under way at the end are a good part of all, and were not counted: 16 in flight that take
+    0.15 s each, over 4 s, are 4 % too few. There Little's law says the rate: as many as are in flight come in the time of one.
+    """
+    return in_flight / mean_ms * 1e3 if mean_ms / 1e3 > seconds / 200 else n / seconds

@@ -8,7 +8,7 @@ end
 
 function done(summary, latency)
   local failed = summary.errors
-  print(string.format('RESULT {"n": %d, "seconds": %.6f, "p50_ms": %.4f, "p99_ms": %.4f, "n_failed": %d}', summary.requests,
-    summary.duration / 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
+  print(string.format('RESULT {"n": %d, "seconds": %.6f, "mean_ms": %.4f, "p50_ms": %.4f, "p99_ms": %.4f, "n_failed": %d}', summary.requests,
+    summary.duration / 1e6, latency.mean / 1e3, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
     failed.status + failed.connect + failed.read + failed.write + failed.timeout))
 end
