@@ -122,7 +122,7 @@ def call(url: str, message: bytes, *, n_answer_bytes: int, in_flight: int, secon
 def _rate(n: int, seconds: float, in_flight: int, mean_ms: float) -> float:
     """Requests a second.
 
-    Where answers are slow, those that were under way at the end are a good part of all, and were not counted: 16 in flight that take
-    0.15 s each, over 4 s, are 4 % too few. There Little's law says the rate: as many as are in flight come in the time of one.
+    Where answers are slow, those that were under way at the end are a good part of all, and were not counted: 16 in flight that
+    take 0.15 s each, over 4 s, are 4 % too few. There Little's law says the rate: as many as are in flight come in the time of one.
     """
     return in_flight / mean_ms * 1e3 if mean_ms / 1e3 > seconds / 200 else n / seconds
