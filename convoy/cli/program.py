@@ -27,6 +27,7 @@ COMMANDS = {
     "probe": "Replay the golden inputs on a running server.",
     "predict": "Classify images through a running server.",
     "score": "Classify a whole set of images into a Parquet file.",
+    "bench": "Measure a served model's throughput and latency beside this machine's limit.",
     "tune": "Find a model's batching configuration by measurement.",
     "doctor": "Say what this machine can do, and what to do about what is missing.",
 }

@@ -30,6 +30,9 @@ class Target:
         batch_size: How many images a request holds; 1 where the model has no batch axis.
         max_batch_size: The largest batch that the server forms; 0 where the model has no batch axis.
         timeout_s: How long an answer may take.
+        answered_version: The version that answered the first request; empty where the server does not say.
+        shapes: By input, the shape without the batch axis, as the request has it.
+        config: The configuration with which the model is served: ``ModelConfig`` in its JSON form.
         request: The request's bytes: a whole HTTP request, or a serialised ``ModelInferRequest``.
         task: Where and how they are sent, for the process that does it.
     """
@@ -41,6 +44,9 @@ class Target:
     batch_size: int
     max_batch_size: int
     timeout_s: float
+    answered_version: str
+    shapes: Mapping[str, tuple[int, ...]]
+    config: Mapping[str, Any] = field(repr=False)
     request: bytes = field(repr=False)
     task: Mapping[str, Any] = field(repr=False)
 
@@ -92,7 +98,7 @@ class Target:
                     needed,
                     batch_size=batch_size if max_batch_size else None,
                     shapes=shapes or {},
-                    ranges=_ranges(config),
+                    ranges=value_ranges(config),
                     seed=seed,
                 )
             elif shapes:
@@ -121,13 +127,23 @@ class Target:
             batch_size=batch_size if max_batch_size else 1,
             max_batch_size=max_batch_size,
             timeout_s=timeout_s,
+            answered_version=answer.model_version,
+            shapes={tensor.name: tensor.shape[bool(max_batch_size) :] for tensor in tensors},
+            config=config,
             request=request,
             task={"protocol": endpoint.scheme, "host": endpoint.host, "port": endpoint.port, **task},
         )
 
 
-def _ranges(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """By input, the values that make sense, where the model was deployed by Convoy."""
+def value_ranges(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """By input, the values that make sense, where the model was deployed by Convoy.
+
+    Args:
+        config: ``ModelConfig`` in its JSON form.
+
+    Raises:
+        InvalidResponseError: What Convoy wrote there is damaged.
+    """
     stated = config.get("parameters", {}).get(INTERFACE_PARAMETER)
     if not stated:
         return {}
