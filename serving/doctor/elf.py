@@ -9,6 +9,7 @@ from typing import BinaryIO
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ = 0, 1, 5, 10
 _LARGEST_TABLE = 64 * 2**20
+_LARGEST_OFFSET = 2**40
 
 
 def needed(path: Path) -> list[str]:
@@ -31,20 +32,20 @@ def _needed(file: BinaryIO) -> list[str]:
         raise ValueError(f"{file.name} is no 64-bit little-endian ELF file")
     (table,) = struct.unpack_from("<Q", start, 32)
     size, count = struct.unpack_from("<HH", start, 54)
-    file.seek(table)
+    _seek(file, table)
     headers = [struct.unpack_from("<II6Q", file.read(size)) for _ in range(count)]
     loads = [(address, offset, length) for kind, _, offset, address, _, length, _, _ in headers if kind == _PT_LOAD]
     dynamic = next((header for header in headers if header[0] == _PT_DYNAMIC), None)
     if dynamic is None:
         return []
-    file.seek(dynamic[2])
+    _seek(file, dynamic[2])
     entries = list(struct.iter_unpack("<qQ", _read(file, dynamic[5] // 16 * 16)))
     ends = [index for index, (tag, _) in enumerate(entries) if tag == _DT_NULL]
     entries = entries[: ends[0]] if ends else entries
     values = dict(entries)
     address = values.get(_DT_STRTAB, 0)
     offset = next((offset + address - begin for begin, offset, length in loads if begin <= address < begin + length), address)
-    file.seek(offset)
+    _seek(file, offset)
     names = _read(file, values.get(_DT_STRSZ, 0))
     return [names[value:].partition(b"\0")[0].decode() for tag, value in entries if tag == _DT_NEEDED]
 
@@ -56,3 +57,9 @@ def _read(file: BinaryIO, size: int) -> bytes:
     if len(data) < size:
         raise IndexError("it ends too early")
     return data
+
+
+def _seek(file: BinaryIO, offset: int) -> None:
+    if offset >= _LARGEST_OFFSET:
+        raise IndexError(f"it points at byte {offset}")
+    file.seek(offset)

@@ -56,7 +56,14 @@ PROBES = (
         "load models (code of their own among them) and unload yours",
     ),
     Probe("log settings", "logging", "GET", "/v2/logging", "LogSettings", "switch logs off, or fill the disk with them"),
-    Probe("trace settings", "trace", "GET", "/v2/trace/setting", "TraceSetting", "have requests written to files of their choice"),
+    Probe(
+        "trace settings",
+        "trace",
+        "GET",
+        "/v2/trace/setting",
+        "TraceSetting",
+        "switch tracing on, which slows the server and fills its disk",
+    ),
     Probe(
         "system shared memory",
         "shared-memory",

@@ -19,7 +19,7 @@ METRICS_PORT = 8002
 
 _MODE = re.compile(r"--model-control-mode=(\w+)")
 _RESTRICT = (
-    "start tritonserver with --http-restricted-api={categories},KEY=VALUE and --grpc-restricted-protocol={categories},KEY=VALUE "
+    "start tritonserver with --http-restricted-api={categories}:KEY=VALUE and --grpc-restricted-protocol={categories}:KEY=VALUE "
     "(callers then need the header), or let only a proxy reach it"
 )
 _BIND = "Bind it to this machine: --http-address=127.0.0.1 --grpc-address=127.0.0.1; in compose TRITON_BIND=127.0.0.1."

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from convoy.serving.doctor.elf import needed
@@ -41,6 +41,8 @@ def test_what_is_no_such_library_is_said_to_be_none(tmp_path: Path, data: bytes)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(position=37, value=16, length=600)
+@example(position=39, value=255, length=600)
 @given(st.integers(0, 500), st.integers(0, 255), st.integers(1, 600))
 def test_a_damaged_library_gives_names_or_a_reason(tmp_path: Path, position: int, value: int, length: int) -> None:
     data = bytearray(make_shared_library("libcublas.so.13"))
