@@ -32,6 +32,7 @@ class Report:
         ends: When each request was answered that has been answered since the report before, in ns on the clock of
             ``time.perf_counter_ns``; int64.
         latencies: How long each of them took, in ns; int64.
+        lags: How late each request of an open loop was sent that has been sent since the report before, in ns; int64.
         cpu_s: The processor time of each process since its start.
         n_sent: Requests sent since the start.
         n_errors: Requests that failed since the start.
@@ -42,6 +43,7 @@ class Report:
 
     ends: npt.NDArray[np.int64]
     latencies: npt.NDArray[np.int64]
+    lags: npt.NDArray[np.int64]
     cpu_s: tuple[float, ...]
     n_sent: int
     n_errors: int
@@ -167,11 +169,12 @@ def _start(target: Target, load: Load, timeout_s: float, seed: int) -> subproces
 
 
 def _joined(heard: Sequence[tuple[dict[str, Any], bytes]]) -> Report:
-    halves = [np.frombuffer(data, np.int64).reshape(2, -1) for _, data in heard]
+    parts = [np.split(np.frombuffer(data, np.int64), [fields["n_answers"], 2 * fields["n_answers"]]) for fields, data in heard]
     said = [fields for fields, _ in heard]
     return Report(
-        ends=np.concatenate([half[0] for half in halves]),
-        latencies=np.concatenate([half[1] for half in halves]),
+        ends=np.concatenate([part[0] for part in parts]),
+        latencies=np.concatenate([part[1] for part in parts]),
+        lags=np.concatenate([part[2] for part in parts]),
         cpu_s=tuple(fields["cpu_s"] for fields in said),
         n_sent=sum(fields["n_sent"] for fields in said),
         n_errors=sum(fields["n_errors"] for fields in said),

@@ -50,10 +50,13 @@ class Measurement:
         duration_s: The measured time.
         requests_per_s: Requests answered a second of the measured time.
         images_per_s: The same in images.
+        window_s: How long each window was.
         windows: Every window of the run, in order.
         stable: Whether the last three windows agreed.
         latency_ms: From the start of a request (closed loop) or from the moment at which it was due (open loop) to its answer; None
             where no request was answered.
+        lag_ms: Open loop: how late requests were sent, which their latencies hold too: what the generator and this machine's
+            scheduler put on top, and the wait of those that were held. None for a closed loop.
         n_held: Open loop: requests that found ``max_outstanding`` others unanswered when they were due, and had to wait.
         n_unsent: Open loop: requests that were due and never sent, since it ended before their turn came. Their latencies are not
             in ``latency_ms``, which is too small then.
@@ -73,9 +76,11 @@ class Measurement:
     duration_s: float
     requests_per_s: float
     images_per_s: float
+    window_s: float
     windows: tuple[Window, ...]
     stable: bool
     latency_ms: Percentiles | None
+    lag_ms: Percentiles | None
     n_held: int
     n_unsent: int
     generator_cpu: float

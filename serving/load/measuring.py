@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from convoy.serving.load.measurement import STABLE_WINDOWS, Measurement, Window,
 from convoy.serving.load.server_share import ServerShare
 from convoy.serving.load.target import Target
 from convoy.serving.load.traffic import Closed, Load
+
+_ANSWERS_IN_TURN: Final = 10
+_LONGEST_NS: Final = 30_000_000_000
 
 
 def measure(
@@ -38,7 +41,8 @@ def measure(
     Args:
         target: Whom it is put on.
         load: ``Closed`` or ``Open``.
-        window_s: How long a window is.
+        window_s: How long a window is, at least. In a closed loop it is made ten times as long as an answer takes, though not longer
+            than 30 s.
         max_windows: After how many windows it ends at the latest.
         stable_within: How far rate and mean latency of the last three windows may be from their mean, as a share of it.
         warm_up_s: How long the load runs before the first window.
@@ -56,60 +60,102 @@ def measure(
         crew = Crew(target, load, processes=processes, timeout_s=target.timeout_s, seed=seed)
         with crew:
             start_ns = crew.begin(warm_up_s, window_s)
-            run = _Run(start_ns + int(warm_up_s * 1e9), int(window_s * 1e9))
+            run = _Run(load, start_ns + int(warm_up_s * 1e9), int(window_s * 1e9))
             run.add(crew.report(), _statistics(client, target))
             while len(run.windows) < max_windows and not agree(run.windows, stable_within):
-                run.add(crew.report(), _statistics(client, target))
-                window = run.close_window()
-                if on_window is not None:
+                window = run.add(crew.report(), _statistics(client, target))
+                if window is not None and on_window is not None:
                     on_window(window)
             for report in crew.stop():
-                run.add(report, None)
-    return run.result(target, load, agree(run.windows, stable_within))
+                run.add(report, None, last=True)
+    return run.result(target, agree(run.windows, stable_within))
 
 
 class _Run:
     """What is known of a run so far.
 
+    The generator reports at fixed times, a period apart. A window is one period, or several where answers are slow: a batch that is
+    answered just before a window's end or just after it would otherwise make windows of equal loads differ.
+
     Args:
-        start_ns: When the first window starts.
-        window_ns: How long each is.
+        load: The load.
+        start_ns: When the first period starts.
+        period_ns: How long each is.
     """
 
-    def __init__(self, start_ns: int, window_ns: int) -> None:
+    def __init__(self, load: Load, start_ns: int, period_ns: int) -> None:
         self.windows: list[Window] = []
-        self._start_ns, self._window_ns = start_ns, window_ns
+        self._load = load
+        self._start_ns, self._period_ns = start_ns, period_ns
+        self._periods = 0  # a window; 0 until it is known
         self._reports: list[Report] = []
         self._statistics: list[list[dict[str, Any]] | None] = []
 
-    def add(self, report: Report, statistics: list[dict[str, Any]] | None) -> None:
-        """Take in a report, and what the server said at its time."""
+    def add(self, report: Report, statistics: list[dict[str, Any]] | None, *, last: bool = False) -> Window | None:
+        """Take in a report, and what the server said at its time.
+
+        Args:
+            report: The report.
+            statistics: What the server counted until then.
+            last: Whether the measured time is over.
+
+        Returns:
+            The window that has ended with it; None where none has.
+        """
         self._reports.append(report)
         self._statistics.append(statistics)
+        if last:
+            return None
+        if not self._periods:
+            self._periods = self._choose_periods()
+        n = len(self._reports) - 1
+        if not self._periods or n == 0 or n < (len(self.windows) + 1) * self._periods:
+            return None
+        return self._close_window()
 
-    def close_window(self) -> Window:
-        """The window that has just ended."""
-        start = self._start_ns + len(self.windows) * self._window_ns
-        n_errors = self._reports[-1].n_errors - self._reports[-2].n_errors
+    def _choose_periods(self) -> int:
+        """How many periods make a window; 0 while nothing is known."""
+        if not isinstance(self._load, Closed):
+            return 1
+        _, latencies = self._answers(self._reports)
+        n = len(self._reports) - 1
+        if not len(latencies):
+            return 1 if n * self._period_ns >= _LONGEST_NS or self._reports[-1].n_errors else 0
+        wanted = min(_ANSWERS_IN_TURN * float(latencies.mean()), _LONGEST_NS)
+        return max(1, n, math.ceil(wanted / self._period_ns))
+
+    def _span(self, window: int) -> tuple[int, int]:
+        """The indices of the reports at a window's start and end."""
+        return window * self._periods, (window + 1) * self._periods
+
+    def _time(self, report: int) -> int:
+        return self._start_ns + report * self._period_ns
+
+    def _close_window(self) -> Window:
+        first, last = self._span(len(self.windows))
+        n_errors = self._reports[last].n_errors - self._reports[first].n_errors
         # Answers of the window's very start may stand in the report before: its process was at work when the time came.
-        ends, latencies = self._answers(self._reports[-2:])
-        self.windows.append(window_of(ends, latencies, start, start + self._window_ns, n_errors))
+        ends, latencies = self._answers(self._reports[first : last + 1])
+        self.windows.append(window_of(ends, latencies, self._time(first), self._time(last), n_errors))
         return self.windows[-1]
 
-    def result(self, target: Target, load: Load, stable: bool) -> Measurement:
+    def result(self, target: Target, stable: bool) -> Measurement:
         """The whole."""
-        n = STABLE_WINDOWS if stable else len(self.windows)
-        first, last = len(self.windows) - n, len(self.windows)
-        start, end = (self._start_ns + index * self._window_ns for index in (first, last))
+        first, last = (
+            self._span(len(self.windows) - (STABLE_WINDOWS if stable else len(self.windows)))[0],
+            self._span(len(self.windows))[0],
+        )
+        start, end = self._time(first), self._time(last)
         ends, latencies = self._answers(self._reports)
         answered = (ends >= start) & (ends < end)
         began = ends - latencies
-        chosen = answered if isinstance(load, Closed) else (began >= start) & (began < end)
+        chosen = answered if isinstance(self._load, Closed) else (began >= start) & (began < end)
         duration_s = (end - start) / 1e9
         rate = int(answered.sum()) / duration_s
         final = self._reports[-1]
+        cpu_s = zip(self._reports[first].cpu_s, self._reports[last].cpu_s, strict=True)
         return Measurement(
-            load=load,
+            load=self._load,
             protocol=target.protocol,
             batch_size=target.batch_size,
             n_requests=int(chosen.sum()),
@@ -118,15 +164,14 @@ class _Run:
             duration_s=duration_s,
             requests_per_s=rate,
             images_per_s=rate * target.batch_size,
+            window_s=self._periods * self._period_ns / 1e9,
             windows=tuple(self.windows),
             stable=stable,
             latency_ms=Percentiles.of(latencies[chosen]),
+            lag_ms=Percentiles.of(np.concatenate([report.lags for report in self._reports])),
             n_held=final.n_held,
             n_unsent=final.n_unsent,
-            generator_cpu=max(
-                (after - before) / duration_s
-                for before, after in zip(self._reports[first].cpu_s, self._reports[last].cpu_s, strict=True)
-            ),
+            generator_cpu=max((after - before) / duration_s for before, after in cpu_s),
             n_processes=len(final.cpu_s),
             server=_share(self._statistics[first], self._statistics[last]),
             n_total_sent=final.n_sent,

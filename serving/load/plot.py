@@ -94,25 +94,16 @@ def _draw(axes: Any, measured: Sequence[Measurement], style: str, of: str) -> No
 
 
 def _frame(axes: Any, report: BenchReport) -> None:
-    """Axes, limit, title and legend."""
-    axes.set_yscale("log")
-    axes.set_xlim(left=0)
-    axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.set_xlabel("throughput in images/s")
-    axes.set_ylabel("latency in ms")
-    axes.grid(which="both", color=_GRID, linewidth=0.7)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    """Axes, limit, title and legend. Both axes are logarithmic: loads are doubled, and so is what comes of them."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     if report.limit is not None:
         best = report.limit.before.best
         threads = "1 thread" if best.threads == 1 else f"{best.threads} threads"
         axes.axvline(report.limit.images_per_s, color=_LIMIT, linewidth=1.4, linestyle=":", zorder=2)
         axes.annotate(
-            f"ONNX Runtime in process: {report.limit.images_per_s:,.0f} images/s\n(batches of {best.batch_size}, {threads})",
-            (report.limit.images_per_s, 0.02),
+            f"ONNX Runtime in process:\n{report.limit.images_per_s:,.0f} images/s\n(batches of {best.batch_size}, {threads})",
+            (report.limit.images_per_s, 0.03),
             xycoords=("data", "axes fraction"),
             xytext=(-6, 0),
             textcoords="offset points",
@@ -121,6 +112,18 @@ def _frame(axes: Any, report: BenchReport) -> None:
             fontsize=9,
             color=_LIMIT,
         )
+    for axis, margin in ((axes.xaxis, {"x": 0.08}), (axes.yaxis, {"y": 0.15})):
+        axes.margins(**margin)
+        getattr(axes, f"set_{axis.axis_name}scale")("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=30))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value >= 1000 else f"{value:g}")
+    axes.set_xlabel("throughput in images/s")
+    axes.set_ylabel("latency in ms")
+    axes.grid(color=_GRID, linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
     version = f" version {report.model_version}" if report.model_version else ""
     protocol, batch = report.measurements[0].protocol, report.measurements[0].batch_size
     axes.set_title(
@@ -128,5 +131,6 @@ def _frame(axes: Any, report: BenchReport) -> None:
         loc="left",
         fontsize=11,
     )
-    note = "" if all(one.stable for one in report.measurements) else "   * never stable"
-    axes.legend(frameon=False, loc="upper left", fontsize=9, title=note.strip() or None, title_fontsize=9)
+    axes.figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=9)
+    if not all(one.stable for one in report.measurements):
+        axes.set_title("* not stable", loc="right", fontsize=9)
