@@ -95,7 +95,7 @@ def _leftovers(world: World, folder: Path) -> list[Finding]:
         warning(
             "leftovers",
             f"{len(left)} segments of servers that are gone ({sum(size for _, size in left) / MIB:.0f} MiB): {names}",
-            "The next `convoy serve` removes those that begin with convoy_; the others go with rm.",
+            "The next `convoy serve` removes those of Convoy's servers; what is there after that goes with rm.",
             expected="none",
         )
     ]
