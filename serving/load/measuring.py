@@ -41,8 +41,8 @@ def measure(
     Args:
         target: Whom it is put on.
         load: ``Closed`` or ``Open``.
-        window_s: How long a window is, at least. In a closed loop it is made ten times as long as an answer takes, though not longer
-            than 30 s.
+        window_s: How long a window is, at least. In a closed loop it is made ten times as long as an answer takes, though not
+            longer than 30 s.
         max_windows: After how many windows it ends at the latest.
         stable_within: How far rate and mean latency of the last three windows may be from their mean, as a share of it.
         warm_up_s: How long the load runs before the first window.
@@ -124,15 +124,12 @@ class _Run:
         wanted = min(_ANSWERS_IN_TURN * float(latencies.mean()), _LONGEST_NS)
         return max(1, n, math.ceil(wanted / self._period_ns))
 
-    def _span(self, window: int) -> tuple[int, int]:
-        """The indices of the reports at a window's start and end."""
-        return window * self._periods, (window + 1) * self._periods
-
     def _time(self, report: int) -> int:
         return self._start_ns + report * self._period_ns
 
     def _close_window(self) -> Window:
-        first, last = self._span(len(self.windows))
+        first = len(self.windows) * self._periods
+        last = first + self._periods
         n_errors = self._reports[last].n_errors - self._reports[first].n_errors
         # Answers of the window's very start may stand in the report before: its process was at work when the time came.
         ends, latencies = self._answers(self._reports[first : last + 1])
@@ -141,10 +138,8 @@ class _Run:
 
     def result(self, target: Target, stable: bool) -> Measurement:
         """The whole."""
-        first, last = (
-            self._span(len(self.windows) - (STABLE_WINDOWS if stable else len(self.windows)))[0],
-            self._span(len(self.windows))[0],
-        )
+        n = STABLE_WINDOWS if stable else len(self.windows)
+        first, last = (index * self._periods for index in (len(self.windows) - n, len(self.windows)))
         start, end = self._time(first), self._time(last)
         ends, latencies = self._answers(self._reports)
         answered = (ends >= start) & (ends < end)
