@@ -156,10 +156,15 @@ def _shadows(world: World) -> list[Finding]:
 
 def _import_failed(installed: list[Installed], answer: Answer) -> Finding:
     name = installed[0].name if installed else "onnxruntime-gpu"
-    if answer.status is not None and answer.status < 0:
+    if answer.status is None:  # perhaps only slow: a first import reads hundreds of megabytes
+        return warning(
+            "import",
+            "`import onnxruntime` did not end in time",
+            f"Run convoy doctor again. Where it stays so: pip uninstall -y {name}, then pip install {name}.",
+            expected="an import within seconds",
+        )
+    if answer.status < 0:
         found = f"`import onnxruntime` is killed by signal {-answer.status}"
-    elif answer.status is None:
-        found = "`import onnxruntime` does not end"
     else:
         found = f"`import onnxruntime` fails: {answer.reason}"
     return problem(

@@ -18,6 +18,7 @@ from convoy.contract.errors import MissingDependencyError
 
 SYSTEM_FOLDERS = tuple(Path(folder) for folder in ("/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib"))
 SYSTEM_HOME = Path("/usr/bin")
+LOAD_TIMEOUT_S = 30.0
 _PRINT_VERSION = (
     "import ctypes, sys; library = ctypes.CDLL(sys.argv[1]); library.Py_GetVersion.restype = ctypes.c_char_p; "
     "print(library.Py_GetVersion().decode())"
@@ -99,9 +100,11 @@ def release_of(path: Path) -> str:
     Raises:
         MissingDependencyError: It cannot be loaded.
     """
-    asked = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", _PRINT_VERSION, str(path)], capture_output=True, text=True, timeout=30, check=False
-    )
+    words = [sys.executable, "-I", "-S", "-c", _PRINT_VERSION, str(path)]
+    try:
+        asked = subprocess.run(words, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise MissingDependencyError(f"{path} cannot be loaded: it did not end within {LOAD_TIMEOUT_S:g} s.") from error
     if asked.returncode != 0:
         said = asked.stderr.strip().splitlines()
         raise MissingDependencyError(f"{path} cannot be loaded: {said[-1] if said else f'exit status {asked.returncode}'}")

@@ -142,7 +142,8 @@ def test_an_import_that_hangs_is_said_to(machine: Machine) -> None:
     finding = examine(machine, limit_s=0.8)["import"]
 
     assert time.monotonic() - started < 4
-    assert "does not end" in finding.found
+    assert finding.level == "warning"  # it may only be slow
+    assert "did not end in time" in finding.found
 
 
 @pytest.mark.parametrize(("has_gpu", "level"), [(True, "warning"), (False, "ok")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import sys
@@ -124,3 +125,21 @@ def test_a_stub_that_does_not_start_is_reported_with_the_loaders_words(tmp_path:
 
     assert finding.level == "problem"
     assert "error while loading shared libraries" in finding.found
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [("#!/bin/sh\nexec /bin/sleep 600\n", "did not end within 0.2 s"), ("", "Exec format error")]
+)
+def test_a_stub_that_hangs_or_is_none_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, reason: str
+) -> None:
+    monkeypatch.setattr(module, "STUB_TIMEOUT_S", 0.2)
+    stub = tmp_path / "stub"
+    stub.write_text(content)
+    stub.chmod(0o755)
+
+    finding = module.check_stub(dataclasses.replace(Installation.find(), stub=stub))
+
+    assert finding.level == "problem"
+    assert reason in finding.found
+    assert "--force-reinstall nvidia-pytriton" in finding.advice

@@ -65,3 +65,14 @@ def test_a_file_that_is_no_library_is_said_to_be_none(tmp_path: Path) -> None:
 
     with pytest.raises(MissingDependencyError, match=r"cannot be loaded: .*(file too short|invalid ELF)"):
         libpython.release_of(path)
+
+
+def test_a_library_that_hangs_while_it_loads_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec /bin/sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    monkeypatch.setattr(libpython, "LOAD_TIMEOUT_S", 0.2)
+
+    with pytest.raises(MissingDependencyError, match=r"did not end within 0\.2 s"):
+        libpython.release_of(tmp_path / library_name())
