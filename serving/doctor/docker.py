@@ -84,14 +84,11 @@ def _compose(answer: Answer, programs: Programs) -> Finding:
         return ok("compose", version)
     old = programs.find("docker-compose")
     found = f"{old}, the old program: it does not read this docker-compose.yml" if old else "the plugin is not installed"
+    advice = "Install the plugin: apt-get install docker-compose-plugin (Docker's repository) or docker-compose-v2 (Ubuntu's)."
     if answer.status is None:
         found = "`docker compose version` does not answer in time"
-    return warning(
-        "compose",
-        found,
-        "Install the plugin: apt-get install docker-compose-plugin (Docker's repository) or docker-compose-v2 (Ubuntu's).",
-        expected="Compose 2 or newer",
-    )
+        advice = f"Run it by hand; where it hangs, install it again. {advice}"
+    return warning("compose", found, advice, expected="Compose 2 or newer")
 
 
 def _gpu_runtime(world: World, daemon: Daemon, *, has_gpu: bool) -> Finding:
