@@ -68,7 +68,7 @@ def command(
     Exit status: 0 stopped, 1 a model cannot be served or the server died, 2 wrong use, or this machine lacks something
     (`convoy doctor`).
     """
-    from convoy.serving.triton import Supervisor, TritonServer
+    from convoy.serving.triton import TritonServer
 
     stop = threading.Event()
     patience = threading.Timer(_PATIENCE_S, remark, ["Still stopping: requests under way are given up to 15 s."])
@@ -91,6 +91,8 @@ def command(
                 _introduce(server, repository, as_json)
                 for name, reason in server.served.failures.items():
                     _say(f"{name} is not served: {reason}")
+                from convoy.serving.triton import Supervisor  # loaded already, but for a little: the server's start did
+
                 Supervisor(server, _say).run(stop)
                 remark("Stopping ...")
                 patience.start()

@@ -17,6 +17,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_open(port: int) -> bool:
+    """Whether somebody on this machine takes connections at ``port``."""
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((HOST, port)) == 0
+
+
 def check_port(port: int, option: str) -> None:
     """Make sure that a server can listen on ``port`` of 127.0.0.1.
 

@@ -69,6 +69,11 @@ def prove(client: Client, repository: Path, model_name: str, timeout_s: float = 
     return Proof(model_name, version, len(bundle.goldens()), _test_accuracy(bundle))
 
 
+def preload() -> None:
+    """Import what a proof needs, so that it does not do so while somebody waits for it."""
+    import convoy.serving.probe  # noqa: F401
+
+
 def _test_accuracy(bundle: Bundle) -> float | None:
     """As the gate measured it on the ONNX file; else as training measured it."""
     if bundle.report.accuracy is not None:

@@ -20,12 +20,12 @@ from convoy.serving.triton.completeness import is_complete
 from convoy.serving.triton.folder import check_repository
 from convoy.serving.triton.installation import Installation
 from convoy.serving.triton.log import TritonLog, reason_in
-from convoy.serving.triton.port import HOST, check_port, free_port
-from convoy.serving.triton.proof import Proof, prove
+from convoy.serving.triton.port import HOST, check_port, free_port, is_open
 from convoy.serving.triton.runtime import BACKENDS, Runtime, clear_stale
 
 if TYPE_CHECKING:
     from convoy.serving.client import Client
+    from convoy.serving.triton.proof import Proof
 
 END_WITHIN_S = 2.0
 """How long a server that no longer answers has until its end is certain."""
@@ -33,7 +33,7 @@ END_WITHIN_S = 2.0
 RESTART_WITHIN_S = 2.0
 """How long requests under way may take where the server is restarted because it hangs."""
 
-_POLL_S = 0.05
+_POLL_S = 0.005
 _logger = logging.getLogger(__name__)
 
 
@@ -89,6 +89,7 @@ class TritonServer:
         self.stop_timeout_s = stop_timeout_s
         self.served = Served((), {})
         self._completes = True
+        self._checked: tuple[list[str], Installation] | None = None
         self._log_path = log_path
         self._log: TritonLog | None = None
         self._runtime: Runtime | None = None
@@ -147,7 +148,7 @@ class TritonServer:
         return self._runtime.shm_prefix
 
     def check(self) -> tuple[list[str], Installation]:
-        """Refuse what cannot be started, before anything is; ``start`` does so, too.
+        """Refuse what cannot be started, before anything is; ``start`` does so, too, where nobody has.
 
         Returns:
             The names of the models, and the Triton that is to serve them.
@@ -169,7 +170,8 @@ class TritonServer:
         installation = Installation.find()
         for option, port in given.items():
             check_port(port, option)
-        return models, installation
+        self._checked = models, installation
+        return self._checked
 
     def start(self) -> Served:
         """Start the server; returns when every model has answered an inference.
@@ -180,7 +182,8 @@ class TritonServer:
         """
         if self._guard is not None:
             raise ServerError("the server was started already.")
-        models, installation = self.check()
+        models, installation = self._checked or self.check()
+        self._checked = None
         clear_stale()
         self._choose_ports()
         self._completes = not all(is_complete(self.repository / name) for name in models)
@@ -301,6 +304,7 @@ class TritonServer:
             *([] if self._completes else ["--disable-auto-complete-config"]),
             f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}",
             *[f"--backend-config={name},shm-region-prefix-name={runtime.shm_prefix}" for name in BACKENDS],
+            "--backend-config=onnxruntime,thread-pool-size=1",  # for calls between models, which that backend does not make
             *[f"--{name}-address={HOST}" for name in self.ports],
             *[f"--{name}-port={port}" for name, port in self.ports.items()],
         ]
@@ -317,22 +321,36 @@ class TritonServer:
         )
 
     def _wait_until_live(self, deadline: float) -> None:
-        from convoy.serving.client import Client
+        """Until both protocols answer; Triton opens its ports when it has loaded its models, or failed to.
 
+        Ports are asked for connections, and not clients for answers: a gRPC channel that was refused waits before it tries again.
+        """
+        from convoy.serving.client import Client
+        from convoy.serving.triton.proof import preload
+
+        preload()  # while the server starts
+        while not all(is_open(self.ports[name]) for name in ("grpc", "http")):
+            self._still_starting(deadline)
         self._client = self._client or Client(self.grpc_url)
         with Client(self.http_url) as rest:
             while not (self._client.live(timeout_s=2) and rest.live(timeout_s=2)):
-                if not self.running:
-                    raise self.died()
-                if time.monotonic() > deadline:
-                    raise ServerError(
-                        f"tritonserver did not answer within {self.start_timeout_s:g} s. Its last words:\n  "
-                        + "\n  ".join(self.log.tail())
-                        + self._whole_log()
-                    )
-                time.sleep(_POLL_S)
+                self._still_starting(deadline)
+
+    def _still_starting(self, deadline: float) -> None:
+        """Wait a moment for a server that has not answered yet, unless it has ended or its time has passed."""
+        if not self.running:
+            raise self.died()
+        if time.monotonic() > deadline:
+            raise ServerError(
+                f"tritonserver did not answer within {self.start_timeout_s:g} s. Its last words:\n  "
+                + "\n  ".join(self.log.tail())
+                + self._whole_log()
+            )
+        time.sleep(_POLL_S)
 
     def _prove_all(self, models: Sequence[str], deadline: float) -> Served:
+        from convoy.serving.triton.proof import prove
+
         proofs, failures = [], {}
         states = {status.name: status for status in self.client.models() if status.state == "READY" or status.reason}
         for name in models:
