@@ -42,9 +42,14 @@ class Connection(ABC):
         return self._socket is not None
 
     @property
-    def established(self) -> bool:
+    def connected(self) -> bool:
         """Whether the server has taken the connection."""
         return self._socket is not None and not self._connecting and not self.lost
+
+    @property
+    def established(self) -> bool:
+        """Whether requests can be sent on it."""
+        return self.connected
 
     @property
     def pending(self) -> bool:

@@ -86,7 +86,9 @@ class Generator:
                     return connection.lost
             if time.monotonic() > deadline:
                 return f"no connection within {timeout_s:g} s"
-            for key, _ in self._selector.select(0.1):
+            for key, mask in self._selector.select(0.1):
+                if mask & selectors.EVENT_READ and key.data.connected:
+                    key.data.read([], [])
                 key.data.flush()
                 self._watch(key.data)
         return ""
@@ -164,7 +166,7 @@ class Generator:
     def _serve(self, connection: Connection, mask: int) -> None:
         finished: list[int] = []
         failed: list[str] = []
-        if mask & selectors.EVENT_READ and connection.established:
+        if mask & selectors.EVENT_READ and connection.connected:
             connection.read(finished, failed)
         now = clock()
         for began in finished:

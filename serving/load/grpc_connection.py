@@ -22,6 +22,7 @@ _WINDOW: Final = 65_535  # what both sides may send at first
 _LARGEST: Final = 2**31 - 1
 _FRAME: Final = 16_384  # the largest payload of a frame unless the server takes larger ones
 _REFILL: Final = 2**30
+_REFUSED: Final = b"\0\0\0\7"
 
 _HEAD: Final = Struct(">IBI")  # length and type, flags, stream
 _WORD: Final = Struct(">I")
@@ -62,11 +63,16 @@ class GrpcConnection(Connection):
         self._buffer = b""
         self._block_parts: list[bytes] = []
         self._received = 0
-        # What the server lets us send, on the connection and on each stream.
-        self._window, self._initial, self._frame, self._limit = _WINDOW, _WINDOW, _FRAME, _LARGEST
+        # What the server lets us send, on the connection and on each stream; no call before it has said how many.
+        self._window, self._initial, self._frame, self._limit = _WINDOW, _WINDOW, _FRAME, 0
         self._waiting: deque[int] = deque()  # began of calls for which the server has no stream left
         self._unsent: dict[int, list[int]] = {}  # stream -> how much of the body was sent, how much more may be
         self._pieces = self._cut()
+
+    @property
+    def established(self) -> bool:
+        """See ``Connection.established``."""
+        return self.connected and self._limit > 0
 
     def open(self) -> None:
         """See ``Connection.open``."""
@@ -102,7 +108,7 @@ class GrpcConnection(Connection):
         if data is None:
             return
         if not data:
-            self.lost = "the server closed the connection" if self.in_flight else "idle"
+            self.lost = "the server closed the connection"
             return
         buffer = self._buffer + data if self._buffer else data
         at, size = 0, len(buffer)
@@ -134,8 +140,7 @@ class GrpcConnection(Connection):
 
     def oldest(self) -> int | None:
         """See ``Connection.oldest``."""
-        first = next(iter(self._streams.values()), None)
-        return first if first is not None else next(iter(self._waiting), None)
+        return min((*self._streams.values(), *self._waiting), default=None)
 
     def _headers(self, flags: int, stream: int, payload: bytes, finished: list[int], failed: list[str]) -> None:
         if flags & (_PADDED | _PRIORITY):
@@ -193,6 +198,10 @@ class GrpcConnection(Connection):
             if not flags & _ACK:
                 self._settle(payload)
                 self._outgoing.append(frame(_SETTINGS, _ACK, 0))
+        elif kind == _RST_STREAM and payload == _REFUSED and stream in self._streams:
+            # The server had no room for the call and has not looked at it: it may be sent again (RFC 9113, section 8.7).
+            self._waiting.appendleft(self._streams.pop(stream))
+            self._unsent.pop(stream, None)
         elif kind == _RST_STREAM:
             self._end(stream, f"the server reset the call (HTTP/2 error {_WORD.unpack(payload)[0]})", finished, failed)
         elif kind == _GOAWAY:
@@ -209,6 +218,7 @@ class GrpcConnection(Connection):
 
     def _settle(self, payload: bytes) -> None:
         """Take the server's settings over."""
+        self._limit = self._limit or _LARGEST
         for name, value in _SETTING.iter_unpack(payload):
             if name == _INITIAL_WINDOW:
                 for unsent in self._unsent.values():

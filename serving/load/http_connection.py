@@ -108,7 +108,7 @@ class HttpConnection(Connection):
             self.lost = str(error)
             return
         if not data:
-            self.lost = "the server closed the connection before its answer was complete" if self.in_flight else "idle"
+            self.lost = "the server closed the connection before its answer was complete"
         elif not self.in_flight:
             self.lost = "the server sent something that nobody asked for"
         elif complete:
