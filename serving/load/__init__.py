@@ -14,17 +14,21 @@ from typing import TYPE_CHECKING, Any
 _PLACES = {
     "Closed": "traffic",
     "Load": "traffic",
+    "Limit": "limit",
     "Measurement": "measurement",
     "Open": "traffic",
     "Percentiles": "latency",
     "ServerShare": "server_share",
     "Target": "target",
     "Window": "measurement",
+    "in_process_limit": "limit",
     "measure": "measuring",
 }
 
 if TYPE_CHECKING:
     from convoy.serving.load.latency import Percentiles as Percentiles
+    from convoy.serving.load.limit import Limit as Limit
+    from convoy.serving.load.limit import in_process_limit as in_process_limit
     from convoy.serving.load.measurement import Measurement as Measurement
     from convoy.serving.load.measurement import Window as Window
     from convoy.serving.load.measuring import measure as measure
