@@ -35,7 +35,7 @@ from benchmarks.peers import load_tool
 from benchmarks.peers.environment import default_cache
 from benchmarks.peers.load_tool import Sample
 from benchmarks.peers.system import KINDS, Peer, Request, Subject
-from convoy.contract.errors import UsageError
+from convoy.contract.errors import ConvoyError, UsageError
 from convoy.serving.triton import TritonServer
 
 MODELS: Final = {"lenet5": (1, 16, 64), "resnet18": (1, 16)}
@@ -95,7 +95,12 @@ def measure_model(name: str, peers: list[str], rounds: int, seconds: int, folder
         running = [stack.enter_context(Peer(peer, subject, cache)) for peer in peers]
         for in_flight in MODELS[name]:
             cases = list(_cases(server, subject, running, in_flight, seconds))
-            samples = _rounds(cases, rounds)
+            try:
+                samples = _rounds(cases, rounds)
+            except ConvoyError as error:
+                if not server.ends_within(2):
+                    raise
+                raise server.died() from error
             rates = {case: [sample.rate_per_s for sample in found] for case, found in samples.items()}
             yield from _figures(subject, in_flight, rates, samples)
 
