@@ -57,6 +57,7 @@ _TWICE: Final = 0.3
 @click.option("--loads", default=200, show_default=True, type=click.IntRange(0), help="Loads and unloads; 0 for none.")
 @click.option("--kills", default=30, show_default=True, type=click.IntRange(0), help="Of backend processes; 0 for none.")
 @click.option("--callers", default=16, show_default=True, type=click.IntRange(1, 256), help="That call at a time.")
+@click.option("--pause-ms", default=0.0, show_default=True, type=click.FloatRange(0), help="Of a caller between calls under load.")
 @click.option("--instances", default=1, show_default=True, type=click.IntRange(1, 8), help="Of the model.")
 @click.option("--seed", default=0, show_default=True, help="Of the instants of the kills.")
 @click.option("--samples", type=click.Path(path_type=Path, dir_okay=False), help="Write what was sampled to this CSV file.")
@@ -67,6 +68,7 @@ def main(
     loads: int,
     kills: int,
     callers: int,
+    pause_ms: float,
     instances: int,
     seed: int,
     samples: Path | None,
@@ -76,7 +78,7 @@ def main(
     with _private(repository, model_name, instances) as private:
         if minutes:
             with serving(private) as server:
-                figures += _under_load(server, model_name, 60 * minutes, callers, samples)
+                figures += _under_load(server, model_name, 60 * minutes, callers, pause_ms / 1000, samples)
         if loads:
             with serving(private) as server:
                 figures += _loads(server, model_name, loads)
@@ -106,10 +108,12 @@ def _progress(text: str) -> None:
         print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _under_load(server: ServeProcess, model_name: str, seconds: float, callers: int, samples: Path | None) -> list[Figure]:
+def _under_load(
+    server: ServeProcess, model_name: str, seconds: float, callers: int, pause_s: float, samples: Path | None
+) -> list[Figure]:
     taken: list[Footprint] = []
     urls = [server.urls["grpc"], server.urls["http"]]
-    with calling(urls, model_name, callers=callers, mixed=True) as calls:
+    with calling(urls, model_name, callers=callers, pause_s=pause_s, mixed=True) as calls:
         began = time.monotonic()
         while (at_s := time.monotonic() - began) < seconds:
             taken.append(take(server, at_s))
