@@ -10,6 +10,7 @@ from typing import Any, Final
 from google.protobuf import json_format
 
 from convoy.contract.errors import ConvoyError
+from convoy.serving.repository.configuration.part import Severity
 from convoy.serving.repository.configuration.schema import CONFIG, is_map, is_message, is_repeated
 from convoy.serving.repository.lint.subject import Subject
 from convoy.serving.triton.backend import border
@@ -117,19 +118,21 @@ def check_options(subject: Subject) -> None:
     """
     config = as_json(subject.message)
     kinds = {group.kind for group in subject.typed.instance_group} or {"KIND_AUTO"}
-    warnings: list[list[str]] = []
+    told: set[str] = set()
     for kind in sorted(kinds):
+        resolved = ("CPU", "GPU") if kind == "KIND_AUTO" else (kind.removeprefix("KIND_"),)
         each: list[set[str]] = []
-        for resolved in ("CPU", "GPU") if kind == "KIND_AUTO" else (kind.removeprefix("KIND_"),):
+        for index, one in enumerate(resolved):
             try:
-                each.append(set(Options.read(config, kind=resolved).warnings))
+                each.append(set(Options.read(config, kind=one).warnings))
             except ConvoyError as error:
-                at = _place(str(error), subject.message)
-                subject.report("warning" if resolved == "GPU" else "error", str(error), at=at)
+                if str(error) not in told:
+                    told.add(str(error))
+                    severity: Severity = "error" if index == 0 else "warning"
+                    subject.report(severity, str(error), at=_place(str(error), subject.message))
                 each.append(set())
-        warnings.append(sorted(set.intersection(*each)))
-    for text in dict.fromkeys(text for some in warnings for text in some):
-        subject.report("warning", f"{text}." if not text.endswith(".") else text, at=_place(text, subject.message))
+        for text in sorted(set.intersection(*each)):
+            subject.report("warning", f"{text.rstrip('.')}.", at=_place(text, subject.message))
 
 
 def _place(text: str, message: Any) -> str:

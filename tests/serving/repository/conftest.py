@@ -50,6 +50,36 @@ def write_bundle(
     return Bundle.seal(folder, manifest, report)
 
 
+def onnx_bytes(*, size: int = 4, n_labels: int = 2, bias: float = 0.0) -> bytes:
+    """A real classifier of the bundles' shape: the pixels' sum, plus ``bias``, for every class."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["pixels"], ["flat"], axis=1),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["n", size, size, 1])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", n_labels]) for name in ("logits", "probabilities")],
+        [
+            numpy_helper.from_array(np.ones((size * size, n_labels), np.float32), "weights"),
+            numpy_helper.from_array(np.full(n_labels, bias, np.float32), "bias"),
+        ],
+    )
+    model: bytes = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    return model
+
+
+@pytest.fixture
+def make_onnx() -> Callable[..., bytes]:
+    """Makes a real ONNX file of the bundles' shape."""
+    return onnx_bytes
+
+
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> MakeBundle:
     count = 0
