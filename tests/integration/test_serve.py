@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,11 +15,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
+from uuid import uuid4
 
 import numpy as np
 import psutil
 import pytest
 
+from convoy.contract.errors import ConvoyError, UnavailableError
 from convoy.serving.client import Client
 
 SHM = Path("/dev/shm")
@@ -197,6 +200,94 @@ def test_a_killed_server_ends_it_with_the_last_words(
     assert "tritonserver was killed by signal 9" in said
     assert "Started Metrics Service" in said
     assert_nothing_is_left(processes, names, temporary)
+
+
+def test_calls_of_a_killed_server_fail_as_unavailable_and_do_not_hang(
+    serve: Serve, write_tiny_model: WriteModel, tmp_path: Path
+) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository")
+    said = introduction(process)
+    urls = [match.group(1) for match in re.finditer(r"(?:gRPC|REST) +(\S+)", said)]
+    answered, failed = [0] * 4, list[tuple[BaseException, float]]()
+
+    def call(i: int) -> None:
+        with Client(urls[i % 2]) as client:
+            while True:
+                began = time.monotonic()
+                try:
+                    client.infer("tiny", {"image": np.zeros((1, 4, 4, 1), np.uint8)})
+                    answered[i] += 1
+                except ConvoyError as error:
+                    failed.append((error, time.monotonic() - began))
+                    return
+
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(call, i) for i in range(4)]
+        wait_for(lambda: min(answered) > 10, what="answers")
+        next(child for child in descendants(process.pid) if child.name() == "tritonserver").kill()
+        for each in calls:
+            each.result(20)
+
+    assert {type(error) for error, _ in failed} == {UnavailableError}
+    assert max(took_s for _, took_s in failed) < 5
+    assert process.wait(20) == 1
+
+
+def test_a_killed_guard_ends_it_and_leaves_nothing(
+    serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path
+) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository")
+    introduction(process)
+    processes, names = descendants(process.pid), segments(temporary)
+
+    psutil.Process(process.pid).children()[0].kill()
+
+    assert process.wait(20) == 1
+    assert "its guard process was killed by signal 9" in (tmp_path / "stderr").read_text()
+    assert_nothing_is_left(processes, names, temporary)
+
+
+def test_a_start_clears_away_what_a_dead_server_left_and_nothing_of_others(
+    serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path, foreign_segment: Path
+) -> None:
+    write_tiny_model(tmp_path / "repository")
+    doomed = serve(tmp_path / "repository")
+    introduction(doomed)
+    left, dead_folder = segments(temporary), next(temporary.iterdir())
+    living = serve(tmp_path / "repository")
+    said = introduction(living)
+    theirs = [name for name in segments(temporary) if name not in left]
+
+    # The guard first, and the server before it can end in order: nobody is left who could clear up.
+    guard, server, stub = descendants(doomed.pid)
+    for killed in (guard, server, stub, psutil.Process(doomed.pid)):
+        killed.kill()
+    doomed.wait(20)
+    wait_for(lambda: not server.is_running(), what="the end of the server")
+    assert all((SHM / name).exists() for name in left), "a segment and a lock that no process speaks for"
+    shutil.rmtree(dead_folder)  # as where the temporary folder was private and is gone
+    third = serve(tmp_path / "repository")
+    introduction(third)
+
+    assert not any((SHM / name).exists() for name in left)
+    assert len(theirs) == 2
+    assert all((SHM / name).exists() for name in theirs)
+    assert foreign_segment.exists()
+    url = re.search(r"grpc://\S+", said)
+    assert url is not None
+    with Client(url.group()) as client:
+        assert client.infer("tiny", {"image": np.zeros((1, 4, 4, 1), np.uint8)}).model_version == "1"
+
+
+@pytest.fixture
+def foreign_segment() -> Iterator[Path]:
+    """A segment such as a tritonserver makes that somebody else started, under the backend's own prefix."""
+    path = SHM / f"triton_python_backend_shm_region_{uuid4()}"
+    path.write_bytes(bytes(64))
+    yield path
+    path.unlink()
 
 
 def test_a_busy_port_is_explained_before_anything_starts(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path) -> None:

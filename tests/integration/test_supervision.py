@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convoy.contract.errors import ConvoyError
+from convoy.contract.errors import ConvoyError, UnavailableError
 from convoy.serving.client import Client
 from convoy.serving.triton import Supervisor, TritonServer
 from convoy.serving.triton.stub import find_stubs
@@ -96,8 +96,109 @@ def test_a_killed_backend_process_is_noticed_and_replaced(supervised: Supervised
     noticed = time.monotonic() - killed
     supervised.wait_for("tiny: answers again", since)
 
-    assert noticed < 4
+    assert noticed < 2
     assert supervised.version() == "1"
+
+
+@dataclass
+class Called:
+    """How calls ended: their errors, their latencies, and when good answers came."""
+
+    errors: list[ConvoyError] = field(default_factory=list)
+    latencies_s: list[float] = field(default_factory=list)
+    good: list[float] = field(default_factory=list)
+
+
+@pytest.fixture
+def called(supervised: Supervised) -> Iterator[Called]:
+    """Eight callers, four a wire, who call as long as the test runs."""
+    result = Called()
+    stop = threading.Event()
+
+    def call(url: str) -> None:
+        with Client(url) as client:
+            while not stop.is_set():
+                began = time.monotonic()
+                try:
+                    client.infer("tiny", {"image": IMAGE})
+                except ConvoyError as error:
+                    result.errors.append(error)
+                else:
+                    result.good.append(time.monotonic())
+                result.latencies_s.append(time.monotonic() - began)
+                stop.wait(0.005)
+
+    urls = [supervised.server.grpc_url, supervised.server.http_url] * 4
+    callers = [threading.Thread(target=call, args=(url,)) for url in urls]
+    for caller in callers:
+        caller.start()
+    try:
+        until(lambda: len(result.good) > 50, "answers")
+        yield result
+    finally:
+        stop.set()
+        for caller in callers:
+            caller.join()
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {timeout_s} s"
+        time.sleep(0.01)
+
+
+def test_callers_of_a_killed_backend_are_told_that_it_is_unavailable_and_none_hangs(supervised: Supervised, called: Called) -> None:
+    for _ in range(3):
+        since = len(supervised.said)
+        killed = time.monotonic()
+        os.kill(backend_of(supervised, "tiny"), signal.SIGKILL)
+        supervised.wait_for("tiny: answers again", since)
+        until(lambda: called.good[-1] > killed + 2.5, "answer after those that were under way have failed")  # noqa: B023
+
+    assert called.errors, "what was under way cannot be answered"
+    assert {type(error) for error in called.errors} == {UnavailableError}
+    assert max(called.latencies_s) < 10
+
+
+def test_a_process_that_dies_while_it_replaces_another_is_replaced_too(supervised: Supervised, called: Called) -> None:
+    since = len(supervised.said)
+    first = backend_of(supervised, "tiny")
+    pid = supervised.server.pid()
+    assert pid is not None
+
+    os.kill(first, signal.SIGKILL)
+    until(lambda: {stub.pid for stub in find_stubs(pid) if stub.model_name == "tiny"} - {first} != set(), "second process")
+    os.kill(backend_of(supervised, "tiny"), signal.SIGKILL)
+    supervised.wait_for("answers again", since, timeout_s=60)  # the server does, where Triton waited for the dead one
+
+    assert supervised.version() == "1"
+    assert {type(error) for error in called.errors} <= {UnavailableError}
+    assert max(called.latencies_s) < 10
+
+
+def test_one_that_dies_before_its_first_word_on_which_triton_waits_for_ever_is_mended_by_a_restart(
+    supervised: Supervised, tmp_path: Path
+) -> None:
+    pid = supervised.server.pid()
+    assert pid is not None
+    stub = Path(os.readlink(f"/proc/{backend_of(supervised, 'tiny')}/exe"))  # noqa: PTH115
+    aside, ended = stub.with_suffix(".aside"), tmp_path / "ended"
+    since = len(supervised.said)
+
+    stub.rename(aside)
+    try:
+        stub.write_text(f"#!/bin/sh\n[ $# = 0 ] || touch {ended}\nexit 1\n")  # as one that is killed in its first instants
+        stub.chmod(0o700)
+        os.kill(backend_of(supervised, "tiny"), signal.SIGKILL)
+        until(ended.exists, "start of its replacement")
+    finally:
+        aside.replace(stub)
+    supervised.wait_for("Triton waits for it; starting the server again", since, timeout_s=40)
+    supervised.wait_for("The server answers again", since, timeout_s=40)
+
+    assert supervised.version() == "1"
+    assert supervised.server.pid() != pid
 
 
 def test_a_model_that_somebody_unloads_and_loads_again_is_watched_again(supervised: Supervised) -> None:

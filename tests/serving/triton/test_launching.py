@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,13 +18,13 @@ from pathlib import Path
 import pytest
 
 from convoy.contract.errors import RepositoryError, ServerError, ServerFailureError, UnavailableError, UsageError
-from convoy.serving.triton import TritonServer, guard, segment
+from convoy.serving.triton import TritonServer, guard, lock, segment
 from convoy.serving.triton.backoff import BURST, LONGEST_DELAY_S, REFILL_S, Backoff
 from convoy.serving.triton.folder import check_repository, find_models
 from convoy.serving.triton.installation import Installation
 from convoy.serving.triton.log import TritonLog, reason_in
 from convoy.serving.triton.port import check_port, free_port
-from convoy.serving.triton.runtime import PREFIX, Runtime, clear_stale, shm_prefix
+from convoy.serving.triton.runtime import PREFIX, Runtime, clear_stale, shm_lock, shm_prefix
 from convoy.serving.triton.segment import ORPHANED_S, OrphanedSegments
 from convoy.serving.triton.stub import Stub, find_stubs, instance_count
 
@@ -200,24 +201,112 @@ def test_the_runtime_folder_has_both_backends_and_an_overlay_of_this_environment
     assert list(temporary.iterdir()) == []
 
 
-def test_only_dead_servers_are_cleared_away(
-    temporary: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory = tmp_path_factory.mktemp("shm")
-    monkeypatch.setattr("convoy.serving.triton.runtime.SHM", memory)
-    dead, alive, foreign = temporary / f"{PREFIX}dead", temporary / f"{PREFIX}alive", temporary / "convoy-other"
-    for folder in (dead, alive, foreign):
-        folder.mkdir()
-        (folder / "lock").touch()
-        (memory / f"{shm_prefix(folder)}1").touch()
-    with (alive / "lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+@pytest.fixture
+def memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("shm")
+    monkeypatch.setattr("convoy.serving.triton.runtime.SHM", folder)
+    return folder
+
+
+def leave(temporary: Path, token: str, *, lock_of_memory: bool = True) -> Path:
+    """What a server leaves behind that was killed with all its processes."""
+    folder = temporary / f"{PREFIX}{token}"
+    folder.mkdir()
+    (folder / "lock").touch()
+    if lock_of_memory:
+        shm_lock(folder).touch()
+    shm_lock(folder).with_name(f"{shm_prefix(folder)}1").touch()
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_only_dead_servers_are_cleared_away(temporary: Path, memory: Path) -> None:
+    dead, alive = leave(temporary, "0" * 12), leave(temporary, "1" * 12)
+    foreign = temporary / "convoy-other"
+    foreign.mkdir()
+    (foreign / "lock").touch()
+    kept = ["convoy_nobody.lock", "convoy_nobody_1", "triton_python_backend_shm_region_5", "sem.other", f"convoy_{'2' * 12}_1"]
+    for name in kept:
+        (memory / name).touch()
+    with (alive / "lock").open() as lock_of_folder, shm_lock(alive).open() as lock_of_memory:
+        fcntl.flock(lock_of_folder, fcntl.LOCK_EX)
+        fcntl.flock(lock_of_memory, fcntl.LOCK_EX)
 
         removed = clear_stale()
 
-    assert removed == [dead]
-    assert sorted(path.name for path in temporary.iterdir()) == ["convoy-other", f"{PREFIX}alive"]
-    assert sorted(path.name for path in memory.iterdir()) == sorted(f"{shm_prefix(folder)}1" for folder in (alive, foreign))
+    assert removed == [dead, memory / f"convoy_{'0' * 12}.lock"]
+    assert names(temporary) == ["convoy-other", alive.name]
+    assert names(memory) == sorted([*kept, f"convoy_{'1' * 12}.lock", f"convoy_{'1' * 12}_1"])
+
+
+def test_the_memory_of_a_dead_server_is_cleared_where_its_folder_is_gone(temporary: Path, memory: Path) -> None:
+    shutil.rmtree(leave(temporary, "0" * 12))
+
+    assert clear_stale() == [memory / f"convoy_{'0' * 12}.lock"]
+    assert names(memory) == []
+
+
+def test_the_memory_of_a_server_from_before_it_had_a_lock_is_cleared_with_its_folder(temporary: Path, memory: Path) -> None:
+    leave(temporary, "0" * 12, lock_of_memory=False)
+
+    clear_stale()
+
+    assert names(temporary) == names(memory) == []
+
+
+def test_what_belongs_to_another_user_is_left_alone(temporary: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave(temporary, "0" * 12)
+    before = names(temporary), names(memory)
+    monkeypatch.setattr(lock.os, "getuid", lambda: os.geteuid() + 1)
+
+    assert clear_stale() == []
+    assert (names(temporary), names(memory)) == before
+
+
+def test_links_are_not_followed(temporary: Path, memory: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    leave(elsewhere, "0" * 12)
+    (memory / f"convoy_{'0' * 12}.lock").unlink()
+    (memory / f"convoy_{'0' * 12}.lock").symlink_to(elsewhere / f"{PREFIX}{'0' * 12}" / "lock")
+    (temporary / f"{PREFIX}{'0' * 12}").symlink_to(elsewhere / f"{PREFIX}{'0' * 12}")
+
+    assert clear_stale() == []
+    assert (memory / f"convoy_{'0' * 12}_1").exists()
+
+
+def test_a_runtime_holds_both_locks_until_it_is_removed(temporary: Path, memory: Path) -> None:
+    runtime = Runtime.create(Installation.find())
+    (memory / f"{runtime.shm_prefix}1").touch()
+
+    assert clear_stale() == []
+    assert len(names(memory)) == 2
+    runtime.remove()
+    assert names(temporary) == names(memory) == []
+
+
+def test_a_start_survives_somebody_who_clears_up_in_the_instant_before_its_lock(
+    temporary: Path, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, cleared = fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not cleared:
+            cleared.append(True)
+            cleared.extend(clear_stale())
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", late)
+
+    runtime = Runtime.create(Installation.find())
+
+    assert len(cleared) == 2, "the first folder was taken for a dead server's"
+    assert cleared[1] != runtime.folder
+    assert runtime.cwd.is_dir()
+    monkeypatch.undo()
+    runtime.remove()
 
 
 # Processes
@@ -228,12 +317,12 @@ def guarded(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
     """Starts a shell program under the guard."""
 
     def start(script: str, stop_timeout_s: float = 5.0) -> subprocess.Popen[bytes]:
-        lock = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
+        held = os.open(tmp_path / "lock", os.O_CREAT | os.O_RDWR)
         (tmp_path / "folder").mkdir()
-        words = [str(lock), str(stop_timeout_s), "convoy_no_such_prefix_", str(tmp_path / "folder"), "--", "/bin/sh", "-c", script]
+        words = [str(held), str(stop_timeout_s), "convoy_no_such_prefix_", str(tmp_path / "folder"), "--", "/bin/sh", "-c", script]
         program = [sys.executable, "-I", "-S", guard.__file__, *words]
-        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[lock])
-        os.close(lock)
+        process = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[held])
+        os.close(held)
         return process
 
     return start
@@ -284,6 +373,17 @@ def test_the_guard_kills_a_program_that_does_not_stop(guarded: Callable[..., sub
     first_line(process)
 
     process.terminate()
+
+    assert finish(process) == 128 + signal.SIGKILL
+
+
+def test_the_guard_keeps_to_the_deadline_that_it_is_told(guarded: Callable[..., subprocess.Popen[bytes]]) -> None:
+    process = guarded("trap '' TERM; echo ready; while :; do sleep 0.05; done", stop_timeout_s=60)
+    first_line(process)
+    assert process.stdin is not None
+
+    process.stdin.write(b"stop 0.2")
+    process.stdin.close()
 
     assert finish(process) == 128 + signal.SIGKILL
 
