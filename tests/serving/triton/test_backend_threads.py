@@ -149,6 +149,21 @@ def test_where_others_use_the_cores_the_callers_own_work_is_compared(
     assert ("20 ms on 1 thread and 10 ms on 2 (CPU time of the calling thread" in choice.evidence) is (expected == 2)
 
 
+def test_on_a_busy_machine_one_thread_is_not_kept_before_several_had_their_chance(clock: Clock) -> None:
+    """The other threads get a core only in the fourth round."""
+
+    class Late(Session):
+        def run(self, names: None, inputs: Mapping[str, Any]) -> None:
+            self.caller_share = 0.2 if len(self.runs) > 5 else 0.4
+            super().run(names, inputs)
+
+    def open_with(threads: int) -> Session:
+        return (Session if threads == 1 else Late)(clock, 0.05, caller_share=0.4, all_share=0.4, waited_share=0.5)
+
+    assert choose(open_with, 2, 0, {}).threads == 2
+    assert clock.wall_s < 2
+
+
 def test_waiting_for_a_core_is_read_from_the_kernel(tmp_path: Path) -> None:
     for name, text in (("1", "5 2000000000 1"), ("2", "7 500000000 3"), ("3", ""), ("4", "no numbers")):
         (tmp_path / name).mkdir()
