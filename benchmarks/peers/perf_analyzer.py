@@ -86,7 +86,7 @@ class PerfAnalyzer:
         link.symlink_to(_cuda_runtime())
         return cls(path, libraries)
 
-    def measure(self, url: str, model_name: str, *, in_flight: int, window_s: float) -> PerfSample:
+    def measure(self, url: str, model_name: str, *, in_flight: int, window_s: float, mode: str = "async") -> PerfSample:
         """Put a closed loop on a model, for three windows.
 
         Args:
@@ -94,6 +94,7 @@ class PerfAnalyzer:
             model_name: The model.
             in_flight: How many requests are under way at once.
             window_s: How long a window is.
+            mode: "async" (one thread sends, others take the answers) or "sync" (a thread a request in flight).
 
         Raises:
             ConvoyError: It failed, or its requests did.
@@ -102,7 +103,7 @@ class PerfAnalyzer:
         with tempfile.TemporaryDirectory() as folder:
             table = Path(folder, "table.csv")
             command = [
-                str(self.path), "-m", model_name, "-i", protocol, "-u", address, "--async", "-b", "1",
+                str(self.path), "-m", model_name, "-i", protocol, "-u", address, f"--{mode}", "-b", "1",
                 "--concurrency-range", f"{in_flight}:{in_flight}", "-p", str(round(window_s * 1000)),
                 "-r", str(_WINDOWS), "-s", str(_ANY_PERCENT), "-f", str(table),
             ]  # fmt: skip

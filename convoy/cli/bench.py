@@ -100,6 +100,9 @@ def _shapes(_context: click.Context, _option: click.Parameter, values: tuple[str
 @click.option(
     "--processes", type=click.IntRange(1, 256), default=1, show_default=True, metavar="N", help="Processes that make the load."
 )
+@click.option(
+    "--streams", type=click.IntRange(min=1), default=6, show_default=True, metavar="N", help="gRPC calls that share a connection."
+)
 @click.option("--timeout", "timeout_s", type=_POSITIVE, default=30.0, show_default=True, help="Seconds to wait for an answer.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the arrivals and of the input's values.")
 @click.option("--no-limit", is_flag=True, help="Leave the limit of this machine out.")
@@ -147,7 +150,7 @@ def command(
     loads += [Open(each, max_outstanding) for each in rate or ()]
     if plot_path is not None:
         check_plot_path(plot_path)
-    wanted = {name: options.pop(name) for name in ("batch_size", "timeout_s")}
+    wanted = {name: options.pop(name) for name in ("batch_size", "timeout_s", "streams")}
     with _server(repository, model_name, url, protocol) as at, naming_the_served(at, wanted["timeout_s"]):
         target = Target.of(at, model_name, model_version=model_version, shapes=shapes, seed=options["seed"], **wanted)
         path = None if no_limit else _limit_path(model_file(repository, target), repository, target, local=is_local(at))

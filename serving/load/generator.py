@@ -30,9 +30,6 @@ from convoy.serving.load.traffic import Closed, Load, Open, arrivals
 
 clock = time.perf_counter_ns
 
-STREAMS: Final = 16
-"""Calls that share a gRPC connection at most."""
-
 _PR_SET_TIMERSLACK: Final = 29
 _TICK_NS: Final = 100_000_000
 _REST_NS: Final = 100_000_000
@@ -286,7 +283,7 @@ def _connections(task: dict[str, Any], request: bytes, load: Load) -> list[Conne
     n = load.concurrency if isinstance(load, Closed) else load.max_outstanding
     if task["protocol"] == "http":
         return [HttpConnection((family, address), request) for _ in range(n)]
-    shares = -(-n // STREAMS)
+    shares = -(-n // task["streams"])
     return [
         GrpcConnection((family, address), task["authority"], task["method"], request, n // shares + (i < n % shares))
         for i in range(shares)

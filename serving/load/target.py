@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from convoy.serving.client._call import Infer, Tensor
 from convoy.serving.client._datatype import encode
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.load.inputs import make_inputs
+
+DEFAULT_STREAMS: Final = 6
+"""gRPC calls that share a connection: as many as NVIDIA's C++ client lets share one, with which perf_analyzer is made."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Target:
         shapes: Mapping[str, Sequence[int]] | None = None,
         seed: int = 0,
         timeout_s: float = 30.0,
+        streams: int = DEFAULT_STREAMS,
     ) -> Target:
         """Prepare a request for a model and prove that the server answers it.
 
@@ -74,6 +78,8 @@ class Target:
             shapes: By input, the shape without the batch axis, where the model leaves an extent open.
             seed: For random values.
             timeout_s: How long an answer may take, this first one included.
+            streams: gRPC calls in flight that share a connection, at most. 1 stands for callers that each have their own; the more
+                share one, the less the server has to do for each. A REST connection carries one request at a time.
 
         Raises:
             UsageError: The URL has TLS, the batch is larger than the server's, or a shape is missing or wrong.
@@ -82,8 +88,9 @@ class Target:
         endpoint = Endpoint.parse(url)
         if endpoint.secure:
             raise UsageError(f"{url}: loads are sent without TLS: measure behind the proxy, on an http:// or grpc:// URL.")
-        if batch_size < 1:
-            raise UsageError(f"batch_size: expected 1 or more, found {batch_size}.")
+        for name, number in (("batch_size", batch_size), ("streams", streams)):
+            if number < 1:
+                raise UsageError(f"{name}: expected 1 or more, found {number}.")
         with Client(url, timeout_s=timeout_s) as client:
             metadata = client.metadata(model_name, model_version)
             config = client.config(model_name, model_version)
@@ -131,7 +138,7 @@ class Target:
             shapes={tensor.name: tensor.shape[bool(max_batch_size) :] for tensor in tensors},
             config=config,
             request=request,
-            task={"protocol": endpoint.scheme, "host": endpoint.host, "port": endpoint.port, **task},
+            task={"protocol": endpoint.scheme, "host": endpoint.host, "port": endpoint.port, "streams": streams, **task},
         )
 
 

@@ -110,7 +110,14 @@ def _target(protocol: str, port: int, request: bytes, timeout_s: float) -> Targe
         shapes={},
         config={},
         request=request,
-        task={"protocol": protocol, "host": "127.0.0.1", "port": port, "authority": f"127.0.0.1:{port}", "method": METHOD},
+        task={
+            "protocol": protocol,
+            "host": "127.0.0.1",
+            "port": port,
+            "streams": 6,
+            "authority": f"127.0.0.1:{port}",
+            "method": METHOD,
+        },
     )
 
 

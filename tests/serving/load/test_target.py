@@ -100,7 +100,8 @@ def test_optional_inputs_are_left_out(serve: Any) -> None:
     ("options", "words"),
     [
         ({"batch_size": 9}, "takes batches of at most 8, found 9"),
-        ({"batch_size": 0}, "expected 1 or more"),
+        ({"batch_size": 0}, "batch_size: expected 1 or more"),
+        ({"streams": 0}, "streams: expected 1 or more"),
         ({"inputs": {"x": np.zeros((1, 2, 2, 1), np.uint8)}, "shapes": {"x": (2, 2, 1)}}, "given inputs have their own"),
         ({"inputs": {"x": np.zeros((1, 2, 2, 1), np.uint8), "z": np.zeros(3)}}, r"found extents \[1, 3\]"),
     ],
