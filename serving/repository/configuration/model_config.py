@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 from tritonclient.grpc import model_config_pb2
 from typing_extensions import Self
 
-from convoy.contract.errors import RepositoryError
+from convoy.contract.errors import RepositoryError, UsageError
 from convoy.serving.repository.configuration.batching import ModelDynamicBatching
 from convoy.serving.repository.configuration.instance import ModelInstanceGroup
 from convoy.serving.repository.configuration.optimization import ModelOptimizationPolicy
@@ -129,11 +129,24 @@ class ModelConfig(Part):
         return ConfigText.of(self.to_message())
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values of some fields.
+        """A copy with other values of some fields. What has no effect but stood there before is no reason to refuse it.
+
+        Args:
+            changes: Values by the name of their field.
 
         Raises:
+            UsageError: There is no such field, or the value is not of its type.
             RepositoryError: Triton would refuse the copy.
         """
+        fields = type(self).model_fields
+        for name, value in changes.items():
+            if name not in fields:
+                raise UsageError(f"ModelConfig has no field {name!r}; it has {', '.join(fields)}.")
+            annotation: Any = fields[name].annotation
+            try:
+                TypeAdapter(annotation).validate_python(value, strict=True)
+            except ValidationError as broken:
+                raise UsageError(f"{name}: {broken.errors(include_url=False)[0]['msg']}, found {value!r}.") from broken
         copy = self.model_copy(update=changes)
         copy.check()
         return copy

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from convoy.contract.errors import RepositoryError
+from convoy.contract.errors import RepositoryError, UsageError
 from convoy.serving.repository.configuration import (
     ConfigText,
     ModelConfig,
@@ -187,6 +187,16 @@ def test_code_cannot_make_what_breaks_a_rule():
         ModelConfig(max_batch_sise=4)  # type: ignore[call-arg]
     with pytest.raises(RepositoryError, match="found 9"):
         ModelConfig(max_batch_size=4).replace(dynamic_batching=ModelDynamicBatching(preferred_batch_size=(9,)))
+
+
+def test_a_copy_takes_only_fields_that_there_are_and_values_of_their_type():
+    config = ModelConfig(max_batch_size=4)
+    with pytest.raises(UsageError, match="no field 'max_batch_sise'"):
+        config.replace(max_batch_sise=8)
+    with pytest.raises(UsageError, match=r"max_batch_size: .*'eight'"):
+        config.replace(max_batch_size="eight")
+    read = ModelConfig.from_text(ConfigText("dynamic_batching { default_priority_level: 1 } max_batch_size: 2"))
+    assert read.replace(max_batch_size=8).max_batch_size == 8
 
 
 def test_parts_that_code_makes_reach_the_text():
