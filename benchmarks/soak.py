@@ -85,7 +85,10 @@ def main(
                 figures += _loads(server, model_name, loads)
         if kills:
             with serving(private) as server:
-                figures += _kills(server, model_name, kills, callers, random.Random(seed))
+                try:
+                    figures += _kills(server, model_name, kills, callers, random.Random(seed))
+                except ServerError as error:
+                    raise ServerError(f"{error} It said last:\n{server.said()[-4000:]}") from error
     return figures
 
 

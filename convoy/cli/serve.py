@@ -63,7 +63,7 @@ def command(
 
     Listens on 127.0.0.1. Says what is served once every model has answered its golden inputs as PyTorch did. Then follows the
     repository: what `convoy deploy` and `convoy rollback` change is loaded without dropping a request; a model whose process
-    dies is loaded again.
+    dies is loaded again; a server that crashes is started again.
 
     Exit status: 0 stopped, 1 a model cannot be served or the server died, 2 wrong use, or this machine lacks something
     (`convoy doctor`).

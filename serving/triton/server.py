@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import time
@@ -33,6 +34,10 @@ END_WITHIN_S = 2.0
 RESTART_WITHIN_S = 2.0
 """How long requests under way may take where the server is restarted because it hangs."""
 
+_POOL_THREADS = 4
+"""Of an instance, for calls from model to model. Triton's 32 idle where there are none, and stay behind where a process dies."""
+
+_CRASHES = tuple(128 + number for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV))
 _POLL_S = 0.005
 _logger = logging.getLogger(__name__)
 
@@ -125,6 +130,11 @@ class TritonServer:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    @property
+    def crashed(self) -> bool:
+        """Whether the server's process has ended by a fault of its own, and not because somebody ended it."""
+        return self._guard is not None and self._guard.poll() in _CRASHES
 
     @property
     def log(self) -> TritonLog:
@@ -304,7 +314,7 @@ class TritonServer:
             *([] if self._completes else ["--disable-auto-complete-config"]),
             f"--exit-timeout-secs={max(1, int(self.stop_timeout_s))}",
             *[f"--backend-config={name},shm-region-prefix-name={runtime.shm_prefix}" for name in BACKENDS],
-            "--backend-config=onnxruntime,thread-pool-size=1",  # for calls between models, which that backend does not make
+            f"--backend-config=python,thread-pool-size={_POOL_THREADS}",  # heard by every Python-based backend
             *[f"--{name}-address={HOST}" for name in self.ports],
             *[f"--{name}-port={port}" for name, port in self.ports.items()],
         ]

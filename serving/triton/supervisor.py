@@ -18,6 +18,7 @@ from convoy.contract.errors import (
     ModelNotFoundError,
     OverloadedError,
     RepositoryError,
+    ServerError,
     UnavailableError,
 )
 from convoy.serving.triton.abandoned import AbandonedStubs
@@ -42,6 +43,8 @@ ANSWER_WITHIN_S = 10.0
 STUCK_S = 10.0
 """How long a load may stand still whose process has died; Triton gives up after one second, where it notices at all."""
 
+CRASHES_ALLOWED = 3
+CRASHES_WITHIN_S = 60.0
 _SILENT_S = 30.0
 _STOP_POLL_S = 0.1
 
@@ -49,7 +52,8 @@ _STOP_POLL_S = 0.1
 class Supervisor:
     """Watches a started server from the thread that calls ``run``.
 
-    - The server's process ends: ``run`` raises ``ServerError`` with its last words.
+    - The server's process ends: ``run`` raises ``ServerError`` with its last words. Where it crashed, which Triton now and then
+      does when a backend process dies at a bad moment, it is started again; not a fourth time within a minute.
     - A model's backend process dies, which Triton neither mends nor shows: the model is unloaded at once, so that Triton itself
       refuses calls as unavailable instead of letting them wait, loaded again and proven, at growing intervals where it keeps dying.
     - Triton hangs in a load, because a process died before it had said its first word: the server is started again.
@@ -72,6 +76,7 @@ class Supervisor:
         self._watch = ProcessWatch()
         self._segments = OrphanedSegments(server.shm_prefix)
         self._abandoned = AbandonedStubs()
+        self._crashes: list[float] = []
         self._repository_problem = self._server_problem = ""
         self._models = {name: WatchedModel(name, signature) for name, signature in find_models(server.repository).items()}
         self._take_in_served()
@@ -96,6 +101,17 @@ class Supervisor:
         Raises:
             ServerError: The server's process has ended.
         """
+        try:
+            self._look()
+        except ServerError as error:
+            now = time.monotonic()
+            self._crashes = [at for at in self._crashes if now - at < CRASHES_WITHIN_S]
+            if self._server.running or not self._server.crashed or len(self._crashes) >= CRASHES_ALLOWED:
+                raise
+            self._crashes.append(now)
+            self._restart(f"{error}\nStarting it again.")
+
+    def _look(self) -> None:
         self._check_server()
         self._follow_repository()
         stubs = self._stubs()
@@ -301,7 +317,9 @@ class Supervisor:
             if any(stub.model_name == model.name for stub in stubs):
                 loading.alone_since = now
             elif now - loading.alone_since >= STUCK_S and self._segments.names() - loading.segments:
-                self._restart(model)
+                self._restart(
+                    f"{model.name}: its backend process died as it started, and Triton waits for it; starting the server again."
+                )
             return False
         model.loading = None
         failed = False
@@ -325,9 +343,9 @@ class Supervisor:
         model.backoff.attempted(now, failed=failed)
         return True
 
-    def _restart(self, stuck: WatchedModel) -> None:
+    def _restart(self, why: str) -> None:
         """Start the server anew: nothing less ends a load that waits for a process that is dead."""
-        self._say(f"{stuck.name}: its backend process died as it started, and Triton waits for it; starting the server again.")
+        self._say(why)
         began = time.monotonic()
         wanted = [model.name for model in self._models.values() if model.version or model.loading or model.load_because]
         served = self._server.restart(wanted)

@@ -201,6 +201,22 @@ def test_one_that_dies_before_its_first_word_on_which_triton_waits_for_ever_is_m
     assert supervised.server.pid() != pid
 
 
+def test_a_server_that_crashes_is_started_again_on_its_ports(supervised: Supervised, called: Called) -> None:
+    since = len(supervised.said)
+    pid = supervised.server.pid()
+    assert pid is not None
+
+    os.kill(pid, signal.SIGSEGV)
+    assert "killed by signal 11" in supervised.wait_for("Starting it again", since)
+    supervised.wait_for("The server answers again", since, timeout_s=40)
+    back = time.monotonic()
+    until(lambda: called.good[-1] > back, "answer on the old ports")
+
+    assert supervised.server.pid() != pid
+    assert {type(error) for error in called.errors} <= {UnavailableError}
+    assert max(called.latencies_s) < 10
+
+
 def test_a_model_that_somebody_unloads_and_loads_again_is_watched_again(supervised: Supervised) -> None:
     since = len(supervised.said)
 

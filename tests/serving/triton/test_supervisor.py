@@ -30,6 +30,7 @@ class FakeServer:
     repository: Path
     served: Served = field(default_factory=lambda: Served((Proof("m", "1", 0, None),), {}))
     running: bool = True
+    crashed: bool = False
     shm_prefix: str = "convoy_no_such_server_"
     ready: str = "1"
     stubs: int = 1
@@ -67,6 +68,7 @@ class FakeServer:
 
     def restart(self, models: list[str]) -> Served:
         self.calls.append(f"restart with {models}")
+        self.running = True
         self.stubs, self.ready, self.answer = 1, "1", None
         self.generation += 1
         return self.served
@@ -188,6 +190,38 @@ def test_a_dead_server_ends_the_supervision(scene: Callable[..., Scene]) -> None
 
     with pytest.raises(ServerError, match="killed by signal 9"):
         it.supervisor.run(threading.Event())
+
+
+def test_a_server_that_crashes_is_started_again_but_not_a_fourth_time_within_a_minute(scene: Callable[..., Scene]) -> None:
+    it = scene(crashed=True)
+    for _ in range(3):
+        it.server.running = False
+        said = it.ticks(1)
+
+        assert said[0] == "tritonserver was killed by signal 9.\nStarting it again."
+        assert said[1].endswith("and serves m.")
+        assert it.ticks(3) == []
+
+    it.server.running = False
+    with pytest.raises(ServerError):
+        it.ticks(1)
+    it.clock.now += 60
+    it.ticks(1)
+    assert it.server.calls == ["restart with ['m']"] * 4
+
+
+def test_a_load_that_a_crash_cuts_short_is_forgotten(scene: Callable[..., Scene]) -> None:
+    it = scene(crashed=True)
+    it.workers.held = []
+    it.server.stubs = 0
+    it.ticks(1)
+
+    it.server.running = False
+    it.ticks(1)
+    it.workers.let_go()
+
+    assert it.ticks(3) == []
+    assert it.server.calls[:2] == ["unload m", "restart with ['m']"]
 
 
 def test_a_dead_process_is_healed_at_the_first_look(scene: Callable[..., Scene]) -> None:
