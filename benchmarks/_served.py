@@ -29,19 +29,33 @@ class ServeProcess:
 
     Attributes:
         process: The process of the command.
-        guard_pid: Its guard.
-        server_pid: tritonserver.
         urls: "grpc", "http" and "metrics".
         folder: Its temporary folder, which nobody else uses.
         started_s: How long it took to answer.
     """
 
     process: subprocess.Popen[str]
-    guard_pid: int
-    server_pid: int
     urls: dict[str, str]
     folder: Path
     started_s: float
+
+    @property
+    def guard_pid(self) -> int:
+        """Its guard: another after the server was started again.
+
+        Raises:
+            ServerError: There is none.
+        """
+        return _only_child(self.process.pid)
+
+    @property
+    def server_pid(self) -> int:
+        """The process of tritonserver: another after it was started again.
+
+        Raises:
+            ServerError: There is none.
+        """
+        return _only_child(self.guard_pid)
 
     def stubs(self) -> list[Stub]:
         """The backend processes that are alive."""
@@ -87,8 +101,7 @@ def serving(repository: Path, environment: dict[str, str] | None = None, python:
             if document is None:
                 process.wait()
                 raise ServerError(f"convoy serve did not start: {(folder / 'stderr').read_text()}")
-            guard = psutil.Process(process.pid).children()[0]
-            yield ServeProcess(process, guard.pid, guard.children()[0].pid, document["urls"], folder, started_s)
+            yield ServeProcess(process, document["urls"], folder, started_s)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -99,6 +112,16 @@ def serving(repository: Path, environment: dict[str, str] | None = None, python:
                 process.wait()
             if process.stdout is not None:
                 process.stdout.close()
+
+
+def _only_child(pid: int) -> int:
+    try:
+        children = psutil.Process(pid).children()
+    except psutil.NoSuchProcess:
+        children = []
+    if not children:
+        raise ServerError(f"process {pid} of `convoy serve` has no child: the server does not run.")
+    return children[0].pid
 
 
 def _introduction(process: subprocess.Popen[str]) -> dict[str, dict[str, str]] | None:

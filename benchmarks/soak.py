@@ -224,6 +224,11 @@ def _kills(server: ServeProcess, model_name: str, n: int, callers: int, rng: ran
         Figure(name="kills: failed calls that did not raise UnavailableError", value=others, unit="calls", goal="== 0"),
         Figure(name="kills: calls that took 30 s", value=by_error["DeadlineExceededError"], unit="calls", goal="== 0"),
         Figure.of("kills: time that a failed call took", [call.latency_s for call in failed] or [0.0], "s"),
+        Figure(
+            name="kills: that the server did not survive",
+            value=server.said().count("starting the server again") + server.said().count("Starting it again"),
+            unit="restarts",
+        ),
         *(
             Figure(name=f"kills: {name}, gained a kill", value=(getattr(after, name) - getattr(before, name)) / n)
             for name in ("server_mib", "threads", "fds", "convoy_fds", "stubs", "segments")
@@ -242,8 +247,8 @@ def _next_good(arrived: list[Ended], at: float) -> float | None:
 
 def _kill_one(server: ServeProcess, rng: random.Random) -> None:
     """Kill a backend process, whatever it is doing; none where there is none at the moment."""
-    if stubs := server.stubs():
-        with contextlib.suppress(ProcessLookupError):
+    with contextlib.suppress(ProcessLookupError, ServerError):
+        if stubs := server.stubs():
             os.kill(rng.choice(stubs).pid, signal.SIGKILL)
 
 
