@@ -13,6 +13,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -109,10 +110,10 @@ class PerfAnalyzer:
             ]  # fmt: skip
             environment = {**os.environ, "LD_LIBRARY_PATH": str(self.libraries)}
             before = _children_s()
-            start = _now_s()
+            start = time.perf_counter()
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            cores = (_children_s() - before) / (_now_s() - start)
-            rows = list(csv.DictReader(table.open())) if table.exists() else []
+            cores = (_children_s() - before) / (time.perf_counter() - start)
+            rows = list(csv.DictReader(table.read_text().splitlines())) if table.exists() else []
         if len(rows) != 1:
             raise ConvoyError(f"perf_analyzer on {url}: {(done.stderr or done.stdout).strip()[-500:]}")
         row = rows[0]
@@ -149,9 +150,3 @@ def _cuda_runtime() -> Path:
 def _children_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _now_s() -> float:
-    import time
-
-    return time.perf_counter()

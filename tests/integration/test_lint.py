@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from convoy.contract.errors import InvalidRequestError, ServerFailureError
+from convoy.contract.errors import InvalidRequestError, ServerError, ServerFailureError
 from convoy.serving.client import Client
 from convoy.serving.repository.lint import Problem, lint
 from convoy.serving.triton import TritonServer
@@ -266,12 +266,15 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory, write_tiny_model: Callabl
         cases = [case for case in CASES if case.name not in INCOMPLETE]
         for case in cases:
             write_case(complete, onnx, case)
-        first = [case for case in cases if case.name in ("plain", "ensemble")]  # others need them
-        for case in first:
-            refused[case.name] = load(server.grpc_url, case.name)
+        alone = [case for case in BAD if case.name.startswith("warm")]
+        first = ["plain", "ensemble"]  # others need them
+        for name in first:
+            refused[name] = load(server.grpc_url, name)
         with ThreadPoolExecutor(4) as pool:
-            others = [case.name for case in cases if case not in first]
+            others = [case.name for case in cases if case.name not in first and case not in alone]
             refused.update(zip(others, pool.map(lambda name: load(server.grpc_url, name), others), strict=True))
+    for case in alone:
+        refused[case.name] = start_with(tmp_path_factory.mktemp(case.name), onnx, case)
     for case in CASES:
         if case.name in INCOMPLETE:
             write_case(incomplete, onnx, case)
@@ -293,6 +296,16 @@ def load(url: str, name: str) -> str:
         if name not in ("plain", "ensemble"):
             client.unload(name)
     return ""
+
+
+def start_with(repository: Path, onnx: Path, case: Case) -> str:
+    """Why a server with this one model does not start: a bad warm-up ends Triton 2.51 itself now and then (signal 11)."""
+    write_case(repository, onnx, case)
+    try:
+        with TritonServer(repository, http_port=0, grpc_port=0, metrics_port=0):
+            return ""
+    except ServerError as error:
+        return str(error)
 
 
 def write_case(repository: Path, onnx: Path, case: Case) -> None:

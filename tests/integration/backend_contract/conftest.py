@@ -112,3 +112,10 @@ def write_broken() -> Callable[[Path], dict[str, str]]:
     """Writes the models that cannot be loaded; returns what their errors say."""
     write: Callable[[Path], dict[str, str]] = _REPOSITORY["write_broken"]
     return write
+
+
+@pytest.fixture(scope="session")
+def write_bad_warm_up() -> Callable[[Path], None]:
+    """Writes a model that refuses its own warm-up sample."""
+    write: Callable[[Path], None] = _REPOSITORY["write_bad_warm_up"]
+    return write

@@ -163,12 +163,20 @@ output [ {tensor("six_out", "3, 2", "6")}, {tensor("rows_out", "1", "")}, {tenso
 
 
 def scalars(root: Path) -> None:
+    """The product of two scalars, and how many axes the first one has: none."""
     none = (FP32, [])
     write_onnx(
-        root / "scalars" / "1" / "model.onnx", [helper.make_node("Mul", ["a", "b"], ["c"])], {"a": none, "b": none}, {"c": none}
+        root / "scalars" / "1" / "model.onnx",
+        [
+            helper.make_node("Mul", ["a", "b"], ["product"]),
+            helper.make_node("Shape", ["a"], ["shape"]),
+            helper.make_node("Size", ["shape"], ["rank"]),
+        ],
+        {"a": none, "b": none},
+        {"product": none, "rank": (TensorProto.INT64, [])},
     )
     one = ("FP32", [1])
-    write_config(root / "scalars", {"a": one, "b": one}, {"c": one}, max_batch_size=0, extra="")
+    write_config(root / "scalars", {"a": one, "b": one}, {"product": one, "rank": ("INT64", [1])}, max_batch_size=0, extra="")
 
 
 def optional(root: Path) -> None:
@@ -376,11 +384,11 @@ output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 2 ] }} ]""",
         root / "no_operator" / "1" / "model.onnx", [helper.make_node("NoSuchOperator", ["x"], ["y"])], {"x": PAIR}, {"y": PAIR}
     )
     broken("no_operator", r"NoSuchOperator")
-    _write_bad_warm_up(root, broken)
     return errors
 
 
-def _write_bad_warm_up(root: Path, broken: Any) -> None:
+def write_bad_warm_up(root: Path) -> None:
+    """Write a model that refuses its own warm-up sample."""
     write_onnx(
         root / "bad_warm_up" / "1" / "model.onnx",
         [helper.make_node("Gather", ["table", "x"], ["y"])],
@@ -392,7 +400,7 @@ def _write_bad_warm_up(root: Path, broken: Any) -> None:
     (root / "bad_warm_up" / "warmup" / "x").write_bytes(np.array([99], np.int64).tobytes())
     sample = '{ key: "x" value { data_type: TYPE_INT64 dims: [ 1 ] input_data_file: "x" } }'
     extra = f'model_warmup [ {{ name: "beyond" batch_size: 1 inputs {sample} }} ]'
-    broken("bad_warm_up", r"out of data bounds", {"x": ("INT64", [1])}, {"y": ("FP32", [1])}, extra=extra)
+    write_config(root / "bad_warm_up", {"x": ("INT64", [1])}, {"y": ("FP32", [1])}, extra=extra)
 
 
 if __name__ == "__main__":

@@ -179,10 +179,11 @@ def test_callers_of_a_reshaped_model_share_a_batch(contract: Client) -> None:
         assert all(pool.map(ask, range(1, 7)))
 
 
-def test_scalars_are_tensors_of_one_element(either: Client) -> None:
-    found = either.infer("scalars", {"a": np.array([3], np.float32), "b": np.array([4], np.float32)})["c"]
+def test_scalars_are_tensors_of_one_element_for_callers_and_scalars_for_the_model(either: Client) -> None:
+    found = either.infer("scalars", {"a": np.array([3], np.float32), "b": np.array([4], np.float32)})
 
-    assert found.tolist() == [12]
+    assert found["product"].tolist() == [12]
+    assert found["rank"].tolist() == [0]
 
 
 @pytest.mark.parametrize(
