@@ -21,6 +21,8 @@ import numpy as np
 from convoy.contract.errors import ConvoyError, MissingDependencyError
 
 _LUA: Final = Path(__file__).with_name("post.lua")
+_PROBE_CALLS: Final = 20
+"""Calls for each in flight before the ones that count, which say how many those are to be."""
 _PACKAGES: Final = {"wrk": "wrk", "h2load": "nghttp2-client"}
 
 
@@ -98,13 +100,18 @@ def call(url: str, message: bytes, *, n_answer_bytes: int, in_flight: int, secon
         ConvoyError: Calls failed.
         MissingDependencyError: h2load is not installed.
     """
+    # A number of calls, not a time, at whose end h2load cancels those under way: a cancelled call may end Triton 2.51.
+    found = _counted_calls(url, message, n_answer_bytes, in_flight, _PROBE_CALLS * in_flight)
+    return _counted_calls(url, message, n_answer_bytes, in_flight, max(_PROBE_CALLS * in_flight, round(found.rate_per_s * seconds)))
+
+
+def _counted_calls(url: str, message: bytes, n_answer_bytes: int, in_flight: int, n: int) -> Sample:
     connections = min(in_flight, 4)
-    seconds = max(1, round(seconds))
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder, "message"), Path(folder, "log")
         body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
         command = [
-            require("h2load"), f"-c{connections}", f"-m{in_flight // connections}", "-t1", f"-D{seconds}", f"--log-file={log}",
+            require("h2load"), f"-c{connections}", f"-m{in_flight // connections}", "-t1", f"-n{n}", f"--log-file={log}",
             "-d", str(body), "-H", "content-type: application/grpc", "-H", "te: trailers", url,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -113,10 +120,11 @@ def call(url: str, message: bytes, *, n_answer_bytes: int, in_flight: int, secon
         rows = np.loadtxt(log, dtype=np.int64, ndmin=2)
     n_data = int(re.findall(r"\((\d+)\) data", done.stdout)[0])
     n_bad = int((rows[:, 1] != 200).sum())
-    if n_bad or n_data < 0.95 * len(rows) * n_answer_bytes:
-        raise ConvoyError(f"h2load on {url}: {n_bad} of {len(rows)} calls failed, {n_data} bytes of answers.")
+    if n_bad or len(rows) != n or n_data < 0.95 * n * n_answer_bytes:
+        raise ConvoyError(f"h2load on {url}: {n_bad} of {len(rows)} calls failed ({n} were to be made), {n_data} bytes of answers.")
     p50, p99 = np.percentile(rows[:, 2], [50, 99]) / 1e3
-    return Sample(_rate(len(rows), seconds, in_flight, float(rows[:, 2].mean()) / 1e3), float(p50), float(p99))
+    seconds = (int((rows[:, 0] + rows[:, 2]).max()) - int(rows[:, 0].min())) / 1e6
+    return Sample(_rate(n, seconds, in_flight, float(rows[:, 2].mean()) / 1e3), float(p50), float(p99))
 
 
 def _rate(n: int, seconds: float, in_flight: int, mean_ms: float) -> float:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import grpc
 
 from convoy.contract.errors import ClientError, InvalidResponseError, UsageError
-from convoy.serving.client._call import Call, R
+from convoy.serving.client._call import Call, Infer, R
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import GRPC_STATUS, failure
 from convoy.serving.client._grpc_wire import METHODS, decode_response, encode_request, method_of
@@ -33,6 +33,15 @@ CHANNEL_OPTIONS: Final = (
 )
 
 
+ABANDONED_S: Final = 60.0
+"""How long an inference whose caller has given up may run on before gRPC cancels it.
+
+Triton 2.51 ends with signal 11 when a cancelled inference is just being answered: with one in some thousands of those that a deadline
+cancels (triton-inference-server/server #7368, #8034, seen up to 25.01). A caller's short timeout must not take the server from all
+others. The time that the caller has goes to the server with the request, for the policy of its queue.
+"""
+
+
 class GrpcTransport:
     """A ``Transport`` on one grpc channel."""
 
@@ -44,17 +53,34 @@ class GrpcTransport:
         else:
             self._channel = grpc.insecure_channel(endpoint.address, CHANNEL_OPTIONS)
         self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
+        self._abandoned: set[Any] = set()  # grpc cancels a call that nobody holds
 
     def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
         request = encode_request(call, timeout_s)
         try:
-            response = self._methods[method_of(call)](request, timeout=timeout_s, metadata=self._metadata)
+            if isinstance(call, Infer):
+                response = self._infer(call, request, timeout_s)
+            else:
+                response = self._methods[method_of(call)](request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             raise _translated(error, self._endpoint, call) from error
         except ValueError as error:  # what grpc raises on a channel that another thread has closed
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
         return _decoded(call, response, self._endpoint)
+
+    def _infer(self, call: Infer, request: bytes, timeout_s: float) -> Any:
+        sent = self._methods[method_of(call)].future(request, timeout=timeout_s + ABANDONED_S, metadata=self._metadata)
+        try:
+            return sent.result(timeout_s)
+        except grpc.FutureTimeoutError as error:
+            raise _too_late(self._endpoint, call, timeout_s) from error
+        except grpc.FutureCancelledError as error:
+            raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
+        finally:
+            if not sent.done():
+                self._abandoned.add(sent)
+                sent.add_done_callback(self._abandoned.discard)
 
     def close(self) -> None:
         """See ``Transport.close``."""
@@ -70,18 +96,42 @@ class AsyncGrpcTransport:
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._abandoned: set[asyncio.Task[Any]] = set()
 
     async def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
         request = encode_request(call, timeout_s)
         method = self._method(method_of(call))
         try:
-            response = await method(request, timeout=timeout_s, metadata=self._metadata)
+            if isinstance(call, Infer):
+                response = await self._infer(call, method, request, timeout_s)
+            else:
+                response = await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise _translated(error, self._endpoint, call) from error
         except grpc.aio.UsageError as error:
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
         return _decoded(call, response, self._endpoint)
+
+    async def _infer(self, call: Infer, method: Any, request: bytes, timeout_s: float) -> Any:
+        async def sent() -> Any:
+            return await method(request, timeout=timeout_s + ABANDONED_S, metadata=self._metadata)
+
+        task = asyncio.ensure_future(sent())
+        try:
+            await asyncio.wait({task}, timeout=timeout_s)
+        finally:
+            if not task.done():
+                self._abandoned.add(task)
+                task.add_done_callback(self._let_go)
+        if not task.done():
+            raise _too_late(self._endpoint, call, timeout_s)
+        return task.result()
+
+    def _let_go(self, task: asyncio.Task[Any]) -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody waits for it; asyncio complains of those that nobody looked at
 
     async def close(self) -> None:
         """See ``Transport.close``."""
@@ -101,6 +151,10 @@ class AsyncGrpcTransport:
         elif loop is not self._loop:
             raise UsageError("an AsyncClient lives in the event loop that first used it; make one client a loop.")
         return self._methods[name]
+
+
+def _too_late(endpoint: Endpoint, call: Infer, timeout_s: float) -> ClientError:
+    return failure(GRPC_STATUS["DEADLINE_EXCEEDED"], endpoint, call, f"DEADLINE_EXCEEDED: no answer within {timeout_s:.3g} s")
 
 
 def _translated(error: Any, endpoint: Endpoint, call: Call[Any]) -> ClientError:

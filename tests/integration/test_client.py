@@ -183,6 +183,30 @@ def test_a_request_that_can_not_be_met_in_time_is_a_deadline_exceeded(url: str) 
         assert len(client.classify("tiny", images(8))) == 8
 
 
+def test_callers_that_give_up_by_the_thousand_do_not_end_the_server(triton: TritonServer) -> None:
+    counts = {"late": 0, "answered": 0}
+
+    def call(client: Client) -> None:
+        end = time.monotonic() + 60
+        while counts["late"] < 5000 and time.monotonic() < end:
+            try:
+                client.infer("tiny", {"image": images(1)}, timeout_s=2e-3)
+                counts["answered"] += 1
+            except DeadlineExceededError:
+                counts["late"] += 1
+
+    with Client(triton.grpc_url) as client:
+        client.infer("tiny", {"image": images(1)})
+        threads = [threading.Thread(target=call, args=(client,)) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(90)
+        assert counts["late"] >= 5000
+        assert triton.running
+        assert client.infer("tiny", {"image": images(1)})
+
+
 def test_the_rest_port_given_as_grpc_and_the_other_way_round_are_explained(triton: TritonServer) -> None:
     for wrong in (triton.http_url.replace("http", "grpc"), triton.grpc_url.replace("grpc", "http")):
         with Client(wrong, timeout_s=5) as client, pytest.raises(ClientError, match="REST: 8000"):

@@ -19,6 +19,7 @@ from convoy.contract.errors import (
     UsageError,
 )
 from convoy.serving.client import AsyncClient, Client
+from convoy.serving.client._grpc_channel import ABANDONED_S
 from convoy.serving.client.testing import FakeTransport
 
 SCHEMES = ["grpc", "http"]
@@ -171,7 +172,7 @@ async def test_the_deadline_travels_to_the_server(grpc_double: Any, http_double:
     def by_grpc(method: str, request: bytes, context: Any) -> bytes:
         if method == "ModelInfer":
             seen["grpc"] = service_pb2.ModelInferRequest.FromString(request).parameters["timeout"].int64_param / 1e6
-            seen["deadline"] = context.time_remaining()
+            seen["call_s"] = context.time_remaining()
             return service_pb2.ModelInferResponse(model_name="m").SerializeToString()
         answer = service_pb2.ModelMetadataResponse(name="m")
         answer.inputs.add(name="x", datatype="UINT8", shape=[1])
@@ -186,7 +187,37 @@ async def test_the_deadline_travels_to_the_server(grpc_double: Any, http_double:
     for url in (grpc_double(by_grpc).url, http_double(by_http).url):
         with Client(url) as client:
             client.infer("m", {"x": np.zeros(1, np.uint8)}, timeout_s=5)
-    assert all(4 < seen[key] <= 5 for key in ("grpc", "deadline", "http"))
+    assert all(4 < seen[key] <= 5 for key in ("grpc", "http"))
+    assert 4 < seen["call_s"] - ABANDONED_S <= 5
+
+
+async def test_an_inference_that_comes_too_late_is_left_alone_and_not_cancelled(grpc_double: Any) -> None:
+    from tritonclient.grpc import service_pb2
+
+    ended: list[bool] = []
+    late, answered = threading.Event(), threading.Semaphore(0)
+
+    def infer(method: str, _request: bytes, context: Any) -> bytes:
+        if method == "ModelInfer":
+            late.wait(20)
+            ended.append(context.is_active())
+            answered.release()
+            return service_pb2.ModelInferResponse(model_name="m").SerializeToString()
+        answer = service_pb2.ModelMetadataResponse(name="m")
+        answer.inputs.add(name="x", datatype="UINT8", shape=[1])
+        return answer.SerializeToString()
+
+    url = grpc_double(infer).url
+    with Client(url) as client:
+        async with AsyncClient(url) as async_client:
+            with faster_than(3), pytest.raises(DeadlineExceededError, match=r"within 0\.\d+ s.*The whole call had 0\.3 s\."):
+                client.infer("m", {"x": np.zeros(1, np.uint8)}, timeout_s=0.3)
+            with faster_than(3), pytest.raises(DeadlineExceededError, match=r"The whole call had 0\.3 s\."):
+                await async_client.infer("m", {"x": np.zeros(1, np.uint8)}, timeout_s=0.3)
+            late.set()
+            assert answered.acquire(timeout=5)
+            assert answered.acquire(timeout=5)
+    assert ended == [True, True]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
