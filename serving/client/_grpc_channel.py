@@ -37,8 +37,8 @@ ABANDONED_S: Final = 60.0
 """How long an inference whose caller has given up may run on before gRPC cancels it.
 
 Triton 2.51 ends with signal 11 when a cancelled inference is just being answered: with one in some thousands of those that a
-deadline cancels (triton-inference-server/server #7368, #8034, seen up to 25.01). A caller's short timeout must not take the server from
-all others. The time that the caller has goes to the server with the request, for the policy of its queue.
+deadline cancels (triton-inference-server/server #7368, #8034, seen up to 25.01). A caller's short timeout must not take the
+server from all others. The time that the caller has goes to the server with the request, for the policy of its queue.
 """
 
 
