@@ -9,6 +9,7 @@ gRPC), which leave the cores to the servers. What is compared, in each round:
   images that lie ready: nothing that infers through a Python-based backend can be faster.
 - ``empty``: the same without ONNX Runtime. ``first``: the first backend that Convoy's was measured against, frozen.
 - FastAPI, mosec, MLServer, each with the settings that were seen to suit it (``benchmarks/peers/system.py``).
+- ``convoy by perf_analyzer``: the first again, loaded by NVIDIA's generator, which takes much of two cores itself (``--no-perf``).
 - ``in process``: ONNX Runtime alone, in batches as large as the callers are many.
 """
 
@@ -34,6 +35,7 @@ from benchmarks.harness import Figure, benchmark, interleave, ratios
 from benchmarks.peers import load_tool
 from benchmarks.peers.environment import default_cache
 from benchmarks.peers.load_tool import Sample
+from benchmarks.peers.perf_analyzer import PerfAnalyzer
 from benchmarks.peers.system import KINDS, Peer, Request, Subject
 from convoy.contract.errors import ConvoyError, UsageError
 from convoy.serving.triton import TritonServer
@@ -62,22 +64,27 @@ class Case:
 @benchmark("serving", packages=("nvidia-pytriton", "onnxruntime-gpu", "onnxruntime", "numpy"))
 @click.option("--models", default=",".join(MODELS), show_default=True, help="With commas.")
 @click.option("--peers", default=",".join(KINDS), show_default=True, help="Other systems, with commas; empty for none.")
+@click.option("--perf/--no-perf", default=True, show_default=True, help="Load Convoy's server by perf_analyzer too.")
 @click.option("--rounds", default=5, show_default=True, type=click.IntRange(1, 99), help="How often each point is measured.")
 @click.option("--seconds", default=4, show_default=True, type=click.IntRange(1, 60), help="Of a measurement.")
 @click.option("--cache", type=click.Path(path_type=Path), default=None, help="Where the peers' environments are kept.")
-def main(models: str, peers: str, rounds: int, seconds: int, cache: Path | None) -> Iterator[Figure]:
+def main(models: str, peers: str, perf: bool, rounds: int, seconds: int, cache: Path | None) -> Iterator[Figure]:
     """Measure the server beside its ceiling, its first backend, other systems and ONNX Runtime alone."""
     names, others = models.split(","), [name for name in peers.split(",") if name]
     if unknown := [*set(names) - set(MODELS), *set(others) - set(KINDS)]:
         raise UsageError(f"expected models of {list(MODELS)} and peers of {list(KINDS)}, found {unknown}.")
     for tool in ("wrk", "h2load"):
         load_tool.require(tool)
+    cache = cache or default_cache()
+    analyzer = PerfAnalyzer.ready(cache) if perf else None
     for name in names:
         with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder:
-            yield from measure_model(name, others, rounds, seconds, Path(folder), cache or default_cache())
+            yield from measure_model(name, others, rounds, seconds, Path(folder), cache, analyzer)
 
 
-def measure_model(name: str, peers: list[str], rounds: int, seconds: int, folder: Path, cache: Path) -> Iterator[Figure]:
+def measure_model(
+    name: str, peers: list[str], rounds: int, seconds: int, folder: Path, cache: Path, analyzer: PerfAnalyzer | None
+) -> Iterator[Figure]:
     """The figures of one model.
 
     Args:
@@ -87,6 +94,7 @@ def measure_model(name: str, peers: list[str], rounds: int, seconds: int, folder
         seconds: Of a measurement.
         folder: For the repository.
         cache: Where the peers' environments are kept.
+        analyzer: perf_analyzer, where it is to load Convoy's server too.
     """
     subject = write_repository(name, folder)
     os.environ["BENCH_THREADS"] = str(1 if subject.small else len(os.sched_getaffinity(0)))  # of the models in benchmarks/baseline
@@ -94,7 +102,7 @@ def measure_model(name: str, peers: list[str], rounds: int, seconds: int, folder
         server = stack.enter_context(TritonServer(folder, http_port=0, grpc_port=0, metrics_port=0))
         running = [stack.enter_context(Peer(peer, subject, cache)) for peer in peers]
         for in_flight in MODELS[name]:
-            cases = list(_cases(server, subject, running, in_flight, seconds))
+            cases = list(_cases(server, subject, running, analyzer, in_flight, seconds))
             try:
                 samples = _rounds(cases, rounds)
             except ConvoyError as error:
@@ -152,12 +160,17 @@ def _write_config(model: Path, backend: str, dims: tuple[int, ...], n_classes: i
     )
 
 
-def _cases(server: TritonServer, subject: Subject, peers: Iterable[Peer], in_flight: int, seconds: int) -> Iterator[Case]:
+def _cases(
+    server: TritonServer, subject: Subject, peers: Iterable[Peer], analyzer: PerfAnalyzer | None, in_flight: int, seconds: int
+) -> Iterator[Case]:
     point = {"in_flight": in_flight, "seconds": seconds}
     for system in ("convoy", *OF_TRITON):
         model = subject.name if system == "convoy" else f"{subject.name}-{system}"
         yield Case(f"REST {system}", _rest(triton_rest(server, model, subject), point))
         yield Case(f"gRPC {system}", _grpc(server, model, subject, point))
+    if analyzer is not None:
+        for wire, url in (("REST", server.http_url), ("gRPC", server.grpc_url)):
+            yield Case(f"{wire} convoy by perf_analyzer", _perf(analyzer, url, subject.name, point))
     for peer in peers:
         yield Case(f"REST {peer.name}", _rest(peer.request, point))
     yield Case("in process", _in_process(subject, in_flight, seconds))
@@ -189,6 +202,14 @@ def _grpc(server: TritonServer, model: str, subject: Subject, point: dict[str, i
     message = request.SerializeToString()
     url = f"{server.grpc_url.replace('grpc://', 'http://')}/inference.GRPCInferenceService/ModelInfer"
     return lambda: load_tool.call(url, message, n_answer_bytes=subject.expected.nbytes, **point)
+
+
+def _perf(analyzer: PerfAnalyzer, url: str, model: str, point: dict[str, int]) -> Callable[[], Sample]:
+    def measure() -> Sample:
+        found = analyzer.measure(url, model, in_flight=point["in_flight"], window_s=point["seconds"] / PerfAnalyzer.WINDOWS)
+        return Sample(found.rate_per_s, found.p50_ms, found.p99_ms)
+
+    return measure
 
 
 def _in_process(subject: Subject, batch_size: int, seconds: int) -> Callable[[], Sample]:

@@ -17,13 +17,12 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from convoy.contract.errors import ConvoyError, MissingDependencyError
 
 REQUIREMENT: Final = "tritonclient==2.51.0"
 
-_WINDOWS: Final = 3
 _ANY_PERCENT: Final = 999
 """How far its windows may differ: it says nothing at all of a point that it calls unstable."""
 
@@ -53,6 +52,9 @@ class PerfAnalyzer:
         path: The program.
         libraries: The folder of the libraries that it needs besides the system's.
     """
+
+    WINDOWS: ClassVar = 3
+    """How many windows a measurement has."""
 
     path: Path
     libraries: Path
@@ -106,7 +108,7 @@ class PerfAnalyzer:
             command = [
                 str(self.path), "-m", model_name, "-i", protocol, "-u", address, f"--{mode}", "-b", "1",
                 "--concurrency-range", f"{in_flight}:{in_flight}", "-p", str(round(window_s * 1000)),
-                "-r", str(_WINDOWS), "-s", str(_ANY_PERCENT), "-f", str(table),
+                "-r", str(self.WINDOWS), "-s", str(_ANY_PERCENT), "-f", str(table),
             ]  # fmt: skip
             environment = {**os.environ, "LD_LIBRARY_PATH": str(self.libraries)}
             before = _children_s()
