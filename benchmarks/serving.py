@@ -166,14 +166,31 @@ def _cases(
     point = {"in_flight": in_flight, "seconds": seconds}
     for system in ("convoy", *OF_TRITON):
         model = subject.name if system == "convoy" else f"{subject.name}-{system}"
-        yield Case(f"REST {system}", _rest(triton_rest(server, model, subject), point))
-        yield Case(f"gRPC {system}", _grpc(server, model, subject, point))
+        for wire in ("REST", "gRPC"):
+            yield Case(f"{wire} {system}", load_case(server, subject, model, wire, in_flight, seconds).measure)
     if analyzer is not None:
         for wire, url in (("REST", server.http_url), ("gRPC", server.grpc_url)):
             yield Case(f"{wire} convoy by perf_analyzer", _perf(analyzer, url, subject.name, point))
     for peer in peers:
         yield Case(f"REST {peer.name}", _rest(peer.request, point))
     yield Case("in process", _in_process(subject, in_flight, seconds))
+
+
+def load_case(server: TritonServer, subject: Subject, model: str, wire: str, in_flight: int, seconds: int) -> Case:
+    """One model of a Triton under load from a tool written in C.
+
+    Args:
+        server: The Triton.
+        subject: What is served.
+        model: The name of the model there.
+        wire: "REST" or "gRPC".
+        in_flight: How many requests are under way at once.
+        seconds: For how long.
+    """
+    point = {"in_flight": in_flight, "seconds": seconds}
+    if wire == "REST":
+        return Case(f"REST {model}", _rest(triton_rest(server, model, subject), point))
+    return Case(f"gRPC {model}", _grpc(server, model, subject, point))
 
 
 def triton_rest(server: TritonServer, model: str, subject: Subject) -> Request:
