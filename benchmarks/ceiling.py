@@ -1,8 +1,8 @@
 """``python -m benchmarks.ceiling``: Convoy's backend over what no Python-based backend can pass, in pairs of one second.
 
 ``benchmarks.serving`` measures many systems, and the two that are compared here far apart: on a shared machine what happens in
-between is in their ratio. Here they take turns second by second, now one first and now the other, and the median of the pairs is given with
-its 95 % interval, by resampling.
+between is in their ratio. Here they take turns second by second, now one first and now the other, and the median of the pairs is
+given with its 95 % interval, by resampling.
 """
 
 from __future__ import annotations
