@@ -103,7 +103,11 @@ def load_run(run_dir: Path) -> LoadedRun:
     metrics = Metrics.load(run_dir / METRICS_FILE)
     weights = _read_weights(run_dir / WEIGHTS_FILE, record.weights_sha256)
     classifier = build_classifier(
-        record.recipe.network, image=record.image, n_classes=len(record.labels), preprocessing=record.preprocessing
+        record.recipe.network,
+        image=record.image,
+        n_classes=len(record.labels),
+        preprocessing=record.preprocessing,
+        architecture=record.recipe.architecture,
     )
     _check_weights(run_dir / WEIGHTS_FILE, expected=classifier.state_dict(), found=weights)
     classifier.load_state_dict(weights)

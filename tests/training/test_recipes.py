@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from pydantic import ValidationError
 
@@ -70,7 +72,7 @@ def test_set_changes_fields_of_groups_and_the_last_one_wins() -> None:
 def test_what_set_changes_is_all_that_settings_lists() -> None:
     recipe = get_recipe("lenet5")
     for setting in settings(recipe):
-        text = setting.value if isinstance(setting.value, str) else str(setting.value).replace("None", "null")
+        text = setting.value if isinstance(setting.value, str) else json.dumps(setting.value)
         assert get_recipe("lenet5", assignments=[f"{setting.key}={text}"]) == recipe
 
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Final
-
 from torch import Tensor, nn
 
 from convoy.contract.errors import UsageError
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import Preprocessing
-from convoy.training.networks.lenet5 import LeNet5
 from convoy.training.networks.preprocessing import PixelPreprocessing
-
-NETWORKS: Final[Mapping[str, Callable[[ImageSpec, int], nn.Module]]] = MappingProxyType({"lenet5": LeNet5.build})
-"""By name, how a network is built for an image and a number of classes."""
+from convoy.training.networks.registry import build_network
+from convoy.training.recipes.recipe import Architecture
 
 
 class ImageClassifier(nn.Module):
@@ -42,18 +36,9 @@ class ImageClassifier(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
 
-def build_network(name: str, *, image: ImageSpec, n_classes: int) -> nn.Module:
-    """The network ``name`` with fresh weights, drawn from torch's global generator.
-
-    Raises:
-        UsageError: There is no such network, or it does not take such images.
-    """
-    if name not in NETWORKS:
-        raise UsageError(f"there is no network {name!r}; known: {', '.join(NETWORKS)}.")
-    return NETWORKS[name](image, n_classes)
-
-
-def build_classifier(name: str, *, image: ImageSpec, n_classes: int, preprocessing: Preprocessing) -> ImageClassifier:
+def build_classifier(
+    name: str, *, image: ImageSpec, n_classes: int, preprocessing: Preprocessing, architecture: Architecture | None = None
+) -> ImageClassifier:
     """The network ``name`` with fresh weights behind its preprocessing.
 
     Raises:
@@ -64,4 +49,5 @@ def build_classifier(name: str, *, image: ImageSpec, n_classes: int, preprocessi
             f"normalisation: expected a mean and a std for each of {image.channels} channels, "
             f"found {len(preprocessing.mean)} and {len(preprocessing.std)}."
         )
-    return ImageClassifier(PixelPreprocessing(preprocessing), build_network(name, image=image, n_classes=n_classes))
+    network = build_network(name, image=image, n_classes=n_classes, architecture=architecture)
+    return ImageClassifier(PixelPreprocessing(preprocessing), network)

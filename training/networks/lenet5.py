@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from convoy.contract.errors import UsageError
 from convoy.contract.image import ImageSpec
+from convoy.training.recipes.recipe import Architecture
 
 
 class LeNet5(nn.Module):
@@ -29,7 +30,7 @@ class LeNet5(nn.Module):
         self.relu = nn.ReLU()
 
     @classmethod
-    def build(cls, image: ImageSpec, n_classes: int) -> LeNet5:
+    def build(cls, image: ImageSpec, n_classes: int, architecture: Architecture) -> LeNet5:  # noqa: ARG003 - offers none yet
         """The network for images of ``image``.
 
         Raises:

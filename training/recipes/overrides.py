@@ -11,14 +11,17 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from convoy.contract.errors import UsageError
-from convoy.training.recipes.recipe import Recipe
+from convoy.training.recipes.recipe import Architecture, Recipe
 
 _FIXED: Final = {
     "name": "is the recipe's own",
     "title": "is the recipe's own",
     "source": "is the recipe's own",
+    "network": "is the recipe's own",
     "data": "is chosen with --data",
 }
+BACKBONE: Final = "backbone"
+"""What ``--set`` calls the network of a recipe that transfers: there it is a choice."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,9 @@ class Setting:
 
 
 def settings(recipe: Recipe) -> tuple[Setting, ...]:
-    """All fields of ``recipe`` that ``--set`` changes, in their order."""
-    return tuple(_settings(recipe, ""))
+    """All fields of ``recipe`` that ``--set`` changes, in their order; what its network does not offer is not among them."""
+    backbone = () if recipe.transfer is None else (Setting(BACKBONE, recipe.network, "the network that is taken over"),)
+    return (*backbone, *_settings(recipe, ""))
 
 
 def _settings(part: BaseModel, prefix: str) -> Iterator[Setting]:
@@ -46,8 +50,13 @@ def _settings(part: BaseModel, prefix: str) -> Iterator[Setting]:
         value = getattr(part, name)
         if isinstance(value, BaseModel):
             yield from _settings(value, f"{prefix}{name}.")
-        elif prefix + name not in _FIXED:
+        elif prefix + name not in _FIXED and not _is_absent(recipe_part=part, name=name):
             yield Setting(prefix + name, value, info.description or "")
+
+
+def _is_absent(recipe_part: BaseModel, name: str) -> bool:
+    """Whether a null says that there is no such choice: of a network, or of a whole group of fields."""
+    return getattr(recipe_part, name) is None and (isinstance(recipe_part, Architecture) or name == "transfer")
 
 
 def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
@@ -56,7 +65,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     Args:
         recipe: The recipe to start from.
         assignments: ``key=value`` each. A value is JSON (``12``, ``0.5``, ``[0.13]``, ``null``) or, where it is none, a plain
-            string; later ones win.
+            string; later ones win. A field of a group may be named without its group where no other has its name.
 
     Raises:
         UsageError: One has no ``=``, names no field, or its value does not fit the field or the other fields.
@@ -67,8 +76,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         key, text = key.strip(), text.strip()
         if not equals or not key:
             raise UsageError(f"--set {assignment}: expected key=value, such as --set epochs=5.")
-        _check_key(recipe, key)
-        changes[key] = _parse(text)
+        changes[_full_key(recipe, key)] = _parse(text)
     return merge(recipe, changes) if changes else recipe
 
 
@@ -92,12 +100,20 @@ def merge(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         raise UsageError(_say(error, changes)) from error
 
 
-def _check_key(recipe: Recipe, key: str) -> None:
+def _full_key(recipe: Recipe, key: str) -> str:
     if key in _FIXED:
         raise UsageError(f"--set {key}: this field {_FIXED[key]} and cannot be set.")
     known = [setting.key for setting in settings(recipe)]
     if key in known:
-        return
+        return "network" if key == BACKBONE else key
+    named = [name for name in known if name.rpartition(".")[2] == key]
+    if len(named) == 1:
+        return named[0]
+    if key.rpartition(".")[2] in Architecture.model_fields:
+        raise UsageError(
+            f"--set {key}: the network of recipe {recipe.name!r} does not offer this choice; `convoy recipes {recipe.name}` lists "
+            "what it offers."
+        )
     group = [name for name in known if name.startswith(f"{key}.")]
     if group:
         raise UsageError(f"--set {key}: this is a group of fields; set one of {', '.join(group)}.")
