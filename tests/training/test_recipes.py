@@ -82,7 +82,6 @@ def test_what_set_changes_is_all_that_settings_lists() -> None:
         ("epochs", "expected key=value"),
         ("=3", "expected key=value"),
         ("epoch=3", "did you mean 'epochs'"),
-        ("rotation_deg=3", "did you mean 'augmentation.rotation_deg'"),
         ("augmentation.rotation=3", "did you mean 'augmentation.rotation_deg'"),
         ("qqq=3", "known: network, normalisation.polarity"),
         ("augmentation=3", "set one of augmentation.shift_px"),
