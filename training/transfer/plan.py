@@ -11,11 +11,23 @@ from torch import nn
 
 from convoy.contract.errors import UsageError
 from convoy.training.networks.classifier import ImageClassifier
-from convoy.training.recipes.recipe import Recipe
+from convoy.training.recipes.recipe import Recipe, Transfer
 from convoy.training.transfer.blocks import Block, Blocks, find_blocks
 
 NETWORK: Final = "network."
 """What ``classifier.named_parameters()`` writes before the network's own names."""
+
+
+def block_factors(n_blocks: int, transfer: Transfer) -> tuple[float, ...]:
+    """What the learning rate of each block is multiplied by, in the order of the blocks; 0 for those that never learn.
+
+    Args:
+        n_blocks: How many there are, the head included.
+        transfer: Which share stays frozen, and by how much a block learns slower than the one behind it.
+    """
+    n_before_head = n_blocks - 1
+    n_frozen = math.floor(transfer.frozen_fraction * n_before_head + 0.5)
+    return tuple(0.0 if place < n_frozen else transfer.layer_decay ** (n_before_head - place) for place in range(n_blocks))
 
 
 class Plan:
@@ -53,13 +65,9 @@ class Plan:
             return
         channels = len(classifier.preprocessing.facts.mean)
         self.blocks = find_blocks(classifier.network, channels=channels, image_size_px=recipe.image_size_px)
-        n_before_head = len(self.blocks.row) - 1
-        self.n_frozen = math.floor(transfer.frozen_fraction * n_before_head + 0.5)
         self._head_epochs = transfer.head_epochs
-        factors = [
-            0.0 if place < self.n_frozen else transfer.layer_decay ** (n_before_head - place)
-            for place in range(len(self.blocks.row))
-        ]
+        factors = block_factors(len(self.blocks.row), transfer)
+        self.n_frozen = factors.count(0.0)
         self._factors = MappingProxyType(
             {NETWORK + name: factor for block, factor in zip(self.blocks.row, factors, strict=True) for name in block.parameters}
         )
