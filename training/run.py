@@ -163,7 +163,7 @@ def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "aut
         classifier = classifier.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
         fitted = fit(classifier, dataset, recipe, generator=generator, listener=listener)
     classifier = classifier.to(memory_format=torch.contiguous_format)  # as `load_run` lays them out: the same sums
-    test_images, test_labels = torch.from_numpy(dataset.test.images).to(target), torch.from_numpy(dataset.test.labels).to(target)
+    test_images, test_labels = torch.from_numpy(dataset.test.images[:]).to(target), torch.from_numpy(dataset.test.labels).to(target)
     test = evaluate(classifier, test_images, test_labels)
     metrics = Metrics(
         history=fitted.history,
@@ -209,7 +209,7 @@ def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
     """
     wanted = recipe.normalisation
     if wanted.mean is None or wanted.std is None:
-        return measure(torch.from_numpy(dataset.train.images), polarity=wanted.polarity)
+        return measure(torch.from_numpy(dataset.train.images[:]), polarity=wanted.polarity)
     return Preprocessing(polarity=wanted.polarity, scale=1 / 255, mean=wanted.mean, std=wanted.std)
 
 

@@ -131,7 +131,7 @@ def fit(
 
 
 def _to_tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+    return torch.from_numpy(split.images[:]).to(device), torch.from_numpy(split.labels).to(device)
 
 
 def _copy_weights(classifier: ImageClassifier) -> dict[str, Tensor]:
