@@ -204,12 +204,18 @@ def _block(network: nn.Module, group: Sequence[_Unit]) -> Block:
 
 
 def _last_layer(group: Sequence[_Unit], calls: _Calls) -> str:
-    """The layer of the last block that is called last, or was registered last where the calls are not known."""
+    """The layer of the last block that is called last, or was registered last where the calls are not known.
+
+    A layer of fixed weights, such as LeNet5's radial basis functions of 1998, is one too.
+    """
     layers = [name for unit in group for name in unit.layers]
+    layers += [unit.name for unit in group if not unit.layers and any(buffer.ndim > 1 for buffer in unit.module.buffers())]
     return max(layers, key=lambda name: calls.get(name, (-1, -1))[1]) if calls else layers[-1]
 
 
 def _auxiliary_outputs(network: nn.Module, output: str, auxiliary: Sequence[_Unit]) -> Iterator[str]:
+    if not auxiliary:
+        return
     n_outputs = _n_outputs(network.get_submodule(output))
     for unit in auxiliary:
         same = [name for name in unit.layers if _n_outputs(network.get_submodule(name)) == n_outputs]

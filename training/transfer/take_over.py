@@ -180,8 +180,9 @@ def _check(match: _Match, source: Weights, expected: Mapping[str, Tensor], block
     ]
     if random:
         raise ContractError(
-            f"{source.source}: expected all tensors of the blocks that stay frozen, missing: {_some(random)}. They would stay "
-            f"random: freeze fewer blocks than frozen_fraction={transfer.frozen_fraction:g} does; --set frozen_fraction=0 freezes none."
+            f"{source.source}: expected all tensors of the blocks that stay frozen, missing: {_some(random)}. They would "
+            f"stay random: freeze fewer blocks than frozen_fraction={transfer.frozen_fraction:g} does, such as none: "
+            "--set frozen_fraction=0."
         )
 
 

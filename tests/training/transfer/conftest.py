@@ -80,3 +80,13 @@ def transfer_recipe() -> Callable[..., Recipe]:
 def small() -> ImageClassifier:
     torch.manual_seed(0)
     return classify(SmallResNet())
+
+
+@pytest.fixture
+def build() -> Callable[..., ImageClassifier]:
+    """A small classifier; keyword arguments are those of ``SmallResNet`` and the normalisation."""
+
+    def make(*, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD, **options: int) -> ImageClassifier:
+        return classify(SmallResNet(**options), mean=mean, std=std)
+
+    return make

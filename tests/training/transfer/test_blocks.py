@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model, list_models
 
 from convoy.contract.errors import UsageError
-from convoy.training.networks import LeNet5
+from convoy.contract.image import ImageSpec
+from convoy.training.networks import build_network
 from convoy.training.transfer.blocks import Blocks, find_blocks
 
 # by torchvision's name: how many blocks, the module that the first begins with, the layers that give logits
@@ -50,7 +51,7 @@ def check(blocks: Blocks, network: nn.Module) -> None:
     covered = [name for block in blocks.row for name in block.parameters]
     assert sorted(covered) == sorted(name for name, _ in network.named_parameters())
     assert all(block.parameters for block in blocks.row)
-    assert all(f"{name}.weight" in blocks.head.parameters for name in blocks.outputs)
+    assert all(name.startswith(blocks.head.modules) for name in blocks.outputs)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -88,10 +89,29 @@ def test_tokens_and_positions_learn_with_what_they_are_put_into() -> None:
     assert "encoder.ln.weight" in blocks["encoder.layers.encoder_layer_11"].parameters
 
 
-def test_a_network_of_plain_layers_has_a_block_a_layer() -> None:
-    network = LeNet5()
-    blocks = find_blocks(network, channels=1)
-    assert [block.name for block in blocks.row] == ["c1", "c3", "c5", "f6", "output"]
+@pytest.mark.parametrize(
+    ("name", "n_blocks", "outputs"),
+    [
+        ("linear", 1, ["layers.output"]),
+        ("lenet300-conv-pool2", 4, ["layers.output"]),
+        ("lenet5", 5, ["output"]),
+        ("lenet5-1998", 4, ["output"]),  # radial basis functions on fixed bitmaps: F6 learns with them
+        ("alexnet", 8, ["classifier.fc8"]),
+        ("vgg-e", 19, ["classifier.6"]),
+        ("googlenet", 3 + 9 + 1, ["output", "auxiliary1.output", "auxiliary2.output"]),
+        ("plain34", 1 + 16 + 1, ["fc"]),
+        ("resnet152", 1 + 50 + 1, ["fc"]),
+        ("cifar-resnet56", 1 + 27 + 1, ["linear"]),
+    ],
+)
+def test_convoys_own_networks_are_rows_of_their_layers_or_blocks(name: str, n_blocks: int, outputs: list[str]) -> None:
+    is_digit = name.startswith("le") or name == "linear"
+    image = ImageSpec(height_px=28, width_px=28, channels=1) if is_digit else ImageSpec(height_px=224, width_px=224, channels=3)
+    with torch.device("meta"):
+        network = build_network(name, image=image, n_classes=10)
+    blocks = find_blocks(network, channels=image.channels)
+    assert len(blocks.row) == n_blocks
+    assert list(blocks.outputs) == outputs
     check(blocks, network)
 
 
