@@ -96,7 +96,9 @@ def connect(hardware: Hardware, *, some_parameters_rest: bool = False) -> Fabric
     """
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on stderr
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+    from lightning_fabric.strategies.strategy import Strategy
 
     device = choose_device(hardware.device)
     strategy: Strategy
