@@ -48,7 +48,10 @@ def draw_mnist(found: Mapping[str, Outcome]) -> bytes:
 def draw_convergence(found: Mapping[str, Outcome]) -> bytes:
     """The training errors of each activation over the epochs, a line a seed; a PNG file."""
     figure, (axes,) = _figure(8, 4, 1)
-    rows = [outcome for outcome in found.values() if outcome.row.section == "sigmoid"]
+    fastest: dict[str, Outcome] = {}
+    for outcome in sorted((each for each in found.values() if each.row.section == "sigmoid"), key=lambda each: each.mean):
+        fastest.setdefault(outcome.row.title.partition(",")[0], outcome)
+    rows = sorted(fastest.values(), key=lambda outcome: outcome.mean)
     for colour, outcome in zip(_COLOURS, rows, strict=False):
         for i, run in enumerate(outcome.runs):
             percent = [100 * error for error in run.train_errors]

@@ -98,7 +98,7 @@ def figures_of(found: Iterable[Outcome], *, with_goals: bool = True) -> list[Fig
     for outcome in found:
         row, values = outcome.row, [value if math.isfinite(value) else 1e6 for value in outcome.values]
         mean = sum(values) / len(values)
-        below += mean < row.band[0]
+        below += row.band is not None and mean < row.band[0]
         figures.append(
             Figure(
                 name=row.name,
@@ -106,7 +106,7 @@ def figures_of(found: Iterable[Outcome], *, with_goals: bool = True) -> list[Fig
                 low=min(values),
                 high=max(values),
                 unit="%" if row.figure == "test error" else "epochs",
-                goal=f"<= {row.band[1]:g}" if with_goals else None,
+                goal=f"<= {row.band[1]:g}" if with_goals and row.band else None,
             )
         )
     if with_goals:
