@@ -194,7 +194,9 @@ def test_a_process_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) ->
     while n_kills < 2:
         arguments = ("--resume", "broken") if started else (*SHORT, "--out", "broken")
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        with subprocess.Popen([*PROGRAM, *arguments, "--checkpoint-every", "0"], cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        with subprocess.Popen(
+            [*PROGRAM, *arguments, "--checkpoint-every", "0"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        ) as process:
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and process.poll() is None:
                 if checkpoint.exists() and checkpoint.stat().st_mtime_ns != before:
