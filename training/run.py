@@ -250,7 +250,7 @@ def train(
 
 
 def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
-    """What happens to the pixels: the recipe's constants, those of ImageNet with its weights, or those measured on the training split.
+    """What happens to the pixels: the recipe's constants, ImageNet's with its weights, or those measured on the training split.
 
     Raises:
         DataError: They are to be measured and the images have no contrast.
