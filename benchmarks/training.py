@@ -28,7 +28,7 @@ from benchmarks import _common_loop
 from benchmarks.harness import Figure, benchmark, interleave, ratios
 from convoy.contract.errors import DataError
 from convoy.training.data import DataLocation, Dataset, load_dataset
-from convoy.training.loop import Listener
+from convoy.training.loop import Hardware, Listener
 from convoy.training.networks import build_network
 from convoy.training.recipes import Augmentation, Recipe, get_recipe
 from convoy.training.run import train
@@ -49,9 +49,7 @@ class Errors:
 
 @benchmark("training", packages=("torch", "torchvision", "numpy"))
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 99), help="How often each case is trained.")
-@click.option(
-    "--epochs", default=2, show_default=True, type=click.IntRange(1, 99), help="Of each training but lenet5-fast's."
-)
+@click.option("--epochs", default=2, show_default=True, type=click.IntRange(1, 99), help="Of each training but lenet5-fast's.")
 @click.option("--images", default=54_000, show_default=True, type=click.IntRange(64, 54_000), help="Images an epoch.")
 @click.option("--fast/--no-fast", default=True, show_default=True, help="Train lenet5-fast too.")
 def main(rounds: int, epochs: int, images: int, fast: bool) -> Iterator[Figure]:
@@ -110,7 +108,7 @@ def measure(dataset: Dataset, root: Path, *, rounds: int, epochs: int, fast: boo
 
 def _convoy(name: str, recipe: Recipe, dataset: Dataset, errors: Errors) -> Callable[[], float]:
     def once() -> float:
-        metrics = train(recipe, dataset, seed=_round(errors, name), device="cpu").metrics
+        metrics = train(recipe, dataset, seed=_round(errors, name), hardware=Hardware(device="cpu")).metrics
         errors.note(name, metrics.test_top1_error)
         return min(record.seconds for record in metrics.history)
 
@@ -145,7 +143,7 @@ def _whole(name: str, recipe: Recipe, dataset: Dataset, errors: Errors) -> Calla
 
     def once() -> float:
         clock, called = Clock(), time.perf_counter()
-        metrics = train(recipe, dataset, seed=_round(errors, name), device="cpu", listener=clock).metrics
+        metrics = train(recipe, dataset, seed=_round(errors, name), hardware=Hardware(device="cpu"), listener=clock).metrics
         errors.note(name, metrics.test_top1_error)
         return metrics.seconds - (clock.started - called)
 
