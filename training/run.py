@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import secrets
 import time
@@ -20,6 +21,7 @@ import convoy
 from convoy.contract.files import Document, sha256_bytes
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import Label, Preprocessing, Sha256, TrainingFacts
+from convoy.training.data.augmentation import flip_warning
 from convoy.training.data.dataset import Dataset
 from convoy.training.loop import EpochRecord, Hardware, Listener, choose_device, fit, seeded
 from convoy.training.loop.checkpoint import Checkpoints, Start
@@ -31,6 +33,8 @@ from convoy.training.networks.classifier import ImageClassifier, build_classifie
 from convoy.training.networks.preprocessing import measure
 from convoy.training.recipes.recipe import Recipe
 from convoy.training.transfer import imagenet_preprocessing, take_over
+
+_log = logging.getLogger(__name__)
 
 _PHOTOS_MEASURED: Final = 1_024
 
@@ -175,6 +179,8 @@ def train(
     started = time.perf_counter()
     hardware = hardware or Hardware()
     hardware.check()
+    if (warning := flip_warning(recipe.augmentation, dataset.labels)) is not None:
+        _log.warning("%s", warning)
     target = choose_device(hardware.device)
     dataset_sha256 = dataset.sha256()
     listener = listener or Listener()

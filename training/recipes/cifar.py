@@ -45,5 +45,5 @@ def _entry(name: str, title: str) -> Entry:
 
 ENTRIES: Final = (
     *(_entry(f"cifar-resnet{depth}", f"ResNet of {depth} layers, 16 to 64 maps") for depth in DEPTHS),
-    *(_entry(f"cifar-plain{depth}", f"the plain network of {depth} layers beside it") for depth in DEPTHS),
+    *(_entry(f"cifar-plain{depth}", f"plain network of {depth} layers, 16 to 64 maps") for depth in DEPTHS),
 )

@@ -137,7 +137,7 @@ def _residual(name: str, title: str) -> Entry:
 ENTRIES: Final = (
     _ALEXNET,
     _vgg("a", "VGG A: 8 convolutions of 3x3, 3 FC (VGG-11)"),
-    _vgg("a-lrn", "the same with local response normalisation"),
+    _vgg("a-lrn", "VGG A with local response normalisation"),
     _vgg("b", "VGG B: 10 convolutions of 3x3, 3 FC (VGG-13)"),
     _vgg("c", "VGG C: 10 convolutions of 3x3, 3 of 1x1, 3 FC"),
     _vgg("d", "VGG D: 13 convolutions of 3x3, 3 FC (VGG-16)"),
