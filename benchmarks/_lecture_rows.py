@@ -51,7 +51,7 @@ _NETWORKS: Final = (
     ),
     _digits(
         "lenet300-1-distorted", "lenet300-1", "300 hidden, distorted", epochs=20, learning_rate=2e-3, lecture=3.6, band=(0.8, 1.7),
-        why="As above; the gain by distortion is about as the lecture's, as a share of the error.",
+        why="As above. Distortion takes a larger share of the error away than in 1998: ours never repeats, and is learnt from longer.",
     ),
     _digits(
         "lenet300", "lenet300", "300 + 100 hidden", epochs=10, learning_rate=2e-3, lecture=3.05, band=(1.2, 2.2),
@@ -124,7 +124,7 @@ def _convergence(activation: str, learning_rate: float, *, epochs: int, **rest: 
 # the fastest of each activation have bands; what is too slow or too fast for its activation has none
 _SIGMOID: Final = (
     _convergence("relu", 0.03, epochs=30, band=(4, 20), lecture_says="1"),
-    _convergence("relu", 0.06, epochs=30),
+    _convergence("relu", 0.1, epochs=30),
     _convergence("tanh", 0.03, epochs=60),
     _convergence("tanh", 0.1, epochs=60),
     _convergence("logistic", 0.3, epochs=250, lecture_says="6 to 7"),
@@ -180,7 +180,7 @@ _SHORT: Final = (
     ),
     Row(
         name="short-digits", section="short", title="linear, 30 epochs of scikit-learn's digits", recipe="linear", data="digits",
-        settings=_settings(30, _PLAIN, batch_size=32, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2), band=(2, 8),
+        settings=_settings(30, _PLAIN, batch_size=32, optimizer="adamw", learning_rate=3e-3, weight_decay=1e-2), band=(1, 5),
     ),
 )  # fmt: skip
 

@@ -43,7 +43,7 @@ SEEDS: Final = 3
     "--results", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
     help="Runs in this file are not made again, and new ones are added to it. More than one: the others are only read.",
 )  # fmt: skip
-@click.option("--commit", help="What to note as the commit where there is no git.")
+@click.option("--commit", help="What to note as the commit, where git does not know it.")
 @click.option("--write", "writes", is_flag=True, help="Write docs/lecture.md, its pictures and docs/lecture.jsonl.")
 def main(
     names: str | None,
@@ -66,7 +66,7 @@ def main(
         Task(row, seed, epochs_scale, device, location) for row in rows for seed in range(seeds) if (row.name, seed) not in runs
     ]
     here = facts(document("lecture", (), ("torch",)))
-    here["commit"] = here["commit"] or commit
+    here["commit"] = commit or here["commit"]
     for number, made in enumerate(perform_all(tasks, processes) if tasks else (), start=1):
         run = made.model_copy(update=here)
         if results:
