@@ -80,7 +80,7 @@ are missing: every network and technique of the lecture, its figure beside ours.
 - A run is `convoy.training.run.train` on a recipe with the settings of its row (`benchmarks/_lecture_rows.py`), in float32. The
   epoch with the lowest validation error counts (a tenth of the training images is held out for that), unless a section says
   otherwise.
-- Fewest surprises first: nothing is deslanted, no ensembles, no boosting, no pretraining.
+- As in the lecture's rows, no image is deslanted, and there are no ensembles, no boosting and no pretraining.
 """
 
 _DIGITS: Final = """\

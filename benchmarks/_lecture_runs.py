@@ -91,8 +91,8 @@ class Run(BaseModel):
         n_parameters: Numbers that are trained.
         epoch: Whose weights are judged, from 1.
         seconds: What the run took, beside the others that ran.
-        train_errors: Epoch by epoch, while the weights moved.
-        held_out_errors: Epoch by epoch on the validation images; on the test images where the last epoch is judged.
+        train_errors: Epoch by epoch, while the weights moved; empty in docs/lecture.jsonl where the page does not show it.
+        held_out_errors: Epoch by epoch on the validation images; on the test images where the last epoch is judged. Likewise empty.
         held_out_losses: Likewise.
         device: Where it ran, in words.
         machine: Processor and cores.

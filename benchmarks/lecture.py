@@ -117,9 +117,13 @@ def figures_of(found: Iterable[Outcome], *, with_goals: bool = True) -> list[Fig
 def write(rows: Sequence[Row], runs: Mapping[tuple[str, int], Run], folder: Path = DOCS) -> None:
     """Write the page, its pictures and its runs into ``folder``."""
     found = outcomes(rows, runs)
-    places = {row.name: place for place, row in enumerate(rows)}
-    lines = [run.model_dump_json() for run in sorted(runs.values(), key=lambda run: (places[run.row], run.seed))]
-    write_bytes(folder / "lecture.jsonl", "".join(f"{line}\n" for line in lines).encode())
+    lines = [
+        f"{_without_courses(run, row).model_dump_json()}\n"
+        for row in rows
+        for _, run in sorted(runs.items())
+        if run.row == row.name
+    ]
+    write_bytes(folder / "lecture.jsonl", "".join(lines).encode())
     write_bytes(folder / "lecture.md", page(rows, runs).encode())
     for name, draw in (
         ("lecture_mnist.png", _lecture_plots.draw_mnist),
@@ -127,6 +131,14 @@ def write(rows: Sequence[Row], runs: Mapping[tuple[str, int], Run], folder: Path
         ("lecture_overfitting.png", _lecture_plots.draw_overfitting),
     ):
         write_bytes(folder / name, draw(found))
+
+
+def _without_courses(run: Run, row: Row) -> Run:
+    """The run without the courses that no picture shows and no test compares: most of the file."""
+    if row.section == "regularisation":
+        return run
+    train_errors = run.train_errors if row.section in ("sigmoid", "short") else ()
+    return run.model_copy(update={"train_errors": train_errors, "held_out_errors": (), "held_out_losses": ()})
 
 
 if __name__ == "__main__":
