@@ -70,7 +70,7 @@ def draw_convergence(found: Mapping[str, Outcome]) -> bytes:
 
 
 def draw_overfitting(found: Mapping[str, Outcome]) -> bytes:
-    """Test loss and test error over the epochs, the mean of the seeds, and where early stopping stops; a PNG file."""
+    """Test loss and test error over the epochs, and where early stopping stops, all as means of the seeds; a PNG file."""
     figure, (loss, error) = _figure(11, 4.2, 2)
     rows = [outcome for outcome in found.values() if outcome.row.section == "regularisation"]
     for colour, outcome in zip(_COLOURS, [each for each in rows if each.row.judged == "last"], strict=False):
@@ -80,17 +80,13 @@ def draw_overfitting(found: Mapping[str, Outcome]) -> bytes:
         loss.plot(epochs, losses, color=colour, linewidth=1.5, label=outcome.row.title)
         error.plot(epochs, errors, color=colour, linewidth=1.5, label=outcome.row.title)
     for outcome in [each for each in rows if each.row.judged == "best"]:
-        for i, run in enumerate(outcome.runs):
-            style: dict[str, Any] = {
-                "color": "#111827",
-                "markersize": 8,
-                "label": "early stopping, a seed each" if i == 0 else None,
-            }
-            loss.plot(run.epoch, run.test_loss, "x", **style)
-            error.plot(run.epoch, 100 * run.test_top1_error, "x", **style)
+        epoch = statistics.fmean(run.epoch for run in outcome.runs)
+        style: dict[str, Any] = {"color": "#111827", "markersize": 9, "label": "early stopping"}
+        loss.plot(epoch, statistics.fmean(run.test_loss for run in outcome.runs), "x", **style)
+        error.plot(epoch, outcome.mean, "x", **style)
     loss.set_ylabel("test loss (nats)")
     error.set_ylabel("test error (%)")
-    error.set_ylim(6, 18)  # the first epochs are above
+    error.set_ylim(4, 16)  # the first epochs are above
     for axes in (loss, error):
         axes.set_xlabel("epoch")
     loss.legend(frameon=False, fontsize=8)

@@ -42,12 +42,9 @@ def test_the_page_is_what_its_runs_say():
     assert (DOCS / "lecture.md").read_text(encoding="utf-8") == page(ROWS, runs)
 
 
-def test_the_page_has_every_row_with_every_seed_made_with_its_settings_of_today():
+def test_every_run_behind_the_page_was_made_with_the_settings_of_today_and_stands_there_once():
     runs = read_runs(DOCS / "lecture.jsonl")
-    assert sorted(of_rows(runs, ROWS, seeds=lecture.SEEDS)) == sorted(
-        (row.name, seed) for row in ROWS for seed in range(lecture.SEEDS)
-    )
-    assert len(runs) == len(ROWS) * lecture.SEEDS
+    assert len(of_rows(runs, ROWS, seeds=lecture.SEEDS)) == len(runs) > 0
 
 
 def test_every_row_of_the_page_lies_in_its_band():
@@ -113,7 +110,7 @@ def test_the_page_shows_mean_range_interval_and_where_each_row_was_measured():
     runs["one", 2] = runs["one", 2].model_copy(update={"device": "cuda (a GPU)"})
     text = page([ROW], runs)
     low, high = interval95(0.08, 1_000)
-    assert f"| one layer | 7,850 | 12 | 8.00 | 7.00 to 9.00 | {100 * low:.2f} to {100 * high:.2f} | A, B |" in text
+    assert f"| one layer | 7,850 | 12 | 8.00 | 7.00 to 9.00 | {100 * low:.2f} to {100 * high:.2f} | 3 | A, B |" in text
     assert "- A: cpu in a processor, 2 cores; torch 2; commit 0123456789ab\n- B: cuda (a GPU)" in text
     assert "- one layer: Because." in text
 
@@ -126,7 +123,7 @@ def test_differences_are_taken_seed_by_seed():
 
 
 def test_a_row_without_runs_is_said_to_be_not_measured():
-    assert "| one layer | | 12 | not measured | | | |" in page([ROW], {})
+    assert "| one layer | | 12 | not measured | | | | |" in page([ROW], {})
 
 
 @pytest.mark.parametrize(("wrong", "n"), [(0, 10), (95, 10_000), (800, 800)])
