@@ -3,8 +3,9 @@
 ``python -m benchmarks.lecture [--rows NAME,...] [--seeds 3] [--device auto] [--processes N] [--results FILE] [--write] [--json]``
 
 A run is one row with one seed. With ``--results`` runs are kept as they come, a line each, and those that are there already are not
-made again: the page can be put together from parts that several machines made. ``--write`` writes docs/lecture.md, its pictures
-and docs/lecture.jsonl, from which ``tests/benchmarks/test_lecture.py`` writes the page again and compares.
+made again: the page can be put together from parts that several machines made, and with ``--no-train`` from what there is.
+``--write`` writes docs/lecture.md, its pictures and docs/lecture.jsonl, from which ``tests/benchmarks/test_lecture.py`` writes the
+page again and compares.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ SEEDS: Final = 3
     "--results", multiple=True, type=click.Path(dir_okay=False, path_type=Path),
     help="Runs in this file are not made again, and new ones are added to it. More than one: the others are only read.",
 )  # fmt: skip
+@click.option("--train/--no-train", "trains", default=True, help="Make the runs that are missing, or leave them out.")
 @click.option("--commit", help="What to note as the commit, where git does not know it.")
 @click.option("--write", "writes", is_flag=True, help="Write docs/lecture.md, its pictures and docs/lecture.jsonl.")
 def main(
@@ -52,6 +54,7 @@ def main(
     processes: int,
     epochs_scale: float,
     results: tuple[Path, ...],
+    trains: bool,
     commit: str | None,
     writes: bool,
 ) -> Iterable[Figure]:
@@ -62,9 +65,8 @@ def main(
     kept = [run for path in results for run in read_runs(path)]
     runs = of_rows(kept, rows, seeds=seeds, epochs_scale=epochs_scale)
     location = DataLocation.from_environment()
-    tasks = [
-        Task(row, seed, epochs_scale, device, location) for row in rows for seed in range(seeds) if (row.name, seed) not in runs
-    ]
+    missing = [(row, seed) for row in rows for seed in range(seeds) if (row.name, seed) not in runs] if trains else []
+    tasks = [Task(row, seed, epochs_scale, device, location) for row, seed in missing]
     here = facts(document("lecture", (), ("torch",)))
     here["commit"] = commit or here["commit"]
     for number, made in enumerate(perform_all(tasks, processes) if tasks else (), start=1):

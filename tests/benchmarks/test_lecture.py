@@ -83,6 +83,14 @@ def test_what_is_in_the_file_is_not_computed_again(tmp_path, monkeypatch):
     assert json.loads(result.stdout)["figures"][0]["value"] == pytest.approx(7.5)
 
 
+def test_what_is_missing_is_left_out_where_that_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(lecture, "perform_all", lambda tasks, _: pytest.fail(f"computed {tasks}"))
+    result = CliRunner().invoke(
+        lecture.main, ["--rows", "linear,lenet5", "--no-train", "--results", str(tmp_path / "none"), "--json"]
+    )
+    assert [figure["name"] for figure in json.loads(result.stdout)["figures"]] == ["below their bands"]
+
+
 def test_a_run_with_other_settings_or_another_seed_does_not_count():
     other = RUN.model_copy(update={"settings": ROW.model_copy(update={"settings": ("learning_rate=0.5",)}).digest()})
     late = RUN.model_copy(update={"seed": 3})
