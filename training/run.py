@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
 import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -19,10 +20,13 @@ from convoy.contract.files import Document
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import Label, Preprocessing, Sha256, TrainingFacts
 from convoy.training.data.dataset import Dataset
-from convoy.training.loop import EpochRecord, Listener, choose_device, evaluate, fit, seeded
+from convoy.training.loop import EpochRecord, Listener, choose_device, fit, seeded
 from convoy.training.networks.classifier import ImageClassifier, build_classifier
 from convoy.training.networks.preprocessing import measure
 from convoy.training.recipes.recipe import Recipe
+from convoy.training.report.calibration import Calibration, negative_log_likelihood
+from convoy.training.report.exhibits import Exhibits, gather
+from convoy.training.report.per_class import ClassScore, count_confusions, score_classes
 
 
 class DatasetFacts(Document):
@@ -90,17 +94,37 @@ class Metrics(Document):
         validation_top1_error: Likewise.
         test_loss: On the test split, measured once.
         test_top1_error: Likewise.
+        test_classes: Each class on the test split, in the order of the labels; empty in runs of older versions.
+        test_confusion: In row i and column j the number of test images that show class i and were taken for j; likewise.
+        calibration: How far probabilities can be believed; None in runs of older versions.
         seconds: The whole run, from the fresh network to the test.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     history: tuple[EpochRecord, ...] = Field(min_length=1)
     best_epoch: int = Field(ge=1)
     validation_loss: float
     validation_top1_error: float = Field(ge=0, le=1)
     test_loss: float
     test_top1_error: float = Field(ge=0, le=1)
+    test_classes: tuple[ClassScore, ...] = ()
+    test_confusion: tuple[tuple[int, ...], ...] = ()
+    calibration: Calibration | None = None
     seconds: float
+
+    @classmethod
+    def migrate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 knew neither classes nor calibration."""
+        return {**fields, "schema_version": 2} if fields.get("schema_version") == 1 else fields
+
+    def to_bytes(self) -> bytes:
+        """The document as JSON, each row of the confusion matrix on a line of its own."""
+        return re.sub(rb"\[\n[\s\d,]+\]", lambda row: b"[" + b", ".join(re.findall(rb"\d+", row[0])) + b"]", super().to_bytes())
+
+    @property
+    def temperature(self) -> float:
+        """What the export divides logits by before the softmax; 1 where none was fitted."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -118,12 +142,14 @@ class TrainedRun:
         metrics: How it went.
         weights: The content of ``weights.safetensors``.
         classifier: The trained classifier, in evaluation mode, on the CPU.
+        exhibits: What the report shows.
     """
 
     record: RunRecord
     metrics: Metrics
     weights: bytes
     classifier: ImageClassifier
+    exhibits: Exhibits
 
 
 def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "auto", listener: Listener | None = None) -> TrainedRun:
@@ -163,15 +189,19 @@ def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "aut
         classifier = classifier.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
         fitted = fit(classifier, dataset, recipe, generator=generator, listener=listener)
     classifier = classifier.to(memory_format=torch.contiguous_format)  # as `load_run` lays them out: the same sums
-    test_images, test_labels = torch.from_numpy(dataset.test.images).to(target), torch.from_numpy(dataset.test.labels).to(target)
-    test = evaluate(classifier, test_images, test_labels)
+    exhibits = gather(classifier, dataset, recipe, seed=seed)
+    test = exhibits.test
+    confusion = count_confusions(test.predicted, test.labels, len(dataset.labels))
     metrics = Metrics(
         history=fitted.history,
         best_epoch=fitted.best_epoch,
         validation_loss=fitted.validation.loss,
         validation_top1_error=fitted.validation.top1_error,
-        test_loss=test.loss,
+        test_loss=negative_log_likelihood(test),
         test_top1_error=test.top1_error,
+        test_classes=score_classes(confusion, dataset.labels, exhibits.n_train),
+        test_confusion=tuple(map(tuple, confusion.tolist())),
+        calibration=exhibits.calibration,
         seconds=time.perf_counter() - started,
     )
     classifier.cpu()
@@ -198,7 +228,7 @@ def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "aut
         n_parameters=classifier.n_parameters,
         weights_sha256=sha256_bytes(weights),
     )
-    return TrainedRun(record, metrics, weights, classifier)
+    return TrainedRun(record, metrics, weights, classifier, exhibits)
 
 
 def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:

@@ -87,7 +87,7 @@ def _validate_file(path: Path, run_dir: Path | None, public_key: Path | None, *,
     if public_key is not None:
         raise UsageError(f"--verify: expected an export folder, which holds the signature, found the file {path}.")
     run = _load(run_dir)
-    border = Border(run.run.image, run.run.labels, 64)
+    border = Border(run.run.image, run.run.labels, 64, run.metrics.temperature)
     judgement = judge_file(read_contained(path), run.classifier, test_split(run), border, on_progress=_say)
     checks, fault = judgement.findings.checks, judgement.fault
     verdict = sum_up(checks)

@@ -49,7 +49,7 @@ def test_a_run_reads_back_as_it_was(folder: Path, trained: TrainedRun, few_digit
 
 
 def test_it_holds_all_that_the_next_stage_needs(folder: Path, trained: TrainedRun) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "metrics.json", "run.json", "weights.safetensors"]
+    assert {"metrics.json", "report.html", "run.json", "weights.safetensors"} <= {path.name for path in folder.iterdir()}
     facts = load_run(folder).facts
     assert (facts.recipe, facts.dataset, facts.seed, facts.n_parameters) == ("lenet5", "digits", 7, 61_706)
     assert (facts.n_train, facts.n_validation, facts.n_test) == (96, 40, 40)
@@ -83,7 +83,7 @@ def test_an_empty_folder_is_filled_and_one_with_files_is_refused(tmp_path: Path,
         check_destination(tmp_path / "file" / "below")
 
 
-@pytest.mark.parametrize("stage", ["convoy.training.run_folder._draw", "convoy.contract.files.sync_tree"])
+@pytest.mark.parametrize("stage", ["convoy.training.run_folder.render_report", "convoy.contract.files.sync_tree"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_crash_in_the_middle_leaves_nothing(
     tmp_path: Path, trained: TrainedRun, monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
