@@ -45,10 +45,10 @@ def draw_confusion(confusion: npt.NDArray[np.int64], labels: Sequence[str], *, t
     step = 1 if n <= MAX_NAMED else max(1, round(n / 25 / 5) * 5)
     names = [plain(label, _LETTERS) for label in labels]
     places = np.arange(0, n, step)
-    small = {"fontsize": 10 if n <= MAX_COUNTED else 7 if n <= MAX_NAMED else 8}
+    size = 10 if n <= MAX_COUNTED else 7 if n <= MAX_NAMED else 8
     turned = n > MAX_COUNTED or max(map(len, names)) > 4
-    axes.set_xticks(places, [names[i] for i in places], rotation=90 if turned else 0, **small)
-    axes.set_yticks(places, [names[i] for i in places], **small)
+    axes.set_xticks(places, [names[i] for i in places], rotation=90 if turned else 0, fontsize=size)
+    axes.set_yticks(places, [names[i] for i in places], fontsize=size)
     axes.tick_params(length=0 if step == 1 else 3)
     axes.spines[:].set_visible(False)
     if n <= MAX_COUNTED:

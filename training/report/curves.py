@@ -24,9 +24,10 @@ def draw_curves(history: Sequence[EpochRecord], *, best_epoch: int, test_top1_er
     Returns:
         A PNG file.
     """
-    figure = new_figure(11, 4.4, layout="constrained")
+    figure = new_figure(11, 4.4)
     set_title(figure, title)
-    loss_axes, error_axes = figure.subplots(1, 2)
+    places = {"left": 0.065, "right": 0.985, "bottom": 0.12, "top": 0.84, "wspace": 0.17}
+    loss_axes, error_axes = figure.subplots(1, 2, gridspec_kw=places)
 
     _draw(loss_axes, history, [record.train_loss for record in history], [record.validation_loss for record in history])
     loss_axes.set_ylabel("cross entropy (nats)")

@@ -22,7 +22,7 @@ def draw_mistakes(mistakes: Sequence[Mistake], *, title: str) -> bytes:
         A PNG file.
     """
     captions = [
-        f"shows {plain(mistake.shows, _LETTERS)}\nsaid {plain(mistake.taken_for, _LETTERS - 4)}, {_percent(mistake.probability)}"
+        f"shows {plain(mistake.shows, _LETTERS)}\nsaid {plain(mistake.taken_for, _LETTERS - 3)}, {_percent(mistake.probability)}"
         for mistake in mistakes
     ]
     return draw_sheet([mistake.image for mistake in mistakes], captions, columns=8, title=title)

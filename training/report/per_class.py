@@ -92,14 +92,16 @@ def score_classes(
 def flag_classes(scores: Sequence[ClassScore]) -> dict[str, Flag]:
     """The classes that training images or the network leave behind, by name.
 
-    A class has few images where the training split holds less than half as many as of a class in the mean; its recall is low
-    where its 95 % interval lies wholly below the share of all test images that were recognised.
+    A class has few images where the training split holds less than half as many as of a class in the mean. Its recall is low
+    where its 95 % interval lies wholly below the share of all test images that were recognised, and more than one image was not:
+    among many classes, one mistake in a few images is chance.
     """
     mean = sum(score.n_train for score in scores) / len(scores)
     overall = sum(score.n_right for score in scores) / max(1, sum(score.n for score in scores))
     flags: dict[str, Flag] = {}
     for score in scores:
-        few, low = score.n_train < FEW * mean, score.recall_interval[1] < overall
+        few = score.n_train < FEW * mean
+        low = score.recall_interval[1] < overall and score.n - score.n_right > 1
         if few or low:
             flags[score.label] = "few images and low recall" if few and low else "few images" if few else "low recall"
     return flags

@@ -53,7 +53,8 @@ class Predictions:
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
         """The class of the largest logit, int64 (n,)."""
-        return self.logits.argmax(axis=1).astype(np.int64)
+        predicted: npt.NDArray[np.int64] = self.logits.argmax(axis=1)
+        return predicted
 
     @property
     def top1_error(self) -> float:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from convoy.training.report.canvas import new_figure, plain, to_png
 
-_TILE_PX: Final = 104  # the longer side of an image
+_TILE_PX: Final = 120  # the longer side of an image
 _GAP_PX: Final = 14
 _MARGIN_PX: Final = 16
 _TITLE_PX: Final = 44
@@ -57,14 +57,14 @@ def draw_sheet(
     figure = new_figure(total_x / _DPI, total_y / _DPI, dpi=_DPI)
     figure.figimage(page, resize=False)
 
-    def write(x: float, y: float, text: str, size: float, **options: str) -> None:
-        figure.text(x / total_x, 1 - y / total_y, text, fontsize=size, va="top", **options)
+    def write(x: float, y: float, text: str, size: float, weight: str = "normal") -> None:
+        figure.text(x / total_x, 1 - y / total_y, text, fontsize=size, va="top", fontweight=weight)
 
-    write(_MARGIN_PX, 13, plain(title), 13, fontweight="bold")
+    write(_MARGIN_PX, 13, plain(title), 13, "bold")
     for i, heading in enumerate(headings):
-        write(_MARGIN_PX + i * step_x, top - _LINE_PX - 5, plain(heading), 9, color="#59636e")
+        write(_MARGIN_PX + i * step_x, top - _LINE_PX - 5, plain(heading), 9)
     for (x, y), caption in zip(places, captions or (), strict=False):
-        write(x, y + height + 4, caption, 8.5)
+        write(x, y + height + 4, caption, 8)
     return to_png(figure)
 
 
