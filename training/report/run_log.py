@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,12 +26,16 @@ if TYPE_CHECKING:
     from convoy.training.recipes.recipe import Recipe
     from convoy.training.run import Metrics
 
+_logger = logging.getLogger(__name__)
+
 KINDS: Final = ("tensorboard", "mlflow")
 _MOST_LETTERS: Final = 500  # of a parameter's value: as many as each of MLflow's stores takes
 
 
 class RunLog(Listener, ABC):
     """Is told how training goes and writes it down elsewhere. Use it in a ``with`` block, and call ``finish`` inside.
+
+    What cannot be written once training runs is warned of and left out.
 
     Attributes:
         place: Where it writes, for people.
@@ -46,7 +51,7 @@ class RunLog(Listener, ABC):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close(finished=self._finished)
+        self._attempt(lambda: self._close(finished=self._finished))
 
     def on_start(self, *, epochs: int, images_per_epoch: int) -> None:  # noqa: ARG002
         """Remember what an epoch is."""
@@ -63,7 +68,7 @@ class RunLog(Listener, ABC):
         }
         if record.seconds > 0:
             scalars["images_per_second"] = self._images_per_epoch / record.seconds
-        self._write_scalars(scalars, record.epoch)
+        self._attempt(lambda: self._write_scalars(scalars, record.epoch))
 
     def finish(self, metrics: Metrics, files: Mapping[str, bytes]) -> None:
         """Write what came out.
@@ -72,8 +77,15 @@ class RunLog(Listener, ABC):
             metrics: How the run went.
             files: The page and its pictures by name, as ``render_report`` gives them.
         """
-        self._write_result(final_scalars(metrics), len(metrics.history), files)
         self._finished = True
+        self._attempt(lambda: self._write_result(final_scalars(metrics), len(metrics.history), files))
+
+    def _attempt(self, write: Callable[[], None]) -> None:
+        """A full disk, or a server that went away, costs the log what it costs; it does not cost the training."""
+        try:
+            write()
+        except Exception as error:  # noqa: BLE001 - what other people's clients raise
+            _logger.warning("%s: could not be written to, training goes on: %s", self.place, error)
 
     @abstractmethod
     def _write_scalars(self, scalars: Mapping[str, float], epoch: int) -> None: ...
@@ -120,7 +132,7 @@ def logging_listener(kind: str, folder: Path, recipe: Recipe, run_name: str) -> 
         run_name: What the run is called there.
 
     Raises:
-        UsageError: There is no such kind.
+        UsageError: There is no such kind, or it cannot be written there.
         MissingDependencyError: Its package is not installed.
     """
     if kind not in KINDS:
@@ -130,6 +142,8 @@ def logging_listener(kind: str, folder: Path, recipe: Recipe, run_name: str) -> 
     except ImportError as error:
         needed = {"tensorboard": "tensorboard", "mlflow": "mlflow-skinny (or mlflow)"}[kind]
         raise MissingDependencyError(f"--log {kind} needs {needed}: pip install '.[log]' in Convoy's folder.") from error
+    except Exception as error:  # what other people's clients raise where a folder is read-only or a server does not answer
+        raise UsageError(f"--log {kind}: a run cannot be begun there: {error}") from error
 
 
 class _TensorBoard(RunLog):

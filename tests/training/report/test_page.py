@@ -86,7 +86,8 @@ def test_it_says_what_metrics_say(trained: TrainedRun, report: dict[str, bytes])
     ):
         assert expected in text, expected
     for score in metrics.test_classes:
-        assert f"{score.n_train} {score.n} " in text
+        row = f'<th scope="row">{score.label}</th><td class="n">{score.n_train}</td><td class="n">{score.n}</td>'
+        assert row in report[REPORT_FILE].decode()
 
 
 def test_names_are_text_and_nothing_else(trained: TrainedRun) -> None:

@@ -143,6 +143,27 @@ def test_a_run_that_was_broken_off_has_failed_in_mlflow(
     assert run.data.metrics.keys() == SCALARS
 
 
+def test_a_log_that_cannot_be_written_to_any_more_does_not_cost_the_training(
+    mlflow_at: Path, trained: TrainedRun, files: dict[str, bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    with logging_listener("mlflow", mlflow_at, trained.record.recipe, "mine") as log:
+        shutil.rmtree(mlflow_at / "mlruns")
+        play(log, trained)
+        log.finish(trained.metrics, files)
+    assert len(caplog.records) == 5  # three epochs, the result, the end
+    assert all("could not be written to, training goes on" in record.getMessage() for record in caplog.records)
+
+
+@pytest.mark.parametrize("kind", ["tensorboard", "mlflow"])
+def test_a_place_that_cannot_be_written_to_is_named_before_training(mlflow_at: Path, trained: TrainedRun, kind: str) -> None:
+    pytest.importorskip(kind)
+    (mlflow_at / "file").touch()
+    with pytest.raises(UsageError, match=rf"--log {kind}: a run cannot be begun there: .*file"):
+        logging_listener(kind, mlflow_at / "file", trained.record.recipe, "mine")
+
+
 @pytest.mark.parametrize(("kind", "package"), [("tensorboard", "tensorboard"), ("mlflow", "mlflow")])
 def test_a_missing_package_is_named_with_what_to_install(
     tmp_path: Path, trained: TrainedRun, monkeypatch: pytest.MonkeyPatch, kind: str, package: str
