@@ -213,6 +213,7 @@ def _annotate(proto: onnx.ModelProto, facts: ModelFacts) -> None:
         image=facts.image,
         preprocessing=facts.preprocessing,
         weights_sha256=facts.weights_sha256 or "",
+        temperature=facts.temperature,
         licence=facts.card.license,
     )
 

@@ -16,6 +16,7 @@ from convoy.export import Border, Reduction, export_classifier, judge_file, repl
 from convoy.export.gate.bounds import derive_bound, follow_logits
 from convoy.export.gate.runtime import open_session, run_session
 from convoy.export.graph.exporting import to_onnx
+from convoy.export.graph.metadata import stated_temperature
 from convoy.export.precision.structure import Structure, prepare
 
 
@@ -36,6 +37,8 @@ def test_probabilities_are_tempered_and_logits_are_not(case, tmp_path, temperatu
     assert sum_up(replay_goldens(bundle)) == "passed"
     assert sum_up(revalidate(bundle, case.classifier, case.evaluation).findings.checks) == "passed"
     assert f"T = {temperature:g}" in (bundle.folder / "README.md").read_text()
+    assert f"<dt>Temperature</dt><dd>{temperature:g}</dd>" in (bundle.folder / "validation.html").read_text()
+    assert stated_temperature(bundle.model_path.read_bytes()) == temperature
 
 
 def test_the_scores_of_the_worst_image_are_tempered_too(case, tmp_path):
@@ -63,6 +66,7 @@ def test_at_1_the_file_is_what_it_was_without_one(case):
         for options in ({}, {"temperature": 1.0}, {"temperature": 2.0})
     )
     assert plain == one != other
+    assert stated_temperature(plain) == stated_temperature(b"no ONNX file") == 1
 
 
 def test_dividing_belongs_to_the_head_that_stays_in_float32(case):

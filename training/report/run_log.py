@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
-import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -70,14 +68,15 @@ class RunLog(Listener, ABC):
             scalars["images_per_second"] = self._images_per_epoch / record.seconds
         self._attempt(lambda: self._write_scalars(scalars, record.epoch))
 
-    def finish(self, metrics: Metrics, files: Mapping[str, bytes]) -> None:
+    def finish(self, metrics: Metrics, run_folder: Path) -> None:
         """Write what came out.
 
         Args:
             metrics: How the run went.
-            files: The page and its pictures by name, as ``render_report`` gives them.
+            run_folder: Where the run was written: its page and pictures are taken along, its weights are not.
         """
         self._finished = True
+        files = [path for path in sorted(run_folder.iterdir()) if path.suffix in (".html", ".json", ".png")]
         self._attempt(lambda: self._write_result(final_scalars(metrics), len(metrics.history), files))
 
     def _attempt(self, write: Callable[[], None]) -> None:
@@ -91,7 +90,7 @@ class RunLog(Listener, ABC):
     def _write_scalars(self, scalars: Mapping[str, float], epoch: int) -> None: ...
 
     @abstractmethod
-    def _write_result(self, scalars: Mapping[str, float], epoch: int, files: Mapping[str, bytes]) -> None: ...
+    def _write_result(self, scalars: Mapping[str, float], epoch: int, files: Sequence[Path]) -> None: ...
 
     @abstractmethod
     def _close(self, *, finished: bool) -> None: ...
@@ -162,14 +161,14 @@ class _TensorBoard(RunLog):
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()
 
-    def _write_result(self, scalars: Mapping[str, float], epoch: int, files: Mapping[str, bytes]) -> None:
+    def _write_result(self, scalars: Mapping[str, float], epoch: int, files: Sequence[Path]) -> None:
         # a run name of "." keeps the result in the same folder: elsewhere TensorBoard would show two runs
         self._writer.add_hparams(self._settings, dict(scalars), run_name=".", global_step=epoch)
-        for name, data in files.items():
-            if name.endswith(".png"):
-                with Image.open(io.BytesIO(data)) as picture:
+        for path in files:
+            if path.suffix == ".png":
+                with Image.open(path) as picture:
                     pixels = np.array(picture.convert("RGB"))
-                self._writer.add_image(name.removesuffix(".png"), pixels, epoch, dataformats="HWC")
+                self._writer.add_image(path.stem, pixels, epoch, dataformats="HWC")
 
     def _close(self, *, finished: bool) -> None:  # noqa: ARG002 - event files know no end
         self._writer.close()
@@ -199,12 +198,10 @@ class _MLflow(RunLog):
         now_ms = int(time.time() * 1000)
         self._client.log_batch(self._run_id, [self._metric(name, value, now_ms, epoch) for name, value in scalars.items()])
 
-    def _write_result(self, scalars: Mapping[str, float], epoch: int, files: Mapping[str, bytes]) -> None:
+    def _write_result(self, scalars: Mapping[str, float], epoch: int, files: Sequence[Path]) -> None:
         self._write_scalars(scalars, epoch)
-        with tempfile.TemporaryDirectory() as folder:
-            for name, data in files.items():
-                Path(folder, name).write_bytes(data)
-            self._client.log_artifacts(self._run_id, folder)
+        for path in files:
+            self._client.log_artifact(self._run_id, str(path))
 
     def _close(self, *, finished: bool) -> None:
         self._client.set_terminated(self._run_id, "FINISHED" if finished else "FAILED")

@@ -22,19 +22,18 @@ def play(log: RunLog, run: TrainedRun) -> None:
 
 
 @pytest.fixture
-def files(trained: TrainedRun) -> dict[str, bytes]:
-    import io
-
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder, as far as a log reads it."""
     from PIL import Image
 
-    file = io.BytesIO()
-    Image.new("RGB", (5, 4), (255, 0, 0)).save(file, "PNG")
-    return {"report.html": b"<html></html>", "curves.png": file.getvalue()}
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "report.html").write_text("<html></html>")
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    Image.new("RGB", (5, 4), (255, 0, 0)).save(folder / "curves.png")
+    return folder
 
 
-def test_tensorboard_reads_back_epochs_result_recipe_and_pictures(
-    tmp_path: Path, trained: TrainedRun, files: dict[str, bytes]
-) -> None:
+def test_tensorboard_reads_back_epochs_result_recipe_and_pictures(tmp_path: Path, trained: TrainedRun, folder: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -42,7 +41,7 @@ def test_tensorboard_reads_back_epochs_result_recipe_and_pictures(
     with logging_listener("tensorboard", tmp_path, recipe, "mine") as log:
         assert log.place == str(tmp_path / "mine")
         play(log, trained)
-        log.finish(trained.metrics, files)
+        log.finish(trained.metrics, folder)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
     events = EventAccumulator(str(tmp_path / "mine"))
     events.Reload()
@@ -95,12 +94,12 @@ def read_back(store: Path, monkeypatch: pytest.MonkeyPatch, experiment: str = "c
 
 
 def test_mlflow_reads_back_epochs_result_recipe_and_files(
-    mlflow_at: Path, trained: TrainedRun, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    mlflow_at: Path, trained: TrainedRun, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, history = trained.record.recipe, trained.metrics.history
     with logging_listener("mlflow", mlflow_at / "logs", recipe, "mine") as log:
         play(log, trained)
-        log.finish(trained.metrics, files)
+        log.finish(trained.metrics, folder)
     assert [path.name for path in mlflow_at.iterdir()] == ["logs"]
     client, run = read_back(mlflow_at / "logs" / "mlruns", monkeypatch)
     assert run.info.run_id in log.place
@@ -111,15 +110,17 @@ def test_mlflow_reads_back_epochs_result_recipe_and_files(
     assert run.data.metrics["test/top1_error"] == trained.metrics.test_top1_error
     losses = client.get_metric_history(run.info.run_id, "validation/loss")
     assert [(metric.step, metric.value) for metric in losses] == [(record.epoch, record.validation_loss) for record in history]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} == set(files)
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"curves.png", "report.html"}
 
 
-def test_mlflow_writes_where_the_environment_says(mlflow_at: Path, trained: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_writes_where_the_environment_says(
+    mlflow_at: Path, trained: TrainedRun, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", (mlflow_at / "elsewhere").as_uri())
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "digits")
     for _ in range(2):  # the experiment is there the second time
         with logging_listener("mlflow", mlflow_at / "logs", trained.record.recipe, "mine") as log:
-            log.finish(trained.metrics, {})
+            log.finish(trained.metrics, folder)
     assert [path.name for path in mlflow_at.iterdir()] == ["elsewhere"]
     from mlflow.tracking import MlflowClient
 
@@ -144,14 +145,14 @@ def test_a_run_that_was_broken_off_has_failed_in_mlflow(
 
 
 def test_a_log_that_cannot_be_written_to_any_more_does_not_cost_the_training(
-    mlflow_at: Path, trained: TrainedRun, files: dict[str, bytes], caplog: pytest.LogCaptureFixture
+    mlflow_at: Path, trained: TrainedRun, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import shutil
 
     with logging_listener("mlflow", mlflow_at, trained.record.recipe, "mine") as log:
         shutil.rmtree(mlflow_at / "mlruns")
         play(log, trained)
-        log.finish(trained.metrics, files)
+        log.finish(trained.metrics, folder)
     assert len(caplog.records) == 5  # three epochs, the result, the end
     assert all("could not be written to, training goes on" in record.getMessage() for record in caplog.records)
 
