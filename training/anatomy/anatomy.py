@@ -16,6 +16,7 @@ from convoy.training.anatomy.operations import Followed, Lost
 from convoy.training.anatomy.reach import COLUMNS, ROWS, Reach
 from convoy.training.anatomy.tracer import Step, trace
 
+_SMALL_PIXELS: Final = 64 * 64
 _CONVOLUTION: Final = "convolution"
 _FULLY_CONNECTED: Final = "fully connected"
 
@@ -129,7 +130,8 @@ def examine(build: Callable[[], nn.Module], *, channels: int, height_px: int, wi
     """Build a network, run one image through it and take it apart.
 
     Both happen on torch's meta device, where tensors have shapes and no values: nothing is computed, and a network of any size
-    needs no memory. Where a network does not build there (it reads values while it does), it is built and run for real.
+    needs no memory. On small images it is built and run for real, which is faster than to load what the meta device needs; so is
+    a network that does not build on the meta device, because it reads values while it does.
 
     Args:
         build: Gives the network; takes float (N, C, H, W).
@@ -140,11 +142,13 @@ def examine(build: Callable[[], nn.Module], *, channels: int, height_px: int, wi
     Raises:
         UsageError: The network does not take such images.
     """
+    shape = (1, channels, height_px, width_px)
+    first, second = ("cpu", "meta") if height_px * width_px <= _SMALL_PIXELS else ("meta", "cpu")
     try:
-        network, steps = _run(build, "meta", (1, channels, height_px, width_px))
+        network, steps = _run(build, first, shape)
     except RuntimeError:
         try:
-            network, steps = _run(build, "cpu", (1, channels, height_px, width_px))
+            network, steps = _run(build, second, shape)
         except RuntimeError as error:
             raise UsageError(
                 f"expected a network that takes images of {height_px}x{width_px}x{channels}; it failed: {error} "
@@ -158,7 +162,7 @@ def examine(build: Callable[[], nn.Module], *, channels: int, height_px: int, wi
 
 
 def _run(build: Callable[[], nn.Module], device: str, shape: tuple[int, ...]) -> tuple[nn.Module, list[Step]]:
-    with torch.device(device):
+    with torch.random.fork_rng(devices=[]), torch.device(device):
         network = build()
     return network, trace(network, torch.zeros(shape, device=device))
 

@@ -135,7 +135,7 @@ def follow(call: Call, *, is_pointwise: bool) -> Knowledge:
 
 def has_rule(name: str) -> bool:
     """Whether ``follow`` knows the operation; others may be made of operations that it knows."""
-    return name in _RULES or name in _JOINS
+    return name in _RULES or name in _JOINS or name in CONSTANTS
 
 
 def _shape(call: Call) -> tuple[int, ...]:
@@ -378,6 +378,11 @@ def _pad(mode: Literal["constant", "reflect", "edge"]) -> Rule:
 def _softmax(source: Followed, call: Call) -> Followed:
     return _spread(source, [call.args[1] % call.first.dim()])
 
+
+CONSTANTS: Final = frozenset(
+    ("zeros_like", "ones_like", "empty_like", "full_like", "new_zeros", "new_ones", "new_empty", "new_full", "fill", "zero")
+)
+"""Operations whose results have the shape of their argument and nothing else of it."""
 
 _JOINS: Final = frozenset({"cat", "concat", "concatenate", "copy"})
 _RULES: Final[Mapping[str, Rule]] = MappingProxyType(

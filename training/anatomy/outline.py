@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -69,7 +69,10 @@ def _rows(anatomy: Anatomy, depth: int) -> Iterator[Row]:
             if pending:
                 yield _joined(pending)
             pending = []
-            yield _summary(block, anatomy.network.get_submodule(block), members)
+            if [layer.is_minor for _, layer in members].count(False) == 1 and not members[0][1].is_minor:
+                yield replace(_joined(members), name=block)  # one layer and its norm are told as such
+            else:
+                yield _summary(block, anatomy.network.get_submodule(block), members)
             continue
         for member in members:
             if pending and not member[1].is_minor:

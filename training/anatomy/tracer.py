@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from convoy.training.anatomy.operations import Call, Followed, Knowledge, Lost, follow, has_rule, is_pointwise
+from convoy.training.anatomy.operations import CONSTANTS, Call, Followed, Knowledge, Lost, follow, has_rule, is_pointwise
 
 _SHOWN: Final = ("flatten", "reshape", "view", "pad", "constant_pad_nd", "slice", "cat", "mean", "sum", "amax")
 """Operations outside any layer that are steps of their own; besides them those with a cost, pools, and sums of branches."""
@@ -74,6 +74,10 @@ def trace(network: nn.Module, pixels: Tensor) -> list[Step]:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise the first operation imports all of torch.compile
+
     def __init__(self, network: nn.Module, pixels: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[Step] = []
@@ -151,12 +155,18 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         macs = _macs(func, name, args, kwargs, result)
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if sources and results:
-            if len({id(tensor) for tensor, _ in sources}) > 1 and name == "copy":
+        if results and name in CONSTANTS:
+            if func._schema.is_mutable and not _is_whole(results[0]):
+                self._lose(name, results[0])
+            self._known.pop(results[0], None)
+        elif sources and results:
+            if name == "copy":
                 sources = sources[-1:]  # what was there before is overwritten
-            knowledge: Knowledge = self._lost or follow(Call(name, args, kwargs, result, sources), is_pointwise=is_pointwise(func))
-            if func._schema.is_mutable and len(sources) + (results[0] not in self._known) > 1 and _is_part(results[0]):
-                self._lost = knowledge = Lost(f"{name} writes into a part of a tensor")
+            call = Call(name, args, kwargs, result, sources)
+            knowledge = self._lost or follow(call, is_pointwise=is_pointwise(func))
+            if func._schema.is_mutable and not _is_same(self._known.get(results[0]), knowledge):
+                self._lose(name, results[0])
+                knowledge = self._lost or knowledge
             for tensor in results:
                 self._known[tensor] = knowledge
         layer = self._stack[-1]
@@ -170,6 +180,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._note(step, result)
             self.steps.append(step)
 
+    def _lose(self, name: str, written: Tensor) -> None:
+        """Follow nothing any more where another tensor holds a part of what is written: its fields are not what they were."""
+        storage = written.untyped_storage()._cdata
+        shared = any(other is not written and other.untyped_storage()._cdata == storage for other in self._known)
+        if shared or not _is_whole(written):
+            self._lost = Lost(f"{name.replace('_', ' ')} writes into a tensor that others share")
+
 
 def _is_layer(module: nn.Module) -> bool:
     return next(module.children(), None) is None
@@ -179,8 +196,12 @@ def _has_tensor(argument: Any) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in tree_leaves(argument))
 
 
-def _is_part(tensor: Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() != tensor.untyped_storage().nbytes()
+def _is_whole(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
+def _is_same(before: Knowledge | None, after: Knowledge) -> bool:
+    return isinstance(before, Followed) and isinstance(after, Followed) and before.reach is after.reach
 
 
 def _is_shown(name: str, macs: int, sources: Any, results: list[Tensor]) -> bool:
