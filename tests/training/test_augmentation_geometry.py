@@ -20,7 +20,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def fields(amounts: Augmentation, n: int, height: int, width: int) -> Tensor:
     """Displacements along x and y in pixels: (N, H, W, 2)."""
     drawn = geometry.draw_elastic(amounts, n, height, width, torch.Generator().manual_seed(0))
-    return geometry._field(drawn, amounts, torch.Size((height, width))) * torch.tensor([width / 2, height / 2])
+    return geometry._field(drawn, amounts, height, width).permute(0, 2, 3, 1) * torch.tensor([width / 2, height / 2])
 
 
 @pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0, 20.0])
@@ -121,8 +121,8 @@ def test_a_part_of_the_whole_area_is_the_whole_image() -> None:
 
 def test_what_moves_is_resampled_once_however_much_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    resample = geometry.functional.grid_sample
-    monkeypatch.setattr(geometry.functional, "grid_sample", lambda *a, **k: calls.append(1) or resample(*a, **k))
+    resample = geometry.grid_sample
+    monkeypatch.setattr(geometry, "grid_sample", lambda *a, **k: calls.append(1) or resample(*a, **k))
     everything = Augmentation(shift_px=2, elastic_px=1, crop_px=2, crop_area_fraction=0.5, flip_probability=0.5)
     augment(everything, noise(8, 12, 12, 1))
     assert len(calls) == 1

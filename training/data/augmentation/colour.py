@@ -34,7 +34,8 @@ def recolour(pixels: Tensor, amounts: Augmentation, draws: Draws) -> Tensor:
     if draws.fade is not None:
         gain, level = (value.view(-1, 1, 1, 1) for value in draws.fade.to(pixels.device).unbind(dim=1))
         level = 255 * level
-        pixels = level + (1 - amounts.contrast_fraction * gain) * (pixels - level)  # [0, 255] stays in [0, 255]
+        gain = 1 - amounts.contrast_fraction * gain
+        pixels = (pixels - level).mul_(gain).add_(level)  # [0, 255] stays in [0, 255]
     if draws.colour is not None:
         brightness, saturation, hue = (value.view(-1, 1, 1, 1) for value in draws.colour.to(pixels.device).unbind(dim=1))
         pixels = pixels.float()

@@ -22,7 +22,7 @@ class Draws:
         padded_crop: (N, 2) whole pixels along x and y.
         resized_crop: (N, 4): share of the area and logarithm of the aspect, from 0 to 1 and -1 to 1; place along x and y.
         flip: (N, 1), 1 where the image is mirrored and 0 where not.
-        elastic: (N, 2, h, w) from -1 to 1: noise at coarse nodes, of displacements along x and y.
+        elastic: int8 (N, 2, w, h): noise at the nodes of a coarse grid, of displacements along x and y.
         colour: (N, 3) from -1 to 1: brightness, saturation, hue.
         operations: (N, operations, 2): the index of an operation of RandAugment, and its sign.
     """

@@ -8,13 +8,14 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import grid_sample
 
-from convoy.training.data.augmentation.draws import Draws, uniform
+from convoy.training.data.augmentation.draws import Draws
 from convoy.training.recipes.recipe import Augmentation
 
 _LARGEST_ASPECT: Final = 4 / 3
-_MARGIN_SIGMAS: Final = 3
+_MARGIN_SIGMAS: Final = 2
+_NOISE_DEVIATION: Final = math.sqrt((256**2 - 1) / 12)  # of the whole numbers from -128 to 127
 
 
 def is_affine(amounts: Augmentation) -> bool:
@@ -28,9 +29,12 @@ def draw_padded_crop(amounts: Augmentation, n: int, generator: torch.Generator) 
 
 
 def draw_elastic(amounts: Augmentation, n: int, height_px: int, width_px: int, generator: torch.Generator) -> Tensor:
-    """Noise from -1 to 1 at the nodes of a coarse grid: (N, 2, h, w)."""
+    """Noise at the nodes of a coarse grid: int8 (N, 2, w, h), of which each value is as likely."""
     sigma = amounts.elastic_sigma_px
-    return uniform(generator, n, 2, len(_nodes(height_px, sigma)), len(_nodes(width_px, sigma)))
+    shape = (n, 2, len(_nodes(width_px, sigma)), len(_nodes(height_px, sigma)))
+    # eight values a draw: what is smoothed needs no more than eight bits, and draws are what a GPU waits for
+    draws = torch.empty(-(-math.prod(shape) // 8), dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return draws.view(torch.int8)[: math.prod(shape)].view(shape)
 
 
 def move(pixels: Tensor, amounts: Augmentation, draws: Draws) -> Tensor:
@@ -49,7 +53,7 @@ def move(pixels: Tensor, amounts: Augmentation, draws: Draws) -> Tensor:
         return pixels
     if theta is None:
         theta = _identity(len(pixels))[:, :2]
-    field = None if draws.elastic is None else _field(draws.elastic.to(pixels.device), amounts, pixels.shape[2:])
+    field = None if draws.elastic is None else _field(draws.elastic.to(pixels.device), amounts, *pixels.shape[2:])
     return resample(pixels.float(), theta, field)
 
 
@@ -59,17 +63,34 @@ def resample(pixels: Tensor, theta: Tensor, field: Tensor | None = None) -> Tens
     Args:
         pixels: float (N, C, H, W).
         theta: (N, 2, 3), from places in the result to places in the source, in units of half an image.
-        field: (N, H, W, 2), added to the places, in the same units.
+        field: (N, 2, H, W), added to the places along x and y, in the same units.
 
     Returns:
         float of the shape of ``pixels``.
     """
-    grid = functional.affine_grid(theta.to(pixels.device), list(pixels.shape), align_corners=False)  # (N, H, W, 2)
+    places = _places(theta.to(pixels.device), *pixels.shape[2:])
     if field is not None:
-        grid = grid + field
+        places += field
     background = _border_median(pixels)  # (N, C, 1, 1)
     # zero outside, measured from the background: nothing but background moves in
-    return functional.grid_sample(pixels - background, grid, align_corners=False) + background
+    return grid_sample(pixels - background, places.permute(0, 2, 3, 1), align_corners=False).add_(background)
+
+
+def _places(theta: Tensor, height: int, width: int) -> Tensor:
+    """Where each pixel of the result comes from, (N, 2, H, W), in units of half an image from the middle: x, then y.
+
+    What ``affine_grid`` computes, to the bit on the machine where it was compared, without its matrix product over three
+    numbers: 22 times as fast on 512 digits, and no business of TF32 and autocast.
+    """
+    x, y = _middles(width, theta.device), _middles(height, theta.device).unsqueeze(1)
+    of_x, of_y, offset = theta[..., None, None].unbind(dim=2)  # (N, 2, 1, 1) each
+    return (of_x * x + of_y * y).add_(offset)
+
+
+@lru_cache(maxsize=32)
+def _middles(length: int, device: torch.device) -> Tensor:
+    """The middles of the pixels along an axis."""
+    return (torch.linspace(-1, 1, length) * (length - 1) / length if length > 1 else torch.zeros(1)).to(device)
 
 
 def _theta(pixels: Tensor, amounts: Augmentation, draws: Draws) -> Tensor | None:
@@ -127,22 +148,25 @@ def _identity(n: int) -> Tensor:
     return torch.eye(3).repeat(n, 1, 1)
 
 
-def _field(noise: Tensor, amounts: Augmentation, size: torch.Size) -> Tensor:
-    """Smooth displacements in units of half an image, (N, H, W, 2), of the recipe's standard deviation at every pixel.
+def _field(noise: Tensor, amounts: Augmentation, height: int, width: int) -> Tensor:
+    """Smooth displacements in units of half an image, (N, 2, H, W), of the recipe's standard deviation at every pixel.
 
     Simard, Steinkraus and Platt smooth uniform noise, drawn at each pixel, by a Gaussian. Noise at nodes that lie one sigma
-    apart gives the same field to within a ten-thousandth of its variance, with a sixth of the draws at sigma 4 on digits.
+    apart gives the same field to within a ten-thousandth of its variance, with a fifth of the draws at sigma 4 on digits.
     Their sigma of 4 and alpha of 34 is a standard deviation of 1.4 pixels.
     """
-    height, width = size
-    sigma, amount = amounts.elastic_sigma_px, amounts.elastic_px * math.sqrt(3)  # uniform noise has a variance of 1/3
-    across, down = _smoothing(width, sigma, noise.device), _smoothing(height, sigma, noise.device)
-    field = down @ (noise @ across.T)  # (N, 2, h, w) -> (N, 2, h, W) -> (N, 2, H, W)
-    return field.permute(0, 2, 3, 1) * torch.tensor([2 * amount / width, 2 * amount / height], device=noise.device)
+    device, sigma = noise.device, amounts.elastic_sigma_px
+    n, _, w, h = noise.shape
+    noise = (noise.float() + 0.5) / _NOISE_DEVIATION
+    # two products of large matrices: along y, then along x
+    field = noise.view(-1, h) @ _smoothing(height, sigma, device).T  # (N 2 w, H)
+    field = field.view(-1, w, height).transpose(1, 2).reshape(-1, w) @ _smoothing(width, sigma, device).T  # (N 2 H, W)
+    amount = torch.tensor([2 * amounts.elastic_px / width, 2 * amounts.elastic_px / height], device=device)
+    return field.view(n, 2, height, width).mul_(amount.view(2, 1, 1))
 
 
 def _nodes(length: int, sigma: float) -> Tensor:
-    """Where the nodes lie, in pixels: a sigma apart but no closer than pixels, and three sigmas over both ends."""
+    """Where the nodes lie, in pixels: a sigma apart but no closer than pixels, and two sigmas over both ends."""
     apart = max(sigma, 1.0)
     beyond = math.ceil(_MARGIN_SIGMAS * sigma / apart)
     return apart * torch.arange(-beyond, math.ceil((length - 1) / apart) + beyond + 1)
