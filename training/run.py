@@ -9,24 +9,31 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 import convoy
-from convoy.contract.files import Document
+from convoy.contract.files import Document, sha256_bytes
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import Label, Preprocessing, Sha256, TrainingFacts
 from convoy.training.data.dataset import Dataset
-from convoy.training.loop import EpochRecord, Listener, choose_device, fit, seeded
+from convoy.training.loop import EpochRecord, Hardware, Listener, choose_device, fit, seeded
+from convoy.training.loop.checkpoint import Checkpoints, Start
+from convoy.training.loop.hardware import exact_products
+from convoy.training.loop.processes import Job, fit_in_processes
 from convoy.training.networks.classifier import ImageClassifier, build_classifier
 from convoy.training.networks.preprocessing import measure
 from convoy.training.recipes.recipe import Recipe
 from convoy.training.report.calibration import Calibration, negative_log_likelihood
 from convoy.training.report.exhibits import Exhibits, gather
 from convoy.training.report.per_class import ClassScore, count_confusions, score_classes
+
+_PHOTOS_MEASURED: Final = 1_024
 
 
 class DatasetFacts(Document):
@@ -152,29 +159,57 @@ class TrainedRun:
     exhibits: Exhibits
 
 
-def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "auto", listener: Listener | None = None) -> TrainedRun:
+def train(
+    recipe: Recipe,
+    dataset: Dataset,
+    *,
+    seed: int = 0,
+    hardware: Hardware | None = None,
+    weights: Path | None = None,
+    listener: Listener | None = None,
+    checkpoints: Checkpoints | None = None,
+    run_id: str | None = None,
+    skip_bad: bool = False,
+) -> TrainedRun:
     """Train what ``recipe`` says on ``dataset``.
 
-    The same recipe, data and seed give the same weights on the same machine with the same number of threads.
+    The same recipe, data and seed give the same weights on the same machine with the same number of threads; several devices
+    give them to rounding, where the network draws nothing (dropout) and each device sees a part of every batch.
 
     Args:
         recipe: What and how, resolved.
         dataset: On what.
         seed: Of everything random, 0 or more.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        hardware: On what machine's parts; None: one GPU where there is one, else the CPU.
+        weights: Where the recipe takes weights over from a file: that file.
         listener: Is told how it goes.
+        checkpoints: Where the run leaves what it goes on from, and where it goes on from what another left; to be removed when
+            the run folder is written. None: nothing is left.
+        run_id: The run's name; None: a new one.
+        skip_bad: Whether images that could not be read were left out of ``dataset``; noted for who goes on.
 
     Raises:
-        UsageError: The device is not there, or the network does not take such images.
+        UsageError: The device is not there, the network does not take such images, or another run was stopped here.
         DataError: The images have no contrast.
-        TrainingError: The loss is not finite any more.
+        TrainingError: The loss is not finite any more, a checkpoint cannot be written, or a process died.
     """
     from safetensors.torch import save
 
-    from convoy.contract.files import sha256_bytes
-
     started = time.perf_counter()
-    target = choose_device(device)
+    hardware = hardware or Hardware()
+    hardware.check()
+    target = choose_device(hardware.device)
+    dataset_sha256 = dataset.sha256()
+    begun = Start(
+        run_id=run_id or new_run_id(recipe),
+        recipe=recipe,
+        seed=seed,
+        dataset_sha256=dataset_sha256,
+        weights=None if weights is None else str(weights),
+        skip_bad=skip_bad,
+    )
+    if checkpoints is not None:
+        begun = checkpoints.begin(begun)
     with seeded(seed) as generator:
         preprocessing = resolve_preprocessing(recipe, dataset)
         classifier = build_classifier(
@@ -184,12 +219,25 @@ def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "aut
             preprocessing=preprocessing,
             architecture=recipe.architecture,
         )
+        if recipe.transfer is not None:
+            from convoy.training.transfer import take_over  # type: ignore[attr-defined]
+
+            take_over(classifier, recipe, weights)
         # pixels arrive channels last; convolutions whose weights lie the same way need no
         # copies: a step on 128 images, timed alone on two cores, took 8.5 ms instead of 12.5 ms
-        classifier = classifier.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        fitted = fit(classifier, dataset, recipe, generator=generator, listener=listener)
+        classifier = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if hardware.devices > 1:
+            job = Job(classifier, dataset, recipe, generator.get_state(), hardware, checkpoints, seed)
+            fitted = fit_in_processes(job, listener=listener)
+            classifier = classifier.to(target)
+        else:
+            classifier = classifier.to(target)
+            fitted = fit(
+                classifier, dataset, recipe, generator=generator, hardware=hardware, listener=listener, checkpoints=checkpoints
+            )
     classifier = classifier.to(memory_format=torch.contiguous_format)  # as `load_run` lays them out: the same sums
-    exhibits = gather(classifier, dataset, recipe, seed=seed)
+    with exact_products():
+        exhibits = gather(classifier, dataset, recipe, seed=seed)
     test = exhibits.test
     confusion = count_confusions(test.predicted, test.labels, len(dataset.labels))
     metrics = Metrics(
@@ -205,30 +253,29 @@ def train(recipe: Recipe, dataset: Dataset, *, seed: int = 0, device: str = "aut
         seconds=time.perf_counter() - started,
     )
     classifier.cpu()
-    weights = save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, metadata={"format": "pt"})
-    now = datetime.now(timezone.utc)
+    content = save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, metadata={"format": "pt"})
     record = RunRecord(
-        run_id=new_run_id(recipe, now),
-        created_at=now.isoformat(timespec="seconds"),
+        run_id=begun.run_id,
+        created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         recipe=recipe,
         dataset=DatasetFacts(
             name=dataset.name,
             n_train=len(dataset.train),
             n_validation=len(dataset.validation),
             n_test=len(dataset.test),
-            sha256=dataset.sha256(),
+            sha256=dataset_sha256,
         ),
         labels=dataset.labels,
         image=dataset.image,
         preprocessing=preprocessing,
         seed=seed,
-        device=describe_device(target),
+        device=describe(hardware),
         n_threads=torch.get_num_threads(),
         versions=versions(),
         n_parameters=classifier.n_parameters,
-        weights_sha256=sha256_bytes(weights),
+        weights_sha256=sha256_bytes(content),
     )
-    return TrainedRun(record, metrics, weights, classifier, exhibits)
+    return TrainedRun(record, metrics, content, classifier, exhibits)
 
 
 def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
@@ -239,7 +286,10 @@ def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
     """
     wanted = recipe.normalisation
     if wanted.mean is None or wanted.std is None:
-        return measure(torch.from_numpy(dataset.train.images), polarity=wanted.polarity)
+        images = dataset.train.images
+        if not isinstance(images, np.ndarray):  # photos that are read when they are needed: a sample does
+            images = images[np.linspace(0, len(images) - 1, min(len(images), _PHOTOS_MEASURED)).astype(np.intp)]
+        return measure(torch.from_numpy(images), polarity=wanted.polarity)
     return Preprocessing(polarity=wanted.polarity, scale=1 / 255, mean=wanted.mean, std=wanted.std)
 
 
@@ -261,14 +311,18 @@ def training_facts(record: RunRecord, metrics: Metrics) -> TrainingFacts:
     )
 
 
-def new_run_id(recipe: Recipe, now: datetime) -> str:
+def new_run_id(recipe: Recipe) -> str:
     """A name such as ``lenet5-mnist-20251123-182403-5f0c``: sorts by time, and two runs in one second differ."""
-    return f"{recipe.name}-{recipe.data}-{now:%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    data = Path(recipe.data).name or "images"
+    return f"{recipe.name}-{data}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
-def describe_device(device: torch.device) -> str:
-    """The device in words: ``cpu``, or the name of the GPU."""
-    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+def describe(hardware: Hardware) -> str:
+    """The hardware in words: ``cpu``, or the name of the GPU, with how many there are and the precision where it is not fp32."""
+    device = choose_device(hardware.device)
+    name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+    count = f"{hardware.devices} x " if hardware.devices > 1 else ""
+    return f"{count}{name}{', bf16' if hardware.resolved_precision == 'bf16' else ''}"
 
 
 def versions() -> dict[str, str]:

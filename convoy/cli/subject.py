@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from convoy.cli.console import remark
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from convoy.contract.bundle import Bundle
     from convoy.contract.signing_key import PrivateKey
     from convoy.export import EvaluationSet, ModelFacts, Reduction
-    from convoy.training.data.dataset import Dataset
+    from convoy.training.data.dataset import Dataset, Split
     from convoy.training.run_folder import LoadedRun
+
+_MAX_BYTES: Final = 1 << 30
+"""What the images of a split may take in memory: 10,000 of MNIST are 8 MB, 7,000 photographs of 224x224 pixels 1 GB."""
 
 
 class Request(NamedTuple):
@@ -115,7 +118,7 @@ class _Run(Subject):
         self.folder_name = run_dir.resolve().name
 
     def calibration(self) -> npt.NDArray[np.uint8]:
-        return dataset_of(self._run).train.images
+        return _bounded(dataset_of(self._run).train)[0]
 
     def export(self, out: Path, reduction: Reduction | None, signing_key: PrivateKey | None, force: bool) -> Bundle:
         from convoy.export import export_classifier
@@ -275,12 +278,17 @@ def dataset_of(run: LoadedRun) -> Dataset:
 
     recipe, facts = run.run.recipe, run.run.dataset
     dataset = load_dataset(
-        facts.name, seed=run.run.seed, validation_fraction=recipe.validation_fraction, location=DataLocation.from_environment()
+        recipe.data,
+        seed=run.run.seed,
+        validation_fraction=recipe.validation_fraction,
+        location=DataLocation.from_environment(),
+        image_size_px=recipe.image_size_px,
+        skip_bad=True,  # where a file went bad since, the digest tells
     )
     if dataset.sha256() != facts.sha256:
         raise DataError(
             f"{facts.name}: expected the data that the run saw (SHA-256 {facts.sha256[:16]}...), found other data. "
-            "Point CONVOY_DATA to the data of the training run."
+            "Point CONVOY_DATA to the data of the training run, or put its folder of images back as it was."
         )
     return dataset
 
@@ -289,8 +297,20 @@ def test_split(run: LoadedRun) -> EvaluationSet:
     """The test split of the data that a run was trained on."""
     from convoy.export import EvaluationSet
 
-    dataset = dataset_of(run)
-    return EvaluationSet(f"{run.run.dataset.name} test", dataset.test.images, dataset.test.labels)
+    test = dataset_of(run).test
+    images, labels = _bounded(test)
+    part = "" if len(labels) == len(test) else f" ({len(labels):,} of {len(test):,})"
+    return EvaluationSet(f"{run.run.dataset.name} test{part}", images, labels)
+
+
+def _bounded(split: Split) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Images and labels in memory; of a split that is larger than the bound, some from all over it."""
+    import numpy as np
+
+    n = max(1, _MAX_BYTES // int(np.prod(split.images.shape[1:])))
+    if len(split) > n:
+        split = split.take(np.linspace(0, len(split) - 1, n).astype(np.intp))
+    return split.images[:], split.labels
 
 
 def _say(what: str) -> None:

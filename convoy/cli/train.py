@@ -3,39 +3,85 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from convoy.cli.console import json_option, print_json, progress, remark, stdout_console
-from convoy.contract.errors import MissingDependencyError
+from convoy.contract.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from convoy.training.loop import Listener
-    from convoy.training.run import TrainedRun
+    from convoy.training.loop import Hardware, Listener
+    from convoy.training.recipes import Recipe
+    from convoy.training.run import Metrics, RunRecord, TrainedRun
 
 _RUNS: Final = Path("runs")
 _SECONDS_BETWEEN_LINES: Final = 3.0
 
 
 @click.command("train", short_help="Train a network; writes a run folder.")
-@click.argument("recipe")
-@click.option("--data", metavar="NAME", help="The data set: digits (comes along) or mnist. Default: the recipe's own.")
+@click.argument("recipe", required=False)
+@click.option("--data", metavar="NAME_OR_DIR", help="A data set's name, or a folder of images. Default: the recipe's own.")
 @click.option(
     "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change a field of the recipe; may be given several times."
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="The run folder. Default: runs/<run id>."
 )
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of everything random. Default: 0.")
+@click.option(
+    "--weights", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Take weights over from here: `transfer`."
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be read, and name them.")
 @click.option("--device", default="auto", show_default=True, help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
+@click.option("--devices", type=click.IntRange(1, 1024), default=1, show_default=True, help="How many; a process for each.")
+@click.option(
+    "--strategy", type=click.Choice(("auto", "ddp")), default="auto", show_default=True, help="How several devices share the work."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", "fp32", "bf16")),
+    default="auto",
+    show_default=True,
+    help="Of products; auto: bf16 on GPUs that have it, else fp32.",
+)
+@click.option("--compile/--no-compile", default=None, help="Whether to use torch.compile. Default: on GPUs, in long runs.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="Go on with a run that was stopped, to the same weights; RECIPE is not needed.",
+)
+@click.option(
+    "--checkpoint-every",
+    "every_s",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    help="How much work a crash may cost; 0: a checkpoint each step.",
+)
+@click.option("--log", type=click.Choice(("tensorboard", "mlflow")), help="Tell these how it goes, too.")
 @json_option
 def command(
-    recipe: str, data: str | None, assignments: tuple[str, ...], out: Path | None, seed: int, device: str, as_json: bool
+    recipe: str | None,
+    data: str | None,
+    assignments: tuple[str, ...],
+    out: Path | None,
+    seed: int | None,
+    weights: Path | None,
+    skip_bad: bool,
+    resume: Path | None,
+    every_s: float,
+    log: str | None,
+    as_json: bool,
+    **hardware: Any,
 ) -> None:
     """Train RECIPE and write a run folder: weights, configuration, metrics, learning curves.
 
@@ -43,39 +89,137 @@ def command(
     convoy train lenet5                                     on digits that come along, a few seconds
     convoy train lenet5 --data mnist                        on MNIST: in $CONVOY_DATA/mnist, else downloaded
     convoy train lenet5 --set epochs=5 --set augmentation.rotation_deg=0
+    convoy train --resume runs/RUN                          goes on with a run that was stopped
 
     `convoy recipes` lists the recipes, `convoy recipes RECIPE` the fields that --set changes.
     The same recipe, data and seed give the same weights on the same machine.
+
+    While it runs, runs/RUN.partial holds what it takes to go on after Ctrl-C, a crash or a power cut.
     """  # noqa: D301  click's mark for text that is not to be wrapped
     # what can be wrong with the call is said before torch is imported
     from convoy.training.recipes import get_recipe
 
-    resolved = get_recipe(recipe, data=data, assignments=assignments)
+    if recipe is None and (resume is None or data is not None or assignments):
+        raise click.UsageError("Missing argument 'RECIPE': what to train. `convoy recipes` lists them.")
+    resolved = None if recipe is None else get_recipe(recipe, data=data, assignments=assignments)
     try:
-        from convoy.training.data import DataLocation, load_dataset
-        from convoy.training.loop import choose_device
-        from convoy.training.run import train
-        from convoy.training.run_folder import check_destination, write_run
+        from convoy.training.loop import Hardware
+        from convoy.training.run_folder import RUN_FILE, check_destination, load_run, write_run
     except ImportError as error:
         raise MissingDependencyError(f"training needs {error.name}: pip install '.[train]' in Convoy's folder.") from error
 
-    check_destination(out or _RUNS / "new")
-    choose_device(device)
-    try:
-        dataset = load_dataset(
-            resolved.data, seed=seed, validation_fraction=resolved.validation_fraction, location=DataLocation.from_environment()
-        )
-        with training_bar() as listener:
-            run = train(resolved, dataset, seed=seed, device=device, listener=listener)
-        folder = out or _RUNS / run.record.run_id
-        write_run(folder, run)
-    except KeyboardInterrupt as interrupt:
-        remark("\nconvoy: training was stopped before its end: no run folder was written.")
-        raise click.Abort from interrupt  # of which click writes no empty line
-    if as_json:
-        print_json(_document(folder, run))
+    machine = Hardware(**hardware)
+    machine.check()
+    if resume is None:
+        assert resolved is not None
+        plan = _begin(resolved, out, seed or 0, weights, skip_bad)
     else:
-        _tell(folder, run)
+        plan = _go_on(resume, resolved, out, seed, weights, skip_bad)
+    if resume is not None and (plan.folder / RUN_FILE).exists():  # it was stopped after its end
+        done = load_run(plan.folder)
+        shutil.rmtree(plan.partial, ignore_errors=True)
+        _say(plan.folder, done.run, done.metrics, as_json=as_json)
+        return
+    check_destination(plan.folder)
+    try:
+        run = _train(plan, machine, every_s, log)
+        write_run(plan.folder, run)
+    except KeyboardInterrupt as interrupt:
+        if (plan.partial / "checkpoint.pt").exists():
+            how = f"convoy train --resume {shlex.quote(str(plan.partial))}"
+            remark(f"\nconvoy: training was stopped before its end; it goes on with: {how}")
+        else:
+            shutil.rmtree(plan.partial, ignore_errors=True)  # it holds nothing that took time
+            remark("\nconvoy: training was stopped before its end: no run folder was written.")
+        raise click.Abort from interrupt  # of which click writes no empty line
+    shutil.rmtree(plan.partial, ignore_errors=True)
+    _say(plan.folder, run.record, run.metrics, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which run it is, and where it goes.
+
+    Attributes:
+        recipe: What is trained, resolved.
+        seed: Of everything random.
+        run_id: The run's name.
+        weights: The file that weights are taken over from.
+        skip_bad: Whether images that cannot be read are left out.
+        folder: The run folder that will be written.
+        partial: What the run leaves while it is unfinished.
+    """
+
+    recipe: Recipe
+    seed: int
+    run_id: str
+    weights: Path | None
+    skip_bad: bool
+    folder: Path
+    partial: Path
+
+
+def _begin(recipe: Recipe, out: Path | None, seed: int, weights: Path | None, skip_bad: bool) -> _Plan:
+    from convoy.training.loop.checkpoint import START_FILE, partial_of
+    from convoy.training.run import new_run_id
+
+    run_id = new_run_id(recipe)
+    folder = out or _RUNS / run_id
+    partial = partial_of(folder)
+    if (partial / START_FILE).exists():
+        raise UsageError(
+            f"{partial}: a run to {folder} was stopped before its end. Go on with: convoy train --resume "
+            f"{shlex.quote(str(partial))}; or remove that folder."
+        )
+    return _Plan(recipe, seed, run_id, weights, skip_bad, folder, partial)
+
+
+def _go_on(resume: Path, recipe: Recipe | None, out: Path | None, seed: int | None, weights: Path | None, skip_bad: bool) -> _Plan:
+    from convoy.training.loop.checkpoint import START_FILE, Start, find_partial, folder_of
+
+    partial = find_partial(resume)
+    stopped = Start.load(partial / START_FILE)
+    folder = out or folder_of(partial)
+    return _Plan(
+        recipe=recipe or stopped.recipe,
+        seed=stopped.seed if seed is None else seed,
+        run_id=stopped.run_id,
+        weights=weights or (None if stopped.weights is None else Path(stopped.weights)),
+        skip_bad=skip_bad or stopped.skip_bad,
+        folder=folder,
+        partial=partial,
+    )
+
+
+def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> TrainedRun:
+    from convoy.training.data import DataLocation, load_dataset
+    from convoy.training.loop import Checkpoints, Listeners
+    from convoy.training.run import train
+
+    recipe = plan.recipe
+    dataset = load_dataset(
+        recipe.data,
+        seed=plan.seed,
+        validation_fraction=recipe.validation_fraction,
+        location=DataLocation.from_environment(),
+        image_size_px=recipe.image_size_px,
+        skip_bad=plan.skip_bad,
+    )
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(training_bar())]
+        if log is not None:
+            raise UsageError("--log: not here yet.")
+        return train(
+            recipe,
+            dataset,
+            seed=plan.seed,
+            hardware=machine,
+            weights=plan.weights,
+            listener=Listeners(*listeners),
+            checkpoints=Checkpoints(plan.partial, every_s=every_s),
+            run_id=plan.run_id,
+            skip_bad=plan.skip_bad,
+        )
 
 
 @contextmanager
@@ -90,13 +234,17 @@ def training_bar() -> Iterator[Listener]:
         def on_start(self, *, epochs: int, images_per_epoch: int) -> None:  # noqa: ARG002
             self._epochs = epochs
             self._started = self._told = time.monotonic()
+            self._epochs_before = 0
+
+        def on_resume(self, *, epochs_done: int, n_images: int) -> None:  # noqa: ARG002
+            self._epochs_before = epochs_done
 
         def on_epoch(self, record: EpochRecord, *, is_best: bool) -> None:
             now = time.monotonic()
             if 1 < record.epoch < self._epochs and now - self._told < _SECONDS_BETWEEN_LINES:
                 return
             self._told = now
-            left_s = (now - self._started) / record.epoch * (self._epochs - record.epoch)
+            left_s = (now - self._started) / (record.epoch - self._epochs_before) * (self._epochs - record.epoch)
             best = ", the best so far" if is_best else ""
             left = f", about {left_s:.0f} s left" if record.epoch < self._epochs else ""
             remark(f"epoch {record.epoch} of {self._epochs}: validation error {record.validation_top1_error:.2%}{best}{left}")
@@ -111,6 +259,9 @@ def training_bar() -> Iterator[Listener]:
             def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
                 bar.update(task, total=epochs * images_per_epoch)
 
+            def on_resume(self, *, epochs_done: int, n_images: int) -> None:  # noqa: ARG002
+                bar.update(task, completed=n_images)
+
             def on_step(self, *, n_images: int) -> None:
                 bar.advance(task, n_images)
 
@@ -121,8 +272,14 @@ def training_bar() -> Iterator[Listener]:
         yield Bar()
 
 
-def _document(folder: Path, run: TrainedRun) -> dict[str, Any]:
-    record, metrics = run.record, run.metrics
+def _say(folder: Path, record: RunRecord, metrics: Metrics, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(folder, record, metrics))
+    else:
+        _tell(folder, record, metrics)
+
+
+def _document(folder: Path, record: RunRecord, metrics: Metrics) -> dict[str, Any]:
     return {
         "run": str(folder),
         "run_id": record.run_id,
@@ -145,11 +302,10 @@ def _document(folder: Path, run: TrainedRun) -> dict[str, Any]:
     }
 
 
-def _tell(folder: Path, run: TrainedRun) -> None:
+def _tell(folder: Path, record: RunRecord, metrics: Metrics) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    record, metrics = run.record, run.metrics
     epochs = len(metrics.history)
     stopped = f", stopped early: none better in {record.recipe.patience_epochs}" if epochs < record.recipe.epochs else ""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

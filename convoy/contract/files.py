@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from typing_extensions import Self
@@ -88,15 +88,22 @@ def sha256_file(path: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace the file at ``path`` by ``data`` in one step.
+    """Replace the file at ``path`` by ``data`` in one step, as ``new_file`` does."""
+    with new_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file aside and rename it over ``path`` at the end.
 
     The bytes go to a hidden file in the same folder, are flushed to disk and renamed over ``path``. After a crash at any
-    point ``path`` holds either its old content or all of ``data``; on an error nothing half-written stays behind.
+    point ``path`` holds either its old content or all of the new; where the body raises, nothing half-written stays behind.
     """
     aside = _aside(path)
     try:
         with aside.open("xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from convoy.training.data import Dataset, load_dataset
+from convoy.training.loop import Hardware
 from convoy.training.recipes import Recipe, get_recipe
 from convoy.training.run import TrainedRun, train
 
@@ -34,4 +35,4 @@ def quick_recipe() -> Recipe:
 
 @pytest.fixture(scope="session")
 def trained(few_digits: Dataset, quick_recipe: Recipe) -> TrainedRun:
-    return train(quick_recipe, few_digits, seed=7, device="cpu")
+    return train(quick_recipe, few_digits, seed=7, hardware=Hardware(device="cpu"))

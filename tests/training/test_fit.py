@@ -10,11 +10,14 @@ import torch
 
 from convoy.contract.errors import TrainingError, UsageError
 from convoy.training.data import Dataset
-from convoy.training.loop import EpochRecord, Listener, choose_device, evaluate, fit, seeded
-from convoy.training.loop.optimization import learning_rate_at, make_optimizer
+from convoy.training.loop import EpochRecord, Hardware, Listener, choose_device, evaluate, fit, seeded
+from convoy.training.loop.optimization import make_optimizer
+from convoy.training.loop.schedule import learning_rate_at
 from convoy.training.networks import ImageClassifier, LeNet5, build_classifier
 from convoy.training.recipes import Recipe, get_recipe
 from convoy.training.run import TrainedRun, resolve_preprocessing, train
+
+CPU = Hardware(device="cpu")
 
 
 def fresh(dataset: Dataset, recipe: Recipe) -> ImageClassifier:
@@ -51,8 +54,8 @@ class Ear(Listener):
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     few_digits: Dataset, quick_recipe: Recipe, trained: TrainedRun
 ) -> None:
-    again = train(quick_recipe, few_digits, seed=7, device="cpu")
-    other = train(quick_recipe, few_digits, seed=8, device="cpu")
+    again = train(quick_recipe, few_digits, seed=7, hardware=CPU)
+    other = train(quick_recipe, few_digits, seed=8, hardware=CPU)
     assert again.weights == trained.weights
     assert again.record.weights_sha256 == trained.record.weights_sha256
     assert other.weights != trained.weights
@@ -65,20 +68,20 @@ def test_training_does_not_disturb_what_the_caller_draws(few_digits: Dataset, qu
     with seeded(3):
         expected = draw()
     with seeded(3):
-        train(quick_recipe, few_digits, seed=1, device="cpu")
+        train(quick_recipe, few_digits, seed=1, hardware=CPU)
         assert draw() == expected
 
 
 def test_it_learns(digits: Dataset) -> None:
     recipe = get_recipe("lenet5", assignments=["epochs=6", "patience_epochs=6"])
-    run = train(recipe, digits, seed=0, device="cpu")
+    run = train(recipe, digits, seed=0, hardware=CPU)
     assert run.metrics.test_top1_error < 0.15
     assert run.metrics.history[-1].train_loss < 0.5 * run.metrics.history[0].train_loss
 
 
 def test_the_listener_hears_every_image_and_every_epoch(few_digits: Dataset, quick_recipe: Recipe) -> None:
     ear = Ear()
-    run = train(quick_recipe, few_digits, seed=0, device="cpu", listener=ear)
+    run = train(quick_recipe, few_digits, seed=0, hardware=CPU, listener=ear)
     assert ear.images == ear.total == 3 * len(few_digits.train)
     assert tuple(record for record, _ in ear.epochs) == run.metrics.history
     assert [record.epoch for record, is_best in ear.epochs if is_best][-1] == run.metrics.best_epoch
@@ -111,7 +114,7 @@ def test_early_stopping_keeps_the_best_weights(few_digits: Dataset) -> None:
 def test_a_loss_that_is_not_finite_stops_and_says_what_to_try(few_digits: Dataset) -> None:
     recipe = get_recipe("lenet5", assignments=["optimizer=sgd", "learning_rate=100", "schedule=constant", "batch_size=8"])
     with pytest.raises(TrainingError, match=r"epoch \d+: expected a finite loss, found .*--set learning_rate=10"):
-        train(recipe, few_digits, seed=0, device="cpu")
+        train(recipe, few_digits, seed=0, hardware=CPU)
 
 
 def test_a_score_does_not_depend_on_the_batch_size(trained: TrainedRun, few_digits: Dataset) -> None:

@@ -38,7 +38,7 @@ def test_its_layers_have_the_shapes_of_the_lecture() -> None:
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         shapes.append(tuple(output.shape[1:]))
 
-    for layer in (network.c1, network.pool, network.c3, network.c5, network.f6, network.output):
+    for layer in (network.c1, network.s2, network.c3, network.s4, network.c5, network.f6, network.output):
         layer.register_forward_hook(note)
     network(torch.zeros(2, 1, 28, 28))
     assert shapes == [(6, 28, 28), (6, 14, 14), (16, 10, 10), (16, 5, 5), (120,), (84,), (10,)]
@@ -49,8 +49,11 @@ def test_it_has_as_many_outputs_as_there_are_classes() -> None:
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 3)
 
 
-def test_other_images_and_other_networks_are_refused() -> None:
-    with pytest.raises(UsageError, match="takes 28x28 grey images; the data has 32x32x3"):
-        build_network("lenet5", image=ImageSpec(height_px=32, width_px=32, channels=3), n_classes=10)
-    with pytest.raises(UsageError, match="there is no network 'lenet6'; known: lenet5"):
-        build_network("lenet6", image=ImageSpec(height_px=28, width_px=28, channels=1), n_classes=10)
+def test_it_takes_32x32_images_as_they_are_and_photos_too() -> None:
+    network = build_network("lenet5", image=ImageSpec(height_px=32, width_px=32, channels=3), n_classes=10)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_images_of_other_sizes_are_refused_with_what_to_do() -> None:
+    with pytest.raises(UsageError, match="takes images of 28x28 or 32x32 pixels; the data has 28x20: --set image_size_px=28"):
+        build_network("lenet5", image=ImageSpec(height_px=28, width_px=20, channels=1), n_classes=10)

@@ -83,7 +83,7 @@ def test_what_set_changes_is_all_that_settings_lists() -> None:
         ("=3", "expected key=value"),
         ("epoch=3", "did you mean 'epochs'"),
         ("augmentation.rotation=3", "did you mean 'augmentation.rotation_deg'"),
-        ("qqq=3", "known: image_size_px, normalisation.polarity"),
+        ("qqq=3", "known: architecture.activation"),
         ("augmentation=3", "set one of augmentation.shift_px"),
         ("name=mine", "cannot be set"),
         ("data=mnist", "chosen with --data"),

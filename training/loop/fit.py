@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-import time
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 from convoy.contract.errors import TrainingError
-from convoy.training.data.augmentation import Augment
-from convoy.training.data.dataset import Dataset, Split
-from convoy.training.loop.evaluation import Score, evaluate
+from convoy.training.data.dataset import Dataset
+from convoy.training.loop.checkpoint import Checkpoints
+from convoy.training.loop.course import Course
+from convoy.training.loop.evaluation import Score
+from convoy.training.loop.hardware import Hardware, connect, exact_products
+from convoy.training.loop.interrupt import Interrupt, deferred_interrupt
 from convoy.training.loop.listener import EpochRecord, Listener
-from convoy.training.loop.optimization import learning_rate_at, make_optimizer
 from convoy.training.networks.classifier import ImageClassifier
 from convoy.training.recipes.recipe import Recipe
 
@@ -44,95 +44,73 @@ def fit(
     recipe: Recipe,
     *,
     generator: torch.Generator,
+    hardware: Hardware | None = None,
     listener: Listener | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Fit:
-    """Train ``classifier`` in place.
+    """Train ``classifier`` in place, in this process.
 
-    Each epoch goes through the training split once in a new order, in mini-batches taken by index from one tensor in memory.
-    The best epoch has the lowest validation error, among equals the lowest validation loss, among equals the first; training
-    stops ``recipe.patience_epochs`` after it, and the classifier is left with its weights, in evaluation mode.
+    Each epoch goes through the training split once in a new order, in mini-batches. What is validated is the average of the
+    weights where the recipe asks for one. The best epoch has the lowest validation error, among equals the lowest validation
+    loss, among equals the first; training stops ``recipe.patience_epochs`` after it, and the classifier is left with its
+    weights, in evaluation mode.
+
+    With ``checkpoints`` the run goes on where an earlier one was stopped, and reaches the same weights; the first Ctrl-C then
+    waits for the end of the step and leaves a checkpoint.
 
     Args:
         classifier: On the device where the work shall run.
         dataset: Where the training and validation splits come from.
         recipe: How.
         generator: Draws orders and distortions; on the CPU.
+        hardware: What it runs on; None: the device of ``classifier``.
         listener: Is told how it goes.
+        checkpoints: Where it leaves what it goes on from; begun already.
 
     Raises:
-        TrainingError: The loss is not finite any more.
+        TrainingError: The loss is not finite any more, or no checkpoint can be written.
+        KeyboardInterrupt: Somebody asked for the end.
     """
     listener = listener or Listener()
-    device = next(classifier.parameters()).device
-    images, labels = _to_tensors(dataset.train, device)
-    validation_images, validation_labels = _to_tensors(dataset.validation, device)
-    augment = Augment(recipe.augmentation, generator)
-    optimizer = make_optimizer(classifier, recipe)
-    steps_per_epoch = math.ceil(len(labels) / recipe.batch_size)
-    n_steps = recipe.epochs * steps_per_epoch
-
-    history: list[EpochRecord] = []
-    best_epoch, best_score, best_weights = 0, Score(math.inf, math.inf), _copy_weights(classifier)
-    listener.on_start(epochs=recipe.epochs, images_per_epoch=len(labels))
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
-        started = time.perf_counter()
-        classifier.train()
-        loss_sum = torch.zeros((), device=device)
-        wrong = torch.zeros((), dtype=torch.int64, device=device)
-        learning_rate = recipe.learning_rate
-        order = torch.randperm(len(labels), generator=generator).to(device)
-        for start in range(0, len(labels), recipe.batch_size):
-            indices = order[start : start + recipe.batch_size]
-            learning_rate = learning_rate_at(step, n_steps, recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            targets = labels[indices]
-            logits = classifier(augment(images[indices]))
-            loss = functional.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            # sums stay on the device: reading them each step would make a GPU wait
-            loss_sum += loss.detach() * len(indices)
-            wrong += (logits.detach().argmax(dim=1) != targets).sum()
-            step += 1
-            listener.on_step(n_images=len(indices))
-        train = Score(loss_sum.item() / len(labels), wrong.item() / len(labels))
-        score = evaluate(classifier, validation_images, validation_labels)
-        if not (math.isfinite(train.loss) and math.isfinite(score.loss)):
-            raise TrainingError(
-                f"epoch {epoch}: expected a finite loss, found {train.loss} in training and {score.loss} in validation. "
-                f"Try a smaller learning rate, such as --set learning_rate={recipe.learning_rate / 10:g}."
+    hardware = hardware or Hardware(device=str(next(classifier.parameters()).device))
+    fabric = connect(hardware, some_parameters_rest=recipe.transfer is not None)
+    keeper = checkpoints if fabric.is_global_zero else None
+    with exact_products(), deferred_interrupt(on=checkpoints is not None) as interrupt:
+        course = Course(classifier, dataset, recipe, generator=generator, fabric=fabric, hardware=hardware)
+        listener.on_start(epochs=recipe.epochs, images_per_epoch=course.n_images)
+        if checkpoints is not None and (state := checkpoints.load()) is not None:
+            course.load_state_dict(state)
+            listener.on_resume(epochs_done=len(course.history), n_images=course.n_images_seen)
+        while not course.is_over:
+            with closing(course.steps()) as steps:
+                for n_images in steps:
+                    listener.on_step(n_images=n_images)
+                    _keep(course, keeper, interrupt)
+            record, is_best = course.end_epoch()
+            _check_finite(record, recipe)
+            _log.info(
+                "epoch %d: loss %.4f, validation loss %.4f, validation error %.2f %%%s",
+                *(record.epoch, record.train_loss, record.validation_loss, 100 * record.validation_top1_error),
+                ", the best so far" if is_best else "",
             )
-        record = EpochRecord(
-            epoch=epoch,
-            train_loss=train.loss,
-            train_top1_error=train.top1_error,
-            validation_loss=score.loss,
-            validation_top1_error=score.top1_error,
-            learning_rate=learning_rate,
-            seconds=time.perf_counter() - started,
-        )
-        history.append(record)
-        is_best = (score.top1_error, score.loss) < (best_score.top1_error, best_score.loss)
-        if is_best:
-            best_epoch, best_score, best_weights = epoch, score, _copy_weights(classifier)
-        _log.info(
-            "epoch %d: loss %.4f, validation loss %.4f, validation error %.2f %%%s",
-            *(epoch, train.loss, score.loss, 100 * score.top1_error, ", the best so far" if is_best else ""),
-        )
-        listener.on_epoch(record, is_best=is_best)
-        if epoch - best_epoch >= recipe.patience_epochs:
-            break
-    classifier.load_state_dict(best_weights)
+            listener.on_epoch(record, is_best=is_best)
+            _keep(course, keeper, interrupt)
+        classifier.load_state_dict(course.best_weights)
     classifier.eval()
-    return Fit(tuple(history), best_epoch, best_score)
+    return Fit(tuple(course.history), course.best_epoch, course.best_score)
 
 
-def _to_tensors(split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+def _keep(course: Course, keeper: Checkpoints | None, interrupt: Interrupt) -> None:
+    """Between two steps: leave a checkpoint where one is due, and end where that is asked for."""
+    if keeper is not None and (interrupt.requested or keeper.is_due()):
+        keeper.save(course.state_dict())
+    if interrupt.requested:
+        raise KeyboardInterrupt
 
 
-def _copy_weights(classifier: ImageClassifier) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in classifier.state_dict().items()}
+def _check_finite(record: EpochRecord, recipe: Recipe) -> None:
+    if not (math.isfinite(record.train_loss) and math.isfinite(record.validation_loss)):
+        raise TrainingError(
+            f"epoch {record.epoch}: expected a finite loss, found {record.train_loss} in training and {record.validation_loss} in "
+            f"validation. Try a smaller learning rate, such as --set learning_rate={recipe.learning_rate / 10:g}."
+        )

@@ -35,8 +35,38 @@ class Listener:
     def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
         """Training starts."""
 
+    def on_resume(self, *, epochs_done: int, n_images: int) -> None:
+        """It goes on where another run was stopped: after so many epochs and so many images, told after ``on_start``."""
+
     def on_step(self, *, n_images: int) -> None:
         """A step on ``n_images`` images is done."""
 
     def on_epoch(self, record: EpochRecord, *, is_best: bool) -> None:
         """An epoch is done."""
+
+
+class Listeners(Listener):
+    """Several listeners as one; they are told in their order."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = listeners
+
+    def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.on_start(epochs=epochs, images_per_epoch=images_per_epoch)
+
+    def on_resume(self, *, epochs_done: int, n_images: int) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.on_resume(epochs_done=epochs_done, n_images=n_images)
+
+    def on_step(self, *, n_images: int) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.on_step(n_images=n_images)
+
+    def on_epoch(self, record: EpochRecord, *, is_best: bool) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.on_epoch(record, is_best=is_best)
