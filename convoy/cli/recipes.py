@@ -3,37 +3,63 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from convoy.cli.console import json_option, print_json, stdout_console
+from convoy.cli.console import json_option, print_json, remark, stdout_console
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from convoy.training.recipes import Recipe
 
 
 @click.command("recipes", short_help="List the recipes that `train` knows.")
 @click.argument("recipe", required=False)
-@click.option("--data", metavar="NAME", help="Show RECIPE as it is for this data set. Default: the recipe's own.")
+@click.option("--data", metavar="NAME_OR_DIR", help="Show RECIPE as it is for this data set. Default: the recipe's own.")
 @json_option
 def command(recipe: str | None, data: str | None, as_json: bool) -> None:
-    """List the recipes; with RECIPE, its fields: what --set changes, with the values they have."""
-    if recipe is None:
-        if data is not None:
-            raise click.UsageError("--data goes with RECIPE: `convoy recipes lenet5 --data mnist`.")
-        _list(as_json)
-    else:
+    """List the recipes; with RECIPE, its source and its fields: what --set changes, with the values they have."""
+    if recipe is not None:
         _show(recipe, data, as_json)
+    elif data is not None:
+        raise click.UsageError("--data goes with RECIPE: `convoy recipes lenet5 --data mnist`.")
+    else:
+        _list(as_json)
 
 
 def _list(as_json: bool) -> None:
-    from convoy.training.recipes import get_recipe, recipe_names
+    from convoy.training.recipes import recipe_families, recipe_names
 
-    recipes = [get_recipe(name) for name in recipe_names()]
+    recipes, broken = _load(recipe_names())
+    for message in broken.values():
+        remark(message)
     if as_json:
-        print_json([recipe.model_dump(mode="json") for recipe in recipes])
+        print_json([recipe.model_dump(mode="json") for recipe in recipes.values()])
         return
-    for recipe in recipes:
-        click.echo(f"{click.style(recipe.name, bold=True)}  {recipe.title}\n  {recipe.source}")
-    click.echo("\n`convoy recipes RECIPE` lists what --set changes; `convoy train RECIPE` trains it.")
+    width = max(map(len, recipes))
+    for family, names in recipe_families().items():
+        click.secho(family, bold=True)
+        for name in names:
+            title = recipes[name].title if name in recipes else click.style("cannot be loaded", fg="red")
+            click.echo(f"  {name:<{width}}  {title}")
+        click.echo()
+    click.echo("`convoy recipes RECIPE` shows its source and what --set changes;\n`convoy train RECIPE` trains it.")
+
+
+def _load(names: tuple[str, ...]) -> tuple[Mapping[str, Recipe], Mapping[str, str]]:
+    """The recipes of these names, and what is wrong with those of packages that cannot be loaded."""
+    from convoy.contract.errors import ConvoyError
+    from convoy.training.recipes import get_recipe
+
+    recipes, broken = {}, {}
+    for name in names:
+        try:
+            recipes[name] = get_recipe(name)
+        except ConvoyError as error:  # one broken package does not hide what all others have
+            broken[name] = str(error)
+    return recipes, broken
 
 
 def _show(name: str, data: str | None, as_json: bool) -> None:

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from convoy.contract.errors import UsageError
-from convoy.training.recipes import Recipe, get_recipe, recipe_names, settings
+from convoy.training.recipes import Architecture, Recipe, get_recipe, recipe_families, recipe_names, settings
+from convoy.training.recipes.entry import KNOWN_DATA
 
 
 def test_lenet5_trains_on_digits_unless_told_otherwise() -> None:
@@ -114,3 +115,46 @@ def test_a_std_of_zero_is_refused() -> None:
 def test_an_unknown_recipe_comes_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'lenet5'"):
         get_recipe("lenet-5")
+
+
+def test_every_recipe_is_valid_on_every_data_set_and_on_folders() -> None:
+    for name in recipe_names():
+        for data in (*KNOWN_DATA, "photos/of/ours"):
+            assert get_recipe(name, data=data).data == data
+
+
+def test_every_recipe_stands_under_one_heading_and_fits_a_terminal() -> None:
+    families = recipe_families()
+    assert [name for names in families.values() for name in names] == list(recipe_names())
+    width = max(map(len, recipe_names()))
+    for name in recipe_names():
+        assert len(f"  {name:<{width}}  {get_recipe(name).title}") <= 80
+
+
+def test_on_folders_images_are_brought_to_the_size_that_the_network_was_made_for() -> None:
+    sizes = {"lenet5": 28, "lenet300": 28, "lenet5-1998": 28, "cifar-resnet20": 32, "resnet50": 224, "vgg-d": 224, "transfer": 224}
+    assert {name: get_recipe(name, data="photos").image_size_px for name in sizes} == sizes
+    assert get_recipe("resnet50").image_size_px is None  # CIFAR-10's own size: the small-image variant
+
+
+def test_digits_are_never_mirrored_and_photos_are() -> None:
+    for name in recipe_names():
+        for data in ("digits", "mnist"):
+            assert get_recipe(name, data=data).augmentation.flip_probability == 0, name
+    for name in ("lenet5", "cifar-resnet20", "resnet18"):
+        assert get_recipe(name, data="cifar10").augmentation.flip_probability == 0.5
+    assert get_recipe("resnet18", data="photos").augmentation.flip_probability == 0.5
+
+
+def test_the_papers_settings_are_those_of_the_recipes() -> None:
+    alexnet = get_recipe("alexnet", data="photos")
+    assert (alexnet.batch_size, alexnet.momentum, alexnet.weight_decay, alexnet.learning_rate) == (128, 0.9, 5e-4, 0.01)
+    assert (alexnet.schedule, alexnet.schedule_factor, alexnet.architecture.dropout) == ("plateau", 0.1, 0.5)
+    assert get_recipe("vgg-d", data="photos").batch_size == 256
+    resnet = get_recipe("resnet50", data="photos")
+    assert (resnet.learning_rate, resnet.weight_decay, resnet.batch_size, resnet.nesterov) == (0.1, 1e-4, 256, False)
+    cifar = get_recipe("cifar-resnet20")
+    assert (cifar.learning_rate, cifar.weight_decay, cifar.batch_size, cifar.augmentation.crop_px) == (0.1, 1e-4, 128, 4)
+    assert get_recipe("lenet5").architecture == Architecture(
+        activation="relu", pooling="max", downsampling="pool", batch_norm="none", dropout=0.0
+    )

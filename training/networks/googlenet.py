@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from convoy.contract.image import ImageSpec
 from convoy.training.networks.choices import choose
-from convoy.training.networks.head import Head, is_small
+from convoy.training.networks.head import Head, check_size, is_small
 from convoy.training.networks.logits import TrainingLogits
 from convoy.training.networks.normalisation import ResponseNorm
 from convoy.training.recipes.recipe import Architecture
@@ -136,8 +136,9 @@ class GoogLeNet(nn.Module):
         """The network for images of ``image``; the small-image variant up to 64x64.
 
         Raises:
-            UsageError: Something is chosen that it does not offer.
+            UsageError: They are below 8x8, or something is chosen that it does not offer.
         """
+        check_size("googlenet", image, 8)
         offered = Architecture(batch_norm="none", dropout=0.4)
         choices = choose("googlenet", architecture, offered, batch_norms=("none", "conv-bn-relu"))
         return cls(

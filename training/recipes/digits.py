@@ -62,9 +62,11 @@ _UNPOOLED: Final = Architecture(activation="relu", batch_norm="none", dropout=0.
 
 _FULLY_CONNECTED: Final = (
     _fully_connected(
-        "linear", "each logit a weighted sum of the pixels", f"{_PAPER}, section III.C.1", Architecture(), learning_rate=3e-3
+        "linear", "a weighted sum of the pixels for each class", f"{_PAPER}, section III.C.1", Architecture(), learning_rate=3e-3
     ),
-    _fully_connected("lenet300-1", "one hidden layer of 300 units", f"{_PAPER}, section III.C.4", _HIDDEN, learning_rate=2e-3),
+    _fully_connected(
+        "lenet300-1", "fully connected, one hidden layer of 300 units", f"{_PAPER}, section III.C.4", _HIDDEN, learning_rate=2e-3
+    ),
     _fully_connected(
         "lenet300", "LeNet300: hidden layers of 300 and 100 units", f"{_PAPER}, section III.C.5", _HIDDEN, learning_rate=2e-3
     ),
@@ -164,7 +166,7 @@ _LENET5_1998: Final = Entry(
         patience_epochs=20,
         batch_size=32,
         optimizer="adamw",
-        learning_rate=3e-3,
+        learning_rate=1e-3,
         weight_decay=1e-4,
     ),
     "Digits: convolutional",
@@ -178,9 +180,9 @@ _LENET5_1998: Final = Entry(
 
 ENTRIES: Final = (
     *_FULLY_CONNECTED,
-    _convolutional("lenet300-conv", "LeNet300 behind 6 maps of 5x5", _UNPOOLED),
-    _convolutional("lenet300-conv-pool", "the same with a pool", _POOLED),
-    _convolutional("lenet300-conv-pool2", "6 maps, pool, 16 maps, pool, 100 hidden units", _POOLED),
+    _convolutional("lenet300-conv", "LeNet300 behind 6 maps of 5x5, no pool", _UNPOOLED),
+    _convolutional("lenet300-conv-pool", "LeNet300 behind 6 maps of 5x5 and a pool", _POOLED),
+    _convolutional("lenet300-conv-pool2", "LeNet300 behind 6 maps, a pool, 16 maps, a pool", _POOLED),
     _LENET1,
     _LENET5,
     _LENET5_1998,
