@@ -32,6 +32,7 @@ from convoy.training.recipes.recipe import Recipe
 from convoy.training.report.calibration import Calibration, negative_log_likelihood
 from convoy.training.report.exhibits import Exhibits, gather
 from convoy.training.report.per_class import ClassScore, count_confusions, score_classes
+from convoy.training.transfer import TakeOver, imagenet_preprocessing, take_over
 
 _PHOTOS_MEASURED: Final = 1_024
 
@@ -45,6 +46,8 @@ class DatasetFacts(Document):
         n_validation: Images in the validation split.
         n_test: Images in the test split.
         sha256: ``Dataset.sha256()``: of all pixels and labels, split by split.
+        counts: By split, how many images each class has, in the order of the labels.
+        skipped: Files that were left out because they cannot be read, and why.
     """
 
     name: str
@@ -52,6 +55,8 @@ class DatasetFacts(Document):
     n_validation: int
     n_test: int
     sha256: Sha256
+    counts: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
 class RunRecord(Document):
@@ -70,7 +75,8 @@ class RunRecord(Document):
         device: Where it ran, in words.
         n_threads: CPU threads of torch; sums are added in another order with another number.
         versions: The versions of Python and the libraries.
-        n_parameters: How many numbers were trained.
+        n_parameters: How many numbers the network learns or could learn.
+        take_over: What came from a network that was trained on other data; None where nothing did.
         weights_sha256: Digest of ``weights.safetensors``.
     """
 
@@ -87,6 +93,7 @@ class RunRecord(Document):
     n_threads: int
     versions: dict[str, str]
     n_parameters: int
+    take_over: TakeOver | None = None
     weights_sha256: Sha256
 
 
@@ -200,6 +207,7 @@ def train(
     hardware.check()
     target = choose_device(hardware.device)
     dataset_sha256 = dataset.sha256()
+    listener = listener or Listener()
     begun = Start(
         run_id=run_id or new_run_id(recipe),
         recipe=recipe,
@@ -219,13 +227,13 @@ def train(
             preprocessing=preprocessing,
             architecture=recipe.architecture,
         )
+        taken = None
         if recipe.transfer is not None:
-            from convoy.training.transfer import take_over  # type: ignore[attr-defined]
-
-            take_over(classifier, recipe, weights)
+            taken = take_over(classifier, recipe, weights)
+            listener.on_take_over(taken)
         # pixels arrive channels last; convolutions whose weights lie the same way need no
         # copies: a step on 128 images, timed alone on two cores, took 8.5 ms instead of 12.5 ms
-        classifier = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        classifier = classifier.to(memory_format=torch.channels_last)
         if hardware.devices > 1:
             job = Job(classifier, dataset, recipe, generator.get_state(), hardware, checkpoints, seed)
             fitted = fit_in_processes(job, listener=listener)
@@ -264,6 +272,8 @@ def train(
             n_validation=len(dataset.validation),
             n_test=len(dataset.test),
             sha256=dataset_sha256,
+            counts=dataset.counts(),
+            skipped=dataset.skipped,
         ),
         labels=dataset.labels,
         image=dataset.image,
@@ -273,19 +283,24 @@ def train(
         n_threads=torch.get_num_threads(),
         versions=versions(),
         n_parameters=classifier.n_parameters,
+        take_over=taken,
         weights_sha256=sha256_bytes(content),
     )
     return TrainedRun(record, metrics, content, classifier, exhibits)
 
 
 def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
-    """What happens to the pixels: the recipe's constants, or those measured on the training split.
+    """What happens to the pixels: the recipe's constants, ImageNet's with its weights, or those measured on the training split.
 
     Raises:
         DataError: They are to be measured and the images have no contrast.
     """
     wanted = recipe.normalisation
     if wanted.mean is None or wanted.std is None:
+        if recipe.transfer is not None and recipe.transfer.weights == "imagenet":
+            seen, _ = imagenet_preprocessing(recipe)
+            if len(seen.mean) == dataset.image.channels:
+                return seen.model_copy(update={"polarity": wanted.polarity})
         images = dataset.train.images
         if not isinstance(images, np.ndarray):  # photos that are read when they are needed: a sample does
             images = images[np.linspace(0, len(images) - 1, min(len(images), _PHOTOS_MEASURED)).astype(np.intp)]

@@ -17,9 +17,11 @@ from convoy.cli.console import json_option, print_json, progress, remark, stdout
 from convoy.contract.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
+    from convoy.training.data import Dataset
     from convoy.training.loop import Hardware, Listener
     from convoy.training.recipes import Recipe
     from convoy.training.run import Metrics, RunRecord, TrainedRun
+    from convoy.training.transfer import TakeOver
 
 _RUNS: Final = Path("runs")
 _SECONDS_BETWEEN_LINES: Final = 3.0
@@ -67,7 +69,9 @@ _SECONDS_BETWEEN_LINES: Final = 3.0
     show_default=True,
     help="How much work a crash may cost; 0: a checkpoint each step.",
 )
-@click.option("--log", type=click.Choice(("tensorboard", "mlflow")), help="Tell these how it goes, too.")
+@click.option(
+    "--log", type=click.Choice(("tensorboard", "mlflow")), help="Write the run down there too, under `logs` beside the run folder."
+)
 @json_option
 def command(
     recipe: str | None,
@@ -104,7 +108,7 @@ def command(
     resolved = None if recipe is None else get_recipe(recipe, data=data, assignments=assignments)
     try:
         from convoy.training.loop import Hardware
-        from convoy.training.run_folder import RUN_FILE, check_destination, load_run, write_run
+        from convoy.training.run_folder import RUN_FILE, check_destination, load_run
     except ImportError as error:
         raise MissingDependencyError(f"training needs {error.name}: pip install '.[train]' in Convoy's folder.") from error
 
@@ -123,7 +127,6 @@ def command(
     check_destination(plan.folder)
     try:
         run = _train(plan, machine, every_s, log)
-        write_run(plan.folder, run)
     except KeyboardInterrupt as interrupt:
         if (plan.partial / "checkpoint.pt").exists():
             how = f"convoy train --resume {shlex.quote(str(plan.partial))}"
@@ -192,25 +195,19 @@ def _go_on(resume: Path, recipe: Recipe | None, out: Path | None, seed: int | No
 
 
 def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> TrainedRun:
-    from convoy.training.data import DataLocation, load_dataset
     from convoy.training.loop import Checkpoints, Listeners
+    from convoy.training.report import logging_listener
     from convoy.training.run import train
+    from convoy.training.run_folder import write_run
 
-    recipe = plan.recipe
-    dataset = load_dataset(
-        recipe.data,
-        seed=plan.seed,
-        validation_fraction=recipe.validation_fraction,
-        location=DataLocation.from_environment(),
-        image_size_px=recipe.image_size_px,
-        skip_bad=plan.skip_bad,
-    )
     with ExitStack() as stack:
-        listeners = [stack.enter_context(training_bar())]
-        if log is not None:
-            raise UsageError("--log: not here yet.")
-        return train(
-            recipe,
+        record = None
+        if log is not None:  # before data is loaded: what is missing is said at once
+            record = stack.enter_context(logging_listener(log, plan.folder.parent / "logs", plan.recipe, plan.run_id))
+        dataset = _load(plan)
+        listeners: list[Listener] = [stack.enter_context(training_bar()), *([record] if record is not None else [])]
+        run = train(
+            plan.recipe,
             dataset,
             seed=plan.seed,
             hardware=machine,
@@ -220,6 +217,36 @@ def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> T
             run_id=plan.run_id,
             skip_bad=plan.skip_bad,
         )
+        write_run(plan.folder, run)
+        if record is not None:
+            record.finish(run.metrics, plan.folder)
+    return run
+
+
+def _load(plan: _Plan) -> Dataset:
+    from convoy.training.data import DataLocation, load_dataset
+    from convoy.training.data.augmentation import flip_warning
+
+    recipe = plan.recipe
+    with progress(unit="images") as bar:
+        task = bar.add_task("reading", total=None, visible=False)
+
+        def read(n_done: int, n_all: int) -> None:
+            bar.update(task, completed=n_done, total=n_all, visible=True)
+
+        dataset = load_dataset(
+            recipe.data,
+            seed=plan.seed,
+            validation_fraction=recipe.validation_fraction,
+            location=DataLocation.from_environment(),
+            image_size_px=recipe.image_size_px,
+            skip_bad=plan.skip_bad,
+            progress=read,
+        )
+    warning = flip_warning(recipe.augmentation, dataset.labels)
+    for line in (*(f"left out: {file}" for file in dataset.skipped), *dataset.remarks, *([warning] if warning else [])):
+        remark(line)
+    return dataset
 
 
 @contextmanager
@@ -231,6 +258,9 @@ def training_bar() -> Iterator[Listener]:
     from convoy.training.loop import EpochRecord, Listener
 
     class Lines(Listener):
+        def on_take_over(self, report: TakeOver) -> None:
+            remark("\n".join(report.describe()))
+
         def on_start(self, *, epochs: int, images_per_epoch: int) -> None:  # noqa: ARG002
             self._epochs = epochs
             self._started = self._told = time.monotonic()
@@ -256,6 +286,9 @@ def training_bar() -> Iterator[Listener]:
         task = bar.add_task("training", total=None)
 
         class Bar(Listener):
+            def on_take_over(self, report: TakeOver) -> None:
+                bar.console.print("\n".join(report.describe()), markup=False, highlight=False)
+
             def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
                 bar.update(task, total=epochs * images_per_epoch)
 
@@ -319,6 +352,7 @@ def _tell(folder: Path, record: RunRecord, metrics: Metrics) -> None:
         "test error": _percent(metrics.test_top1_error, record.dataset.n_test),
         "time": f"{metrics.seconds:.1f} s on {record.device}",
         "run": str(folder),
+        "report": str(folder / "report.html"),
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))
