@@ -21,7 +21,7 @@ from benchmarks.serving import MODELS, write_repository
 from convoy.contract.errors import UsageError
 from convoy.export.gate.runtime import CPU, CUDA, usable_providers
 from convoy.serving.triton.backend.ladder import Ladder
-from convoy.serving.triton.backend.options import Options
+from convoy.serving.triton.backend.options import Kind, Options
 from convoy.serving.triton.backend.session import open_session
 
 _DRAWS: Final = 200
@@ -63,7 +63,7 @@ def compare(name: str, path: Path, image: Any, provider: str, rounds: int, secon
         seconds: Of a measurement.
     """
     images = np.repeat(image[None], 64, axis=0)
-    kind = "GPU" if provider == CUDA else "CPU"
+    kind: Kind = "GPU" if provider == CUDA else "CPU"
 
     def opened() -> Any:
         return open_session(path, Options(kind=kind, gpu_was_asked_for=provider == CUDA, max_batch_size=64)).session
