@@ -132,7 +132,7 @@ def measure(dataset: Dataset, root: Path, *, depth: int, way: str, per_class: in
             preprocessing=preprocessing,
             architecture=recipe.architecture,
         )
-        classifier = classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        classifier = classifier.to(memory_format=torch.channels_last)
         take_over(classifier, recipe, weights)
         fit(classifier, few, recipe, generator=generator)
     seconds = time.monotonic() - started
