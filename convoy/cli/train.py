@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from convoy.training.loop import Hardware, Listener
     from convoy.training.recipes import Recipe
     from convoy.training.run import Metrics, RunRecord, TrainedRun
+    from convoy.training.transfer import TakeOver
 
 _RUNS: Final = Path("runs")
 _SECONDS_BETWEEN_LINES: Final = 3.0
@@ -67,7 +68,6 @@ _SECONDS_BETWEEN_LINES: Final = 3.0
     show_default=True,
     help="How much work a crash may cost; 0: a checkpoint each step.",
 )
-@click.option("--log", type=click.Choice(("tensorboard", "mlflow")), help="Tell these how it goes, too.")
 @json_option
 def command(
     recipe: str | None,
@@ -79,7 +79,6 @@ def command(
     skip_bad: bool,
     resume: Path | None,
     every_s: float,
-    log: str | None,
     as_json: bool,
     **hardware: Any,
 ) -> None:
@@ -122,7 +121,7 @@ def command(
         return
     check_destination(plan.folder)
     try:
-        run = _train(plan, machine, every_s, log)
+        run = _train(plan, machine, every_s)
         write_run(plan.folder, run)
     except KeyboardInterrupt as interrupt:
         if (plan.partial / "checkpoint.pt").exists():
@@ -176,6 +175,7 @@ def _begin(recipe: Recipe, out: Path | None, seed: int, weights: Path | None, sk
 
 def _go_on(resume: Path, recipe: Recipe | None, out: Path | None, seed: int | None, weights: Path | None, skip_bad: bool) -> _Plan:
     from convoy.training.loop.checkpoint import START_FILE, Start, find_partial, folder_of
+
     partial = find_partial(resume)
     stopped = Start.load(partial / START_FILE)
     folder = out or folder_of(partial)
@@ -190,7 +190,7 @@ def _go_on(resume: Path, recipe: Recipe | None, out: Path | None, seed: int | No
     )
 
 
-def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> TrainedRun:
+def _train(plan: _Plan, machine: Hardware, every_s: float) -> TrainedRun:
     from convoy.training.data import DataLocation, load_dataset
     from convoy.training.loop import Checkpoints, Listeners
     from convoy.training.run import train
@@ -204,10 +204,10 @@ def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> T
         image_size_px=recipe.image_size_px,
         skip_bad=plan.skip_bad,
     )
+    for line in (*(f"left out: {file}" for file in dataset.skipped), *dataset.remarks):
+        remark(line)
     with ExitStack() as stack:
-        listeners = [stack.enter_context(training_bar())]
-        if log is not None:
-            raise UsageError("--log: not here yet.")
+        listeners: list[Listener] = [stack.enter_context(training_bar())]
         return train(
             recipe,
             dataset,
@@ -230,6 +230,9 @@ def training_bar() -> Iterator[Listener]:
     from convoy.training.loop import EpochRecord, Listener
 
     class Lines(Listener):
+        def on_take_over(self, report: TakeOver) -> None:
+            remark("\n".join(report.describe()))
+
         def on_start(self, *, epochs: int, images_per_epoch: int) -> None:  # noqa: ARG002
             self._epochs = epochs
             self._started = self._told = time.monotonic()
@@ -255,6 +258,9 @@ def training_bar() -> Iterator[Listener]:
         task = bar.add_task("training", total=None)
 
         class Bar(Listener):
+            def on_take_over(self, report: TakeOver) -> None:
+                bar.console.print("\n".join(report.describe()), markup=False, highlight=False)
+
             def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
                 bar.update(task, total=epochs * images_per_epoch)
 

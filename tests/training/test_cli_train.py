@@ -131,7 +131,7 @@ def test_what_is_wrong_is_said_before_any_data_is_loaded(
         program.main(["train", *arguments], standalone_mode=False)
 
 
-def test_an_interrupt_exits_130_and_leaves_no_run_folder(tmp_path: Path) -> None:
+def test_an_interrupt_exits_130_and_leaves_what_it_takes_to_go_on(tmp_path: Path) -> None:
     endless = ("--set", "epochs=10000", "--set", "patience_epochs=10000", "--device", "cpu", "--out", "runs/one")
     with subprocess.Popen(
         [*PROGRAM, "-v", "train", "lenet5", *endless], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -145,8 +145,11 @@ def test_an_interrupt_exits_130_and_leaves_no_run_folder(tmp_path: Path) -> None
             process.kill()
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.endswith("convoy: training was stopped before its end: no run folder was written.\nconvoy: interrupted\n")
-    assert list(tmp_path.rglob("*")) == []
+    assert stderr.endswith(
+        "convoy: training was stopped before its end; it goes on with: convoy train --resume runs/one.partial\nconvoy: interrupted\n"
+    )
+    left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["runs/one.partial/checkpoint.pt", "runs/one.partial/start.json"]
 
 
 def test_recipes_lists_what_train_knows(convoy: Any) -> None:

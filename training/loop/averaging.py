@@ -77,12 +77,13 @@ class Average:
 
     def _move(self, decay: float, *, running_statistics: bool) -> None:
         assert self._mean is not None
-        means, weights = list(self._mean.parameters()), list(self._source.parameters())
+        means: list[Tensor] = list(self._mean.parameters())
+        weights: list[Tensor] = list(self._source.parameters())
         if running_statistics:
-            pairs = zip(self._mean.buffers(), self._source.buffers(), strict=True)
-            floats = [(mean, buffer) for mean, buffer in pairs if buffer.is_floating_point()]
-            means += [mean for mean, _ in floats]  # type: ignore[misc]
-            weights += [buffer for _, buffer in floats]  # type: ignore[misc]
+            for mean, buffer in zip(self._mean.buffers(), self._source.buffers(), strict=True):
+                if buffer.is_floating_point():
+                    means.append(mean)
+                    weights.append(buffer)
         torch._foreach_lerp_(means, weights, 1 - decay)
 
 

@@ -136,7 +136,7 @@ class Checkpoints:
             with new_file(path) as file:
                 witness = _Witness(file)
                 try:
-                    torch.save({"form": _FORM, "start_sha256": self._start_sha256, "state": dict(state)}, witness)
+                    torch.save({"form": _FORM, "start_sha256": self._start_sha256, "state": dict(state)}, witness)  # type: ignore[arg-type]
                 except RuntimeError as error:  # torch's writer says that a write failed, and not why
                     raise witness.error or error from error
         except OSError as error:

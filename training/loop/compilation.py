@@ -44,9 +44,10 @@ def set_up(
     wanted = hardware.compile
     if wanted is None:
         wanted = fabric.device.type == "cuda" and n_steps >= _WORTH_STEPS
-    network, stepper = fabric.setup(torch.compile(classifier) if wanted else classifier, optimizer)
     if not wanted:
-        return network, stepper
+        return _joined(fabric, classifier, optimizer)
+    compiled: Any = torch.compile(classifier)
+    network, stepper = _joined(fabric, compiled, optimizer)
     try:
         _try(network, classifier, fabric, batch)
     except Exception as error:  # whatever the compilers of this machine raise
@@ -57,7 +58,12 @@ def set_up(
             ) from error
         _log.warning("the network is not compiled, training is slower: %s", reason)
         torch.compiler.reset()
-        return fabric.setup(classifier, optimizer)
+        return _joined(fabric, classifier, optimizer)
+    return network, stepper
+
+
+def _joined(fabric: Fabric, classifier: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+    network, stepper = fabric.setup(classifier, optimizer)
     return network, stepper
 
 

@@ -76,9 +76,7 @@ def _to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images if images.flags.writeable else images.copy())
 
 
-def _fetch_ahead(
-    source: Images, chunks: Sequence[npt.NDArray[np.int64]], *, pin: bool
-) -> Generator[Tensor, None, None]:
+def _fetch_ahead(source: Images, chunks: Sequence[npt.NDArray[np.int64]], *, pin: bool) -> Generator[Tensor, None, None]:
     """``source[chunk]`` for each chunk, fetched by a thread; what goes wrong there is raised here."""
     ready: queue.Queue[Tensor | BaseException] = queue.Queue(maxsize=_AHEAD)
     stopped = threading.Event()

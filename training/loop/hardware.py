@@ -94,10 +94,12 @@ def connect(hardware: Hardware, *, some_parameters_rest: bool = False) -> Fabric
         hardware: Where.
         some_parameters_rest: Whether some get no gradients in some epochs.
     """
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on stderr
     from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+    from lightning_fabric.strategies.ddp import DDPStrategy
+    from lightning_fabric.strategies.single_device import SingleDeviceStrategy
+    from lightning_fabric.strategies.strategy import Strategy
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on stderr
     device = choose_device(hardware.device)
     strategy: Strategy
     if hardware.devices == 1:

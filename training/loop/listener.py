@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from convoy.training.transfer import TakeOver
 
 
 class EpochRecord(BaseModel):
@@ -32,6 +37,9 @@ class EpochRecord(BaseModel):
 class Listener:
     """Is told how training goes; does nothing by itself. Override what you want to hear."""
 
+    def on_take_over(self, report: TakeOver) -> None:
+        """Weights from other data are taken over; told before training starts."""
+
     def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
         """Training starts."""
 
@@ -50,6 +58,11 @@ class Listeners(Listener):
 
     def __init__(self, *listeners: Listener) -> None:
         self._listeners = listeners
+
+    def on_take_over(self, report: TakeOver) -> None:
+        """Tell all."""
+        for listener in self._listeners:
+            listener.on_take_over(report)
 
     def on_start(self, *, epochs: int, images_per_epoch: int) -> None:
         """Tell all."""

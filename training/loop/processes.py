@@ -108,7 +108,7 @@ def _listen(processes: list[BaseProcess], ears: list[Connection], listener: List
                 open_ears.remove(ear)
                 rank = ears.index(ear)
                 processes[rank].join(_SECONDS_TO_END)
-                if processes[rank].exitcode != 0:
+                if processes[rank].exitcode not in (0, None):  # None: it takes its time to close down
                     failures.append(_death(rank, len(ears), processes[rank].exitcode))
             else:
                 if what == "done":
