@@ -24,8 +24,6 @@ TORCHVISION = {
     "shufflenet_v2_x0_5": 96,
     "mnasnet0_5": 96,
     "mobilenet_v3_small": 96,
-    "inception_v3": 96,
-    "convnext_tiny": 64,
 }
 
 
