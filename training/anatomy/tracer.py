@@ -125,7 +125,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leaving(self, module: nn.Module, inputs: Any, result: Any) -> None:  # noqa: ARG002 torch's signature
         step = self._stack.pop()
-        self._note(step, result)
+        if _is_layer(module):  # of a module around layers, they say what it gives
+            self._note(step, result)
 
     def _note(self, step: Step, result: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
