@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from convoy.training.recipes import Recipe
 
 _KNOWN_DATA: Final = {"digits": (28, 1), "mnist": (28, 1), "fashion-mnist": (28, 1), "cifar10": (32, 3)}  # pixels, channels
-_WIDE: Final = 110  # columns from which formulas and places are shown
+_WIDE: Final = 110  # columns from which formulas are shown
+_VERY_WIDE: Final = 140  # and from which places and shares of pixels are, too
 
 
 @click.command("describe", short_help="Print a network's layers, costs and receptive fields.")
@@ -43,7 +44,7 @@ _WIDE: Final = 110  # columns from which formulas and places are shown
 @click.option(
     "--image-size", type=click.IntRange(1, 2048), metavar="N", help="Images of NxN pixels. Default: as the recipe has them."
 )
-@click.option("--classes", type=click.IntRange(1, 1_000_000), metavar="K", help="Default: as many as the recipe's data has.")
+@click.option("--classes", type=click.IntRange(1, 1_000_000), metavar="K", help="Default: 10 of digits and CIFAR-10, else 1000.")
 @click.option(
     "--set", "assignments", metavar="KEY=VALUE", multiple=True, help="Change a field of the recipe; may be given several times."
 )
@@ -79,6 +80,8 @@ def command(
     jump    how many pixels lie between what neighbours see (the product of the strides)
     from    the first pixel that the first feature sees; below 0 it sees padding
     pixels  the share of the image that reaches a feature, at the border and in the middle
+
+    From 110 columns on it shows how parameters are counted, from 140 on `from` and `pixels`; --json has everything.
 
     Nothing is computed or downloaded: the network runs on tensors that have shapes and no values.
     """  # noqa: D301  click's mark for text that is not to be wrapped
@@ -159,14 +162,14 @@ def _tell_rows(rows: tuple[Row, ...]) -> None:
     from rich.text import Text
 
     console = stdout_console()
-    is_wide = console.width >= _WIDE
-    table = Table(box=None, padding=(0, 1, 0, 0) if not is_wide else (0, 2, 0, 0), header_style="bold")
+    is_wide, is_very_wide = console.width >= _WIDE, console.width >= _VERY_WIDE
+    table = Table(box=None, padding=(0, 2 if is_very_wide else 1, 0, 0), header_style="bold")
     for heading in ("name", "layer"):
         table.add_column(heading, overflow="fold")
-    for heading in ("gives", "parameters", "MACs", "field", "jump", *(("from", "pixels") if is_wide else ())):
+    for heading in ("gives", "parameters", "MACs", "field", "jump", *(("from", "pixels") if is_very_wide else ())):
         table.add_column(heading, justify="right", no_wrap=True)
     if is_wide:
-        table.add_column("how the parameters are counted", overflow="fold")
+        table.add_column("parameters are", no_wrap=True)
     for row in rows:
         field = row.field
         cells = [
@@ -178,8 +181,10 @@ def _tell_rows(rows: tuple[Row, ...]) -> None:
             "?" if field is None else _extent(field),
             "" if field is None or field.jump_px is None else _once(field.jump_px),
         ]
+        if is_very_wide:
+            cells += ["" if field is None or field.start_px is None else _once(field.start_px), _shares(field)]
         if is_wide:
-            cells += ["" if field is None or field.start_px is None else _once(field.start_px), _shares(field), row.formula or ""]
+            cells.append(row.formula or "")
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
 

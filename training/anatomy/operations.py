@@ -225,10 +225,14 @@ def _at(value: Any, index: int) -> int:
 
 def _adaptive_pool(source: Followed, call: Call) -> Followed:
     shape = _shape(call)
-    grows = any(dim is None and n != 1 for n, dim in zip(shape[-2:], source.dims, strict=True))
-    if source.merged_dim is not None or grows:
+    if source.merged_dim is not None:
         raise NoRuleError
-    return source.each_axis(lambda reach, axis, dim: reach.bins(axis, shape[dim]))
+    pooled = source.each_axis(lambda reach, axis, dim: reach.bins(axis, shape[dim]))
+    for axis, dim in ((ROWS, len(shape) - 2), (COLUMNS, len(shape) - 1)):
+        if source.dims[axis] is None and shape[dim] > 1:  # one position is enlarged to many
+            dims = (dim, pooled.dims[COLUMNS]) if axis == ROWS else (pooled.dims[ROWS], dim)
+            pooled = Followed(pooled.reach.repeat(axis, shape[dim]), dims)
+    return pooled
 
 
 def _reduce(source: Followed, call: Call) -> Followed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -82,13 +82,12 @@ def sample_image(height_px: int, width_px: int, channels: int) -> npt.NDArray[np
 
 def _choose(anatomy: Anatomy, rows: Sequence[Row]) -> list[tuple[Row, Reach]]:
     panels: list[tuple[Row, Reach]] = []
-    seen: set[tuple[Any, ...]] = set()
+    seen: set[bytes] = set()
     for row in rows:
         reach = anatomy.reaches[row.last]
         if row.field is None or not row.field.is_map or reach is None:
             continue
-        middle = _middle(reach)
-        sight = (row.field.size_px, reach.mask(*middle).tobytes())
+        sight = reach.mask(*_middle(reach)).tobytes()
         if sight not in seen:
             seen.add(sight)
             panels.append((row, reach))

@@ -125,7 +125,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leaving(self, module: nn.Module, inputs: Any, result: Any) -> None:  # noqa: ARG002 torch's signature
         step = self._stack.pop()
-        self._note(step, result)
+        if _is_layer(module):  # of a module around layers, they say what it gives
+            self._note(step, result)
 
     def _note(self, step: Step, result: Any) -> None:
         tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
@@ -155,7 +156,10 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         macs = _macs(func, name, args, kwargs, result)
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if results and name in CONSTANTS:
+        if self._lost is not None:  # whatever holds a part of what was written: nothing is followed any more
+            for tensor in results:
+                self._known[tensor] = self._lost
+        elif results and name in CONSTANTS:
             if func._schema.is_mutable and not _is_whole(results[0]):
                 self._lose(name, results[0])
             self._known.pop(results[0], None)
@@ -163,7 +167,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if name == "copy":
                 sources = sources[-1:]  # what was there before is overwritten
             call = Call(name, args, kwargs, result, sources)
-            knowledge = self._lost or follow(call, is_pointwise=is_pointwise(func))
+            knowledge = follow(call, is_pointwise=is_pointwise(func))
             if func._schema.is_mutable and not _is_same(self._known.get(results[0]), knowledge):
                 self._lose(name, results[0])
                 knowledge = self._lost or knowledge
