@@ -145,10 +145,8 @@ def test_an_interrupt_exits_130_and_leaves_what_it_takes_to_go_on(tmp_path: Path
             process.kill()
     assert process.returncode == 130
     assert stdout == ""
-    assert stderr.endswith(
-        "convoy: training was stopped before its end; it goes on with: convoy train --resume runs/one.partial\n"
-        "convoy: interrupted\n"
-    )
+    how = "convoy train --resume runs/one.partial"
+    assert stderr.endswith(f"convoy: training was stopped before its end; it goes on with: {how}\nconvoy: interrupted\n")
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["runs/one.partial/checkpoint.pt", "runs/one.partial/start.json"]
 

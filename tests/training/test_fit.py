@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from convoy.contract.errors import TrainingError, UsageError
-from convoy.training.data import Dataset
+from convoy.training.data import Augment, Dataset
 from convoy.training.loop import EpochRecord, Hardware, Listener, choose_device, evaluate, fit, seeded
 from convoy.training.loop.optimization import make_optimizer
 from convoy.training.loop.schedule import learning_rate_at
@@ -59,6 +59,32 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     assert again.weights == trained.weights
     assert again.record.weights_sha256 == trained.record.weights_sha256
     assert other.weights != trained.weights
+
+
+def test_the_loop_is_the_plain_one_to_the_bit(few_digits: Dataset, quick_recipe: Recipe) -> None:
+    """What a person would write for AdamW, one-cycle and distortions; all that the loop can do besides changes no bit of it."""
+    with seeded(7) as generator:
+        classifier = fresh(few_digits, quick_recipe).to(memory_format=torch.channels_last)
+        images, labels = torch.from_numpy(few_digits.train.images[:]), torch.from_numpy(few_digits.train.labels)
+        matrices = [parameter for parameter in classifier.parameters() if parameter.ndim > 1]
+        biases = [parameter for parameter in classifier.parameters() if parameter.ndim == 1]
+        groups = [{"params": matrices, "weight_decay": quick_recipe.weight_decay}, {"params": biases, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=quick_recipe.learning_rate, betas=(0.9, 0.99))
+        augment, step, ends = Augment(quick_recipe.augmentation, generator), 0, []
+        for _ in range(3):
+            order = torch.randperm(96, generator=generator)
+            for indices in order.split(32):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate_at(step, 9, quick_recipe)
+                optimizer.zero_grad()
+                loss = torch.nn.functional.cross_entropy(classifier(augment(images[indices])), labels[indices])
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                step += 1
+            ends.append(weights(classifier))
+    run = train(quick_recipe, few_digits, seed=7, hardware=CPU)
+    for name, tensor in run.classifier.state_dict().items():
+        assert torch.equal(tensor, ends[run.metrics.best_epoch - 1][name])
 
 
 def test_training_does_not_disturb_what_the_caller_draws(few_digits: Dataset, quick_recipe: Recipe) -> None:

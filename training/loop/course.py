@@ -119,7 +119,7 @@ class Course:
         """Validate; returns the epoch's record and whether it is the best so far."""
         started = time.perf_counter() - self._seconds
         epoch = len(self.history) + 1
-        loss, n_wrong = self._add_up(torch.stack([self._loss_sum.double(), self._n_wrong.double()])).tolist()
+        loss, n_wrong = self._loss_sum.item(), self._n_wrong.item()
         with closing(self._images_for_batch_norms()) as images:
             candidate = self._average.end_epoch(epoch, images)
         with self._fabric.autocast():
@@ -198,10 +198,13 @@ class Course:
         self._fabric.backward(loss if n_ranks == 1 else loss * (batch.n_images * n_ranks / batch.n_step))
         self._stepper.step()
         self._average.end_step(step)
-        if batch.n_images:
-            # sums stay on the device: reading them each step would make a GPU wait
-            self._loss_sum += loss.detach() * batch.n_images
-            self._n_wrong += count_wrong(logits, batch.targets)
+        # sums stay on the device: reading them each step would make a GPU wait
+        loss_sum, n_wrong = loss.detach() * batch.n_images, count_wrong(logits, batch.targets) * min(batch.n_images, 1)
+        if n_ranks > 1:  # now, not when the epoch ends: so a checkpoint of one process holds the sums of all
+            both = self._add_up(torch.stack([loss_sum.double(), n_wrong.double()]))
+            loss_sum, n_wrong = both[0], both[1].long()
+        self._loss_sum += loss_sum
+        self._n_wrong += n_wrong
         self._n_steps_done += 1
 
     def _draw_order(self) -> Tensor:
