@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 import secrets
@@ -21,6 +22,7 @@ import convoy
 from convoy.contract.files import Document, sha256_bytes
 from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import Label, Preprocessing, Sha256, TrainingFacts
+from convoy.training.data.augmentation import flip_warning
 from convoy.training.data.dataset import Dataset
 from convoy.training.loop import EpochRecord, Hardware, Listener, choose_device, fit, seeded
 from convoy.training.loop.checkpoint import Checkpoints, Start
@@ -33,6 +35,8 @@ from convoy.training.report.calibration import Calibration, negative_log_likelih
 from convoy.training.report.exhibits import Exhibits, gather
 from convoy.training.report.per_class import ClassScore, count_confusions, score_classes
 from convoy.training.transfer import TakeOver, imagenet_preprocessing, take_over
+
+_log = logging.getLogger(__name__)
 
 _PHOTOS_MEASURED: Final = 1_024
 
@@ -205,6 +209,8 @@ def train(
     started = time.perf_counter()
     hardware = hardware or Hardware()
     hardware.check()
+    if (warning := flip_warning(recipe.augmentation, dataset.labels)) is not None:
+        _log.warning("%s", warning)
     target = choose_device(hardware.device)
     dataset_sha256 = dataset.sha256()
     listener = listener or Listener()

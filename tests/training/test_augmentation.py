@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from convoy.training.data import Augment, Dataset
 from convoy.training.data.augmentation import flip_warning
+from convoy.training.loop import Hardware
 from convoy.training.networks.preprocessing import has_light_border
 from convoy.training.recipes import Augmentation, get_recipe
+from convoy.training.run import train
 
 LENET5 = get_recipe("lenet5").augmentation
 
@@ -210,6 +212,14 @@ def test_flips_of_characters_are_warned_of(labels: tuple[str, ...]) -> None:
     assert "flip_probability is 0.5" in warning
     assert "Set flip_probability=0" in warning
     assert flip_warning(LENET5, labels) is None
+
+
+def test_training_on_mirrored_digits_says_so(few_digits: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    for probability, expected in ((0.0, 0), (0.5, 1)):
+        caplog.clear()
+        recipe = get_recipe("lenet5", assignments=["epochs=1", "patience_epochs=1", f"flip_probability={probability}"])
+        train(recipe, few_digits, hardware=Hardware(device="cpu"))
+        assert [record.levelname for record in caplog.records if "flip_probability" in record.message] == ["WARNING"] * expected
 
 
 def test_flips_of_things_are_not() -> None:

@@ -5,5 +5,73 @@ from __future__ import annotations
 from typing import Final
 
 from convoy.training.recipes.entry import Entry
+from convoy.training.recipes.recipe import Architecture, Augmentation, Normalisation, Recipe
 
-ENTRIES: Final[tuple[Entry, ...]] = ()
+_FAMILY: Final = "Digits: records"
+_PAPER: Final = "LeCun, Bottou, Bengio, Haffner 1998, Gradient-Based Learning Applied to Document Recognition, section II.B"
+# MNIST's own, so that nothing is measured first; its strokes are all light on dark, so that no border is looked at
+_MNIST: Final = Normalisation(polarity="as-is", mean=(0.1307,), std=(0.3081,))
+
+_FAST: Final = Entry(
+    Recipe(
+        name="lenet5-fast",
+        title="LeNet5 for 99 % on MNIST within 10 s on two cores: strides in place of pools, batch norm",
+        source=f"{_PAPER}; Ioffe and Szegedy 2015, Batch Normalization; Smith and Topin 2017, Super-Convergence",
+        network="lenet5",
+        # Convolving at every second place alone costs a third of convolving everywhere and pooling, on a CPU. So there is time
+        # for twice as many epochs, which are worth more than the pools.
+        architecture=Architecture(
+            activation="relu", pooling="max", downsampling="stride", batch_norm="conv-relu-pool-bn", dropout=0.0
+        ),
+        data="mnist",
+        normalisation=_MNIST,
+        augmentation=Augmentation(shift_px=1.0, rotation_deg=5.0, scale_fraction=0.05),
+        epochs=3,
+        patience_epochs=3,
+        batch_size=128,
+        optimizer="sgd",
+        learning_rate=0.2,
+        weight_decay=5e-4,
+        schedule="one-cycle",
+        warmup_fraction=0.2,
+    ),
+    _FAMILY,
+    by_data={
+        "digits": {"normalisation": Normalisation(polarity="auto").model_dump(mode="json"), "epochs": 40, "patience_epochs": 40},
+    },
+)
+
+_BEST: Final = Entry(
+    Recipe(
+        name="lenet5-best",
+        title="LeNet5's own capacity, for 99.6 % on MNIST: elastic distortion, batch norm, averaged weights, many epochs",
+        source=f"{_PAPER}; Simard, Steinkraus and Platt 2003, Best Practices for Convolutional Neural Networks, section 2",
+        network="lenet5",
+        architecture=Architecture(
+            activation="relu", pooling="max", downsampling="pool", batch_norm="conv-relu-pool-bn", dropout=0.0
+        ),
+        data="mnist",
+        normalisation=_MNIST,
+        augmentation=Augmentation(
+            shift_px=1.5, rotation_deg=10.0, scale_fraction=0.12, shear_deg=6.0, elastic_px=1.0, elastic_sigma_px=4.0
+        ),
+        # what 54,000 digits teach beyond 99.5 % is worth more than a finer choice among the last epochs
+        validation_fraction=0.05,
+        epochs=200,
+        patience_epochs=200,
+        batch_size=256,
+        optimizer="sgd",
+        learning_rate=0.2,
+        weight_decay=2e-4,
+        schedule="one-cycle",
+        warmup_fraction=0.1,
+        averaging="ema",
+        averaging_decay=0.999,
+    ),
+    _FAMILY,
+    by_data={
+        "digits": {"normalisation": Normalisation(polarity="auto").model_dump(mode="json"), "batch_size": 32},
+    },
+)
+
+ENTRIES: Final[tuple[Entry, ...]] = (_FAST, _BEST)
