@@ -225,7 +225,6 @@ def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> T
 
 def _load(plan: _Plan) -> Dataset:
     from convoy.training.data import DataLocation, load_dataset
-    from convoy.training.data.augmentation import flip_warning
 
     recipe = plan.recipe
     with progress(unit="images") as bar:
@@ -243,8 +242,7 @@ def _load(plan: _Plan) -> Dataset:
             skip_bad=plan.skip_bad,
             progress=read,
         )
-    warning = flip_warning(recipe.augmentation, dataset.labels)
-    for line in (*(f"left out: {file}" for file in dataset.skipped), *dataset.remarks, *([warning] if warning else [])):
+    for line in (*(f"left out: {file}" for file in dataset.skipped), *dataset.remarks):
         remark(line)
     return dataset
 
