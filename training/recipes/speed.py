@@ -54,7 +54,7 @@ _FAST: Final = Entry(
 _BEST: Final = Entry(
     Recipe(
         name="lenet5-best",
-        title="LeNet5 for accuracy: elastic distortion, batch norm, averages",
+        title="LeNet5 for accuracy: elastic distortion, averages",
         source=f"{_PAPER}; Simard, Steinkraus and Platt 2003, Best Practices for Convolutional Neural Networks, section 2",
         network="lenet5",
         architecture=Architecture(
