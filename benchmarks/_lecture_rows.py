@@ -124,7 +124,7 @@ def _convergence(activation: str, learning_rate: float, *, epochs: int, **rest: 
 # the fastest of each activation have bands; what is too slow or too fast for its activation has none
 _SIGMOID: Final = (
     _convergence("relu", 0.03, epochs=30, band=(4, 20), lecture_says="1"),
-    _convergence("relu", 0.1, epochs=30),
+    _convergence("relu", 0.06, epochs=30),
     _convergence("tanh", 0.03, epochs=60),
     _convergence("tanh", 0.1, epochs=60),
     _convergence("logistic", 0.3, epochs=250, lecture_says="6 to 7"),
