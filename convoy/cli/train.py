@@ -106,6 +106,8 @@ def command(
     if recipe is None and (resume is None or data is not None or assignments):
         raise click.UsageError("Missing argument 'RECIPE': what to train. `convoy recipes` lists them.")
     resolved = None if recipe is None else get_recipe(recipe, data=data, assignments=assignments)
+    if weights is not None and resolved is not None:
+        resolved = _with_weights(resolved)
     try:
         from convoy.training.loop import Hardware
         from convoy.training.run_folder import RUN_FILE, check_destination, load_run
@@ -137,6 +139,17 @@ def command(
         raise click.Abort from interrupt  # of which click writes no empty line
     shutil.rmtree(plan.partial, ignore_errors=True)
     _say(plan.folder, run.record, run.metrics, as_json=as_json)
+
+
+def _with_weights(recipe: Recipe) -> Recipe:
+    """The recipe for ``--weights FILE``."""
+    from convoy.training.recipes import override
+
+    if recipe.transfer is None:
+        raise UsageError(
+            f"--weights: recipe {recipe.name!r} takes no weights over. Use `convoy train transfer --set backbone={recipe.network}`."
+        )
+    return override(recipe, ["transfer.weights=file"])
 
 
 @dataclass(frozen=True)
