@@ -43,5 +43,5 @@ def test_norms_and_activations_stand_beside_their_layer() -> None:
     assert (first.name, first.kind) == ("conv1", "Conv-64 7x7 /2 pad 3, BN, ReLU")
     assert first.formula == "64 (7*7*3) + 2*64 = 9,536"
     assert [row.name for row in outline(examine(LeNet5, channels=1, height_px=28, width_px=28))] == [
-        *("c1", "pool", "c3", "pool", "", "c5", "f6", "output")
+        *("c1", "s2.pool", "c3", "s4.pool", "", "c5", "f6", "output")
     ]

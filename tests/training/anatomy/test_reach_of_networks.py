@@ -21,7 +21,7 @@ TORCHVISION = {
     "vgg11_bn": 96,
     "densenet121": 64,
     "squeezenet1_0": 96,
-    "shufflenet_v2_x0_5": 96,
+    "shufflenet_v2_x0_5": 64,
     "mnasnet0_5": 96,
     "mobilenet_v3_small": 96,
 }
