@@ -5,6 +5,7 @@ The folder is written whole or not at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from convoy.contract.errors import UsageError
 from convoy.contract.files import new_folder, sha256_bytes, sha256_file, write_bytes
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
+from convoy.contract.machine import machine
 from convoy.contract.manifest import (
     INPUT_NAME,
     LOGITS_NAME,
@@ -43,7 +45,7 @@ from convoy.export.gate.reference import TorchSource
 from convoy.export.gate.trial import try_out
 from convoy.export.graph.exporting import check_network, to_onnx
 from convoy.export.graph.metadata import annotate
-from convoy.export.provenance import machine, versions, weights_digest
+from convoy.export.provenance import versions, weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,6 +79,8 @@ class ModelFacts:
         origin: The file that others made, where there is one.
         weights_sha256: Digest of the weights' file; of the tensors themselves where None.
         max_batch_size: The largest batch that the server may form.
+        temperature: The probabilities are softmax(logits / temperature): fitted on images that were held back, or 1. A file that
+            others made has its own softmax: 1.
         card: What only the person who publishes the model can say.
     """
 
@@ -88,12 +92,13 @@ class ModelFacts:
     origin: Origin | None = None
     weights_sha256: str | None = None
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
+    temperature: float = 1.0
     card: CardFacts = field(default_factory=CardFacts)
 
     @property
     def border(self) -> Border:
         """What the gate holds the file's border to."""
-        return Border(self.image, self.labels, self.max_batch_size)
+        return Border(self.image, self.labels, self.max_batch_size, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -139,18 +144,17 @@ def export_classifier(
 
     Raises:
         ExportError: The network cannot be exported, or not as a file that loads everywhere.
-        UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
+        UsageError: ``out`` exists, or the model's name, its labels, its temperature or the evaluation set does not fit.
     """
     out = Path(out)  # a str does as well
     _check_arguments(facts, evaluation, out, force=force)
     check_network(classifier, facts.image, len(facts.labels))
     on_progress("torch.onnx export")
     facts = replace(facts, weights_sha256=facts.weights_sha256 or weights_digest(classifier))
-    graph = to_onnx(classifier, facts.image)
+    graph = to_onnx(classifier, facts.image, temperature=facts.temperature)
     _annotate(graph.proto, facts)
-    candidate = Candidate(
-        graph.proto.SerializeToString(deterministic=True), TorchSource(classifier), lambda images: trace_network(graph, images)
-    )
+    source = TorchSource(classifier, facts.temperature)
+    candidate = Candidate(graph.proto.SerializeToString(deterministic=True), source, lambda images: trace_network(graph, images))
     return _export(candidate, facts, evaluation, out, reduction, signing_key, on_progress)
 
 
@@ -185,10 +189,12 @@ def export_adopted(
 
     Raises:
         ExportError: The file cannot be run, or it crashes ONNX Runtime.
-        UsageError: ``out`` exists, or the model's name, its labels or the evaluation set does not fit.
+        UsageError: ``out`` exists, or the model's name, its labels, its temperature or the evaluation set does not fit.
     """
     out = Path(out)  # a str does as well
     _check_arguments(facts, evaluation, out, force=force)
+    if facts.temperature != 1:
+        raise UsageError(f"temperature: an ONNX file's softmax stays as it came: expected 1, found {facts.temperature:g}.")
     proto = onnx.load_model_from_string(adopted.model)
     facts = replace(facts, weights_sha256=facts.weights_sha256 or sha256_bytes(adopted.model))
     _annotate(proto, facts)
@@ -207,6 +213,7 @@ def _annotate(proto: onnx.ModelProto, facts: ModelFacts) -> None:
         image=facts.image,
         preprocessing=facts.preprocessing,
         weights_sha256=facts.weights_sha256 or "",
+        temperature=facts.temperature,
         licence=facts.card.license,
     )
 
@@ -323,6 +330,7 @@ def _manifest(folder: Path, facts: ModelFacts, accuracy: Accuracy | None, precis
         labels=facts.labels,
         image=facts.image,
         preprocessing=facts.preprocessing,
+        temperature=facts.temperature,
         inputs=(TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=facts.image.dims, value_range=(0, 255)),),
         outputs=(
             TensorSpec(name=LOGITS_NAME, datatype="FP32", dims=(n_classes,)),
@@ -342,6 +350,8 @@ def _manifest(folder: Path, facts: ModelFacts, accuracy: Accuracy | None, precis
 
 def _check_arguments(facts: ModelFacts, evaluation: EvaluationSet, out: Path, *, force: bool) -> None:
     check_model_name(facts.model_name)
+    if not 0 < facts.temperature < math.inf:
+        raise UsageError(f"temperature: expected a number above 0, found {facts.temperature:g}.")
     _check_out(out, force=force)
     _check_evaluation(facts, evaluation)
 

@@ -10,7 +10,7 @@ from convoy.contract.errors import ExportError
 from convoy.contract.manifest import LOGITS_NAME, PROBABILITIES_NAME
 from convoy.contract.validation import Check
 from convoy.export.candidate import Candidate, Judgement, judge
-from convoy.export.diagnosis import trace_network
+from convoy.export.diagnosis import Trace, trace_network
 from convoy.export.gate.checks import check_agreement
 from convoy.export.gate.evidence import EvaluationSet, edge_images
 from convoy.export.gate.gate import Border, Progress, run_gate
@@ -20,6 +20,8 @@ from convoy.export.gate.trial import try_out
 from convoy.export.graph.exporting import to_onnx
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
 
@@ -56,11 +58,11 @@ def revalidate(
         on_progress: Told what is being done.
     """
     manifest = bundle.manifest
-    border = Border(manifest.image, manifest.labels, manifest.max_batch_size)
+    border = Border(manifest.image, manifest.labels, manifest.max_batch_size, manifest.temperature)
     model = bundle.model_path.read_bytes()
     if manifest.precision == "fp32":
         return judge_file(model, classifier, evaluation, border, on_progress=on_progress)
-    source, tolerances = TorchSource(classifier), bundle.report.tolerances
+    source, tolerances = TorchSource(classifier, border.temperature), bundle.report.tolerances
     return Judgement(run_gate(model, source, evaluation, border, tolerances=tolerances, on_progress=on_progress))
 
 
@@ -73,12 +75,16 @@ def judge_file(
         model: The file's bytes; its input and outputs are those of Convoy's own exports.
         classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to logits (N, K).
         evaluation: Real images.
-        border: The image, the labels and the largest batch that the file is held to.
+        border: The image, the labels, the largest batch and the temperature that the file is held to.
         on_progress: Told what is being done.
 
     Raises:
         ExportError: The network cannot answer, or the file crashes ONNX Runtime.
     """
     try_out(model, edge_images(border.image), border.batch_sizes)
-    candidate = Candidate(model, TorchSource(classifier), lambda images: trace_network(to_onnx(classifier, border.image), images))
+
+    def trace(images: npt.NDArray[np.uint8]) -> Trace:
+        return trace_network(to_onnx(classifier, border.image, temperature=border.temperature), images)
+
+    candidate = Candidate(model, TorchSource(classifier, border.temperature), trace)
     return judge(candidate, evaluation, border, on_progress)

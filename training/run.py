@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import platform
+import re
 import secrets
 import time
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -25,14 +26,15 @@ from convoy.training.data.augmentation import flip_warning
 from convoy.training.data.dataset import Dataset
 from convoy.training.loop import EpochRecord, Hardware, Listener, choose_device, fit, seeded
 from convoy.training.loop.checkpoint import Checkpoints, Start
-from convoy.training.loop.evaluation import evaluate_split
-from convoy.training.loop.feeding import Feeder
 from convoy.training.loop.hardware import exact_products
 from convoy.training.loop.processes import Job, fit_in_processes
 from convoy.training.networks.classifier import ImageClassifier, build_classifier
 from convoy.training.networks.preprocessing import measure
 from convoy.training.recipes.recipe import Recipe
-from convoy.training.transfer import imagenet_preprocessing, take_over
+from convoy.training.report.calibration import Calibration, negative_log_likelihood
+from convoy.training.report.exhibits import Exhibits, gather
+from convoy.training.report.per_class import ClassScore, count_confusions, score_classes
+from convoy.training.transfer import TakeOver, imagenet_preprocessing, take_over
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class DatasetFacts(Document):
         n_validation: Images in the validation split.
         n_test: Images in the test split.
         sha256: ``Dataset.sha256()``: of all pixels and labels, split by split.
+        counts: By split, how many images each class has, in the order of the labels.
+        skipped: Files that were left out because they cannot be read, and why.
     """
 
     name: str
@@ -55,6 +59,8 @@ class DatasetFacts(Document):
     n_validation: int
     n_test: int
     sha256: Sha256
+    counts: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
 
 
 class RunRecord(Document):
@@ -73,7 +79,8 @@ class RunRecord(Document):
         device: Where it ran, in words.
         n_threads: CPU threads of torch; sums are added in another order with another number.
         versions: The versions of Python and the libraries.
-        n_parameters: How many numbers were trained.
+        n_parameters: How many numbers the network learns or could learn.
+        take_over: What came from a network that was trained on other data; None where nothing did.
         weights_sha256: Digest of ``weights.safetensors``.
     """
 
@@ -90,6 +97,7 @@ class RunRecord(Document):
     n_threads: int
     versions: dict[str, str]
     n_parameters: int
+    take_over: TakeOver | None = None
     weights_sha256: Sha256
 
 
@@ -104,17 +112,37 @@ class Metrics(Document):
         validation_top1_error: Likewise.
         test_loss: On the test split, measured once.
         test_top1_error: Likewise.
+        test_classes: Each class on the test split, in the order of the labels; empty in runs of older versions.
+        test_confusion: In row i and column j the number of test images that show class i and were taken for j; likewise.
+        calibration: How far probabilities can be believed; None in runs of older versions.
         seconds: The whole run, from the fresh network to the test.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     history: tuple[EpochRecord, ...] = Field(min_length=1)
     best_epoch: int = Field(ge=1)
     validation_loss: float
     validation_top1_error: float = Field(ge=0, le=1)
     test_loss: float
     test_top1_error: float = Field(ge=0, le=1)
+    test_classes: tuple[ClassScore, ...] = ()
+    test_confusion: tuple[tuple[int, ...], ...] = ()
+    calibration: Calibration | None = None
     seconds: float
+
+    @classmethod
+    def migrate(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 knew neither classes nor calibration."""
+        return {**fields, "schema_version": 2} if fields.get("schema_version") == 1 else fields
+
+    def to_bytes(self) -> bytes:
+        """The document as JSON, each row of the confusion matrix on a line of its own."""
+        return re.sub(rb"\[\n[\s\d,]+\]", lambda row: b"[" + b", ".join(re.findall(rb"\d+", row[0])) + b"]", super().to_bytes())
+
+    @property
+    def temperature(self) -> float:
+        """What the export divides logits by before the softmax; 1 where none was fitted."""
+        return 1.0 if self.calibration is None else self.calibration.temperature
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -132,12 +160,14 @@ class TrainedRun:
         metrics: How it went.
         weights: The content of ``weights.safetensors``.
         classifier: The trained classifier, in evaluation mode, on the CPU.
+        exhibits: What the report shows.
     """
 
     record: RunRecord
     metrics: Metrics
     weights: bytes
     classifier: ImageClassifier
+    exhibits: Exhibits
 
 
 def train(
@@ -203,8 +233,10 @@ def train(
             preprocessing=preprocessing,
             architecture=recipe.architecture,
         )
+        taken = None
         if recipe.transfer is not None:
-            listener.on_take_over(take_over(classifier, recipe, weights))
+            taken = take_over(classifier, recipe, weights)
+            listener.on_take_over(taken)
         # pixels arrive channels last; convolutions whose weights lie the same way need no
         # copies: a step on 128 images, timed alone on two cores, took 8.5 ms instead of 12.5 ms
         classifier = classifier.to(memory_format=torch.channels_last)
@@ -219,14 +251,19 @@ def train(
             )
     classifier = classifier.to(memory_format=torch.contiguous_format)  # as `load_run` lays them out: the same sums
     with exact_products():
-        test = evaluate_split(classifier, Feeder(dataset.test, target), target)
+        exhibits = gather(classifier, dataset, recipe, seed=seed)
+    test = exhibits.test
+    confusion = count_confusions(test.predicted, test.labels, len(dataset.labels))
     metrics = Metrics(
         history=fitted.history,
         best_epoch=fitted.best_epoch,
         validation_loss=fitted.validation.loss,
         validation_top1_error=fitted.validation.top1_error,
-        test_loss=test.loss,
+        test_loss=negative_log_likelihood(test),
         test_top1_error=test.top1_error,
+        test_classes=score_classes(confusion, dataset.labels, exhibits.n_train),
+        test_confusion=tuple(map(tuple, confusion.tolist())),
+        calibration=exhibits.calibration,
         seconds=time.perf_counter() - started,
     )
     classifier.cpu()
@@ -241,6 +278,8 @@ def train(
             n_validation=len(dataset.validation),
             n_test=len(dataset.test),
             sha256=dataset_sha256,
+            counts=dataset.counts(),
+            skipped=dataset.skipped,
         ),
         labels=dataset.labels,
         image=dataset.image,
@@ -250,9 +289,10 @@ def train(
         n_threads=torch.get_num_threads(),
         versions=versions(),
         n_parameters=classifier.n_parameters,
+        take_over=taken,
         weights_sha256=sha256_bytes(content),
     )
-    return TrainedRun(record, metrics, content, classifier)
+    return TrainedRun(record, metrics, content, classifier, exhibits)
 
 
 def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:

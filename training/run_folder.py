@@ -5,8 +5,10 @@
     runs/lenet5-mnist-20251123-182403-5f0c/
       weights.safetensors   the trained weights
       run.json              RunRecord: recipe, data, labels, image, preprocessing, seed, versions
-      metrics.json          Metrics: history, best epoch, validation and test error
-      curves.png            loss and error over the epochs
+      metrics.json          Metrics: history, best epoch, validation and test error, classes, calibration
+      report.html           all of it for people, one page that needs nothing else
+      curves.png            its pictures: loss and error over the epochs, and also, where there is something to see,
+      ...                   confusion.png, mistakes.png, calibration.png, filters.png, augmentation.png
 """
 
 from __future__ import annotations
@@ -24,13 +26,12 @@ from convoy.contract.errors import ContractError, DigestMismatchError, UsageErro
 from convoy.contract.files import new_folder, sha256_bytes
 from convoy.contract.manifest import TrainingFacts
 from convoy.training.networks.classifier import ImageClassifier, build_classifier
-from convoy.training.report.curves import draw_curves
+from convoy.training.report.page import render_report
 from convoy.training.run import Metrics, RunRecord, TrainedRun, training_facts
 
 WEIGHTS_FILE: Final = "weights.safetensors"
 RUN_FILE: Final = "run.json"
 METRICS_FILE: Final = "metrics.json"
-CURVES_FILE: Final = "curves.png"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def write_run(folder: Path, run: TrainedRun) -> None:
         (aside / WEIGHTS_FILE).write_bytes(run.weights)
         (aside / RUN_FILE).write_bytes(run.record.to_bytes())
         (aside / METRICS_FILE).write_bytes(run.metrics.to_bytes())
-        (aside / CURVES_FILE).write_bytes(_draw(run))
+        for name, data in render_report(run).items():
+            (aside / name).write_bytes(data)
 
 
 def load_run(run_dir: Path) -> LoadedRun:
@@ -143,13 +145,3 @@ def _check_weights(path: Path, *, expected: dict[str, Tensor], found: dict[str, 
         raise ContractError(
             f"{path}: the weights are not those of the network that {RUN_FILE} names: {'; '.join(sorted(problems))}."
         )
-
-
-def _draw(run: TrainedRun) -> bytes:
-    record, metrics = run.record, run.metrics
-    return draw_curves(
-        metrics.history,
-        best_epoch=metrics.best_epoch,
-        test_top1_error=metrics.test_top1_error,
-        title=f"{record.recipe.name} on {record.dataset.name}, {record.n_parameters:,} parameters, seed {record.seed}",
-    )

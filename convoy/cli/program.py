@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "The main job, end to end, on data that comes with Convoy.",
     "train": "Train a network; writes a run folder.",
     "recipes": "List the recipes that `train` knows.",
+    "describe": "Print a network's layers, costs and receptive fields, beside the lecture's numbers.",
     "export": "Turn a run into a validated ONNX file.",
     "validate": "Check an exported model again.",
     "deploy": "Write an exported model as the next version into a model repository.",

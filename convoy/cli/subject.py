@@ -267,6 +267,7 @@ def facts_of(run: LoadedRun, *, name: str | None = None, max_batch_size: int = 6
         training=run.facts,
         weights_sha256=run.run.weights_sha256,
         max_batch_size=max_batch_size,
+        temperature=run.metrics.temperature,
     )
 
 

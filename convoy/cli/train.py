@@ -17,6 +17,7 @@ from convoy.cli.console import json_option, print_json, progress, remark, stdout
 from convoy.contract.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
+    from convoy.training.data import Dataset
     from convoy.training.loop import Hardware, Listener
     from convoy.training.recipes import Recipe
     from convoy.training.run import Metrics, RunRecord, TrainedRun
@@ -68,6 +69,9 @@ _SECONDS_BETWEEN_LINES: Final = 3.0
     show_default=True,
     help="How much work a crash may cost; 0: a checkpoint each step.",
 )
+@click.option(
+    "--log", type=click.Choice(("tensorboard", "mlflow")), help="Write the run down there too, under `logs` beside the run folder."
+)
 @json_option
 def command(
     recipe: str | None,
@@ -79,6 +83,7 @@ def command(
     skip_bad: bool,
     resume: Path | None,
     every_s: float,
+    log: str | None,
     as_json: bool,
     **hardware: Any,
 ) -> None:
@@ -101,9 +106,11 @@ def command(
     if recipe is None and (resume is None or data is not None or assignments):
         raise click.UsageError("Missing argument 'RECIPE': what to train. `convoy recipes` lists them.")
     resolved = None if recipe is None else get_recipe(recipe, data=data, assignments=assignments)
+    if weights is not None and resolved is not None:
+        resolved = _with_weights(resolved)
     try:
         from convoy.training.loop import Hardware
-        from convoy.training.run_folder import RUN_FILE, check_destination, load_run, write_run
+        from convoy.training.run_folder import RUN_FILE, check_destination, load_run
     except ImportError as error:
         raise MissingDependencyError(f"training needs {error.name}: pip install '.[train]' in Convoy's folder.") from error
 
@@ -121,8 +128,7 @@ def command(
         return
     check_destination(plan.folder)
     try:
-        run = _train(plan, machine, every_s)
-        write_run(plan.folder, run)
+        run = _train(plan, machine, every_s, log)
     except KeyboardInterrupt as interrupt:
         if (plan.partial / "checkpoint.pt").exists():
             how = f"convoy train --resume {shlex.quote(str(plan.partial))}"
@@ -133,6 +139,17 @@ def command(
         raise click.Abort from interrupt  # of which click writes no empty line
     shutil.rmtree(plan.partial, ignore_errors=True)
     _say(plan.folder, run.record, run.metrics, as_json=as_json)
+
+
+def _with_weights(recipe: Recipe) -> Recipe:
+    """The recipe for ``--weights FILE``."""
+    from convoy.training.recipes import override
+
+    if recipe.transfer is None:
+        raise UsageError(
+            f"--weights: recipe {recipe.name!r} takes no weights over. Use `convoy train transfer --set backbone={recipe.network}`."
+        )
+    return override(recipe, ["transfer.weights=file"])
 
 
 @dataclass(frozen=True)
@@ -190,26 +207,20 @@ def _go_on(resume: Path, recipe: Recipe | None, out: Path | None, seed: int | No
     )
 
 
-def _train(plan: _Plan, machine: Hardware, every_s: float) -> TrainedRun:
-    from convoy.training.data import DataLocation, load_dataset
+def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> TrainedRun:
     from convoy.training.loop import Checkpoints, Listeners
+    from convoy.training.report import logging_listener
     from convoy.training.run import train
+    from convoy.training.run_folder import write_run
 
-    recipe = plan.recipe
-    dataset = load_dataset(
-        recipe.data,
-        seed=plan.seed,
-        validation_fraction=recipe.validation_fraction,
-        location=DataLocation.from_environment(),
-        image_size_px=recipe.image_size_px,
-        skip_bad=plan.skip_bad,
-    )
-    for line in (*(f"left out: {file}" for file in dataset.skipped), *dataset.remarks):
-        remark(line)
     with ExitStack() as stack:
-        listeners: list[Listener] = [stack.enter_context(training_bar())]
-        return train(
-            recipe,
+        record = None
+        if log is not None:  # before data is loaded: what is missing is said at once
+            record = stack.enter_context(logging_listener(log, plan.folder.parent / "logs", plan.recipe, plan.run_id))
+        dataset = _load(plan)
+        listeners: list[Listener] = [stack.enter_context(training_bar()), *([record] if record is not None else [])]
+        run = train(
+            plan.recipe,
             dataset,
             seed=plan.seed,
             hardware=machine,
@@ -219,6 +230,34 @@ def _train(plan: _Plan, machine: Hardware, every_s: float) -> TrainedRun:
             run_id=plan.run_id,
             skip_bad=plan.skip_bad,
         )
+        write_run(plan.folder, run)
+        if record is not None:
+            record.finish(run.metrics, plan.folder)
+    return run
+
+
+def _load(plan: _Plan) -> Dataset:
+    from convoy.training.data import DataLocation, load_dataset
+
+    recipe = plan.recipe
+    with progress(unit="images") as bar:
+        task = bar.add_task("reading", total=None, visible=False)
+
+        def read(n_done: int, n_all: int) -> None:
+            bar.update(task, completed=n_done, total=n_all, visible=True)
+
+        dataset = load_dataset(
+            recipe.data,
+            seed=plan.seed,
+            validation_fraction=recipe.validation_fraction,
+            location=DataLocation.from_environment(),
+            image_size_px=recipe.image_size_px,
+            skip_bad=plan.skip_bad,
+            progress=read,
+        )
+    for line in (*(f"left out: {file}" for file in dataset.skipped), *dataset.remarks):
+        remark(line)
+    return dataset
 
 
 @contextmanager
@@ -324,6 +363,7 @@ def _tell(folder: Path, record: RunRecord, metrics: Metrics) -> None:
         "test error": _percent(metrics.test_top1_error, record.dataset.n_test),
         "time": f"{metrics.seconds:.1f} s on {record.device}",
         "run": str(folder),
+        "report": str(folder / "report.html"),
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))

@@ -81,14 +81,17 @@ def _validate_file(path: Path, run_dir: Path | None, public_key: Path | None, *,
     from convoy.contract.validation import sum_up
     from convoy.export import Border, judge_file
     from convoy.export.adopt.containment import read_contained
+    from convoy.export.graph.metadata import stated_temperature
 
     if run_dir is None:
         raise UsageError(f"{path}: a file alone says nothing of what it should answer: name the run that it came from with --run.")
     if public_key is not None:
         raise UsageError(f"--verify: expected an export folder, which holds the signature, found the file {path}.")
     run = _load(run_dir)
-    border = Border(run.run.image, run.run.labels, 64)
-    judgement = judge_file(read_contained(path), run.classifier, test_split(run), border, on_progress=_say)
+    model = read_contained(path)
+    # a file of others has the network's own probabilities, whatever Convoy would have made of them
+    border = Border(run.run.image, run.run.labels, 64, 1.0 if stated_temperature(model) == 1 else run.metrics.temperature)
+    judgement = judge_file(model, run.classifier, test_split(run), border, on_progress=_say)
     checks, fault = judgement.findings.checks, judgement.fault
     verdict = sum_up(checks)
     if as_json:

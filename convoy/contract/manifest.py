@@ -139,6 +139,7 @@ class Manifest(Document):
         labels: Class names, in the order of the outputs' last axis.
         image: How any image becomes the input's pixels; the client's one job.
         preprocessing: What the graph does with the pixels then; None where the network came from elsewhere.
+        temperature: The probabilities are softmax(logits / temperature).
         inputs: The model's input tensors.
         outputs: The model's output tensors.
         max_batch_size: The largest batch that was validated and that the server may form.
@@ -155,12 +156,13 @@ class Manifest(Document):
         versions: The versions of Python and the libraries that made the file.
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     model_name: ModelName
     task: Literal["image-classification"] = "image-classification"
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
     image: ImageSpec
     preprocessing: Preprocessing | None = None
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     max_batch_size: int = Field(ge=1, le=4096)
@@ -178,8 +180,8 @@ class Manifest(Document):
 
     @classmethod
     def migrate(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 knew float32 networks of PyTorch alone, and no origin beside training."""
-        return {**fields, "schema_version": 2} if fields.get("schema_version") == 1 else fields
+        """Version 1 knew float32 networks of PyTorch alone, and no origin beside training; version 2 knew no temperature."""
+        return {**fields, "schema_version": 3} if fields.get("schema_version") in (1, 2) else fields
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -11,9 +11,9 @@ from typing import Any, Final
 import jinja2
 import yaml
 
+from convoy.contract import figures
 from convoy.contract.bundle import Bundle
 from convoy.contract.manifest import Manifest, TensorSpec
-from convoy.export.evidence import figures
 from convoy.export.evidence.wording import source_name, verdict_words
 
 NOT_STATED: Final = "not stated"

@@ -10,8 +10,8 @@ from typing import Final
 from markupsafe import Markup, escape
 
 from convoy.contract.agreement import Tolerance
+from convoy.contract.figures import figure
 from convoy.contract.validation import Fault, LayerError, OutputErrors
-from convoy.export.evidence.figures import figure
 
 FLOAT32_EPSILON: Final = 2.0**-23
 """The relative distance of neighbouring float32 numbers: 1.19e-07."""

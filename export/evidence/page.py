@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image
 
+from convoy.contract import figures
 from convoy.contract.bundle import Bundle
 from convoy.contract.errors import UsageError
+from convoy.contract.stylesheet import csp_digest, stylesheet
 from convoy.contract.validation import Check
-from convoy.export.evidence import figures
 from convoy.export.evidence.charts import histogram, layer_chart, meter, relative_error
 from convoy.export.evidence.wording import SYMBOLS, source_name, verdict_words
 
@@ -75,7 +75,7 @@ def render_page(bundle: Bundle, worst_pixels: npt.NDArray[np.uint8] | None = Non
         UsageError: The pixels are not that.
     """
     report = bundle.report
-    css = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    css = stylesheet()
     template = _environment().get_template("validation.html.j2")
     return template.render(
         manifest=bundle.manifest,
@@ -96,7 +96,7 @@ def render_page(bundle: Bundle, worst_pixels: npt.NDArray[np.uint8] | None = Non
         layer_chart=layer_chart(report.layers, report.fault, "layers"),
         max_flips=_MAX_FLIPS,
         css=Markup(css),  # noqa: S704 - our own file
-        css_hash=base64.b64encode(hashlib.sha256(css.encode()).digest()).decode(),
+        css_hash=csp_digest(css),
     )
 
 

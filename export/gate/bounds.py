@@ -67,19 +67,20 @@ def derive_bound(expected: FloatArray, truth: FloatArray | None) -> Bound:
     )
 
 
-def follow_logits(probabilities: Bound, logits: Bound, largest: float) -> Bound:
+def follow_logits(probabilities: Bound, logits: Bound, largest: float, temperature: float = 1.0) -> Bound:
     """The bound of the probabilities, no narrower than what the logits' tolerance lets them move.
 
-    Where every logit of an image moves by t at most, each of its probabilities moves by at most ``tanh(t / 2)``: a softmax can
-    move by that much with nothing wrong but what passed already. For a trained network that is about what its own error gives;
-    it matters where one image's logits are so large that rounding decides between classes.
+    Where every logit of an image moves by t at most, each of its probabilities moves by at most ``tanh(t / (2 T))``, T being the
+    temperature: a softmax can move by that much with nothing wrong but what passed already. For a trained network that is about
+    what its own error gives; it matters where one image's logits are so large that rounding decides between classes.
 
     Args:
         probabilities: As ``derive_bound`` gave it.
         logits: The same.
         largest: The largest absolute value among the expected logits.
+        temperature: What the logits are divided by before the softmax.
     """
-    moved = float(np.tanh((logits.tolerance.atol + logits.tolerance.rtol * _finite(largest)) / 2))
+    moved = float(np.tanh((logits.tolerance.atol + logits.tolerance.rtol * _finite(largest)) / (2 * temperature)))
     given = probabilities.tolerance
     return replace(probabilities, tolerance=Tolerance(atol=max(given.atol, moved), rtol=given.rtol))
 

@@ -40,11 +40,13 @@ class Border:
         image: The model's image.
         labels: Class names in the order of the logits.
         max_batch_size: The largest batch that the server may form.
+        temperature: The probabilities are softmax(logits / temperature).
     """
 
     image: ImageSpec
     labels: tuple[str, ...]
     max_batch_size: int
+    temperature: float = 1.0
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
@@ -164,7 +166,8 @@ class _Gate:
             beside = self.source.float32(images[:n], batch_size)
         bounds = {name: derive_bound(values, self.truth.outputs.get(name)) for name, values in beside.items()}
         largest = float(np.abs(beside[LOGITS_NAME]).max())
-        bounds[PROBABILITIES_NAME] = follow_logits(bounds[PROBABILITIES_NAME], bounds[LOGITS_NAME], largest)
+        temperature = self.border.temperature
+        bounds[PROBABILITIES_NAME] = follow_logits(bounds[PROBABILITIES_NAME], bounds[LOGITS_NAME], largest, temperature)
         return bounds
 
     def run(self) -> Findings:
@@ -323,7 +326,7 @@ class _Gate:
         if self.worst is None or self.actual is None:
             return None
         index, evaluation = self.worst, self.exhibits.evaluation
-        expected, actual = (_softmax(side[LOGITS_NAME][index]) for side in (self.expected, self.actual))
+        expected, actual = (_softmax(side[LOGITS_NAME][index] / self.border.temperature) for side in (self.expected, self.actual))
         likely = list(dict.fromkeys([*np.argsort(-expected)[:_N_SCORES], *np.argsort(-actual)[:_N_SCORES]]))[:_N_SCORES]
         diff = np.abs(self.actual[LOGITS_NAME][index].astype(np.float64) - self.expected[LOGITS_NAME][index]).max()
         known = evaluation.labelled and index < len(evaluation)

@@ -27,25 +27,27 @@ class TorchSource:
 
     Args:
         classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to logits (N, K).
+        temperature: What its logits are divided by before the softmax.
     """
 
     kind: Literal["pytorch", "onnx"] = "pytorch"
     title = "PyTorch"
 
-    def __init__(self, classifier: nn.Module) -> None:
+    def __init__(self, classifier: nn.Module, temperature: float = 1.0) -> None:
         self.classifier = classifier
+        self.temperature = temperature
 
     def float32(self, images: npt.NDArray[np.uint8], batch_size: int) -> Outputs:
         """The network's answers in the precision that it was trained in, as float32."""
         try:
-            outputs = _run(Servable(self.classifier).eval(), images, batch_size)
+            outputs = _run(Servable(self.classifier, self.temperature).eval(), images, batch_size)
         except Exception as error:  # whatever a stranger's forward() raises
             raise ExportError(f"the network fails on a batch of {batch_size} images: {error}") from error
         return {name: output.astype(np.float32) for name, output in outputs.items()}
 
     def float64(self, images: npt.NDArray[np.uint8], batch_size: int) -> Truth:
         """The network's answers with its weights, and everything that its code computes, in float64."""
-        double = Servable(copy.deepcopy(self.classifier).double()).eval()
+        double = Servable(copy.deepcopy(self.classifier).double(), self.temperature).eval()
         try:
             with in_float64():
                 outputs = _run(double, images, batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -44,6 +45,9 @@ def usable_providers() -> tuple[tuple[str, ...], dict[str, str]]:
     missing = {name: f"the installed ONNX Runtime {ort.__version__} lacks it" for name in SERVED_ON if name not in available}
     if CUDA in available and not _load_gpu_libraries():
         missing.update({name: "no GPU that torch can use on this machine" for name in SERVED_ON[1:] if name in available})
+    for name in SERVED_ON[1:]:
+        if name not in missing and (reason := _cannot_start(name)):
+            missing[name] = reason
     return tuple(name for name in SERVED_ON if name not in missing), missing
 
 
@@ -57,6 +61,24 @@ def _load_gpu_libraries() -> bool:
     if hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     return True
+
+
+@cache
+def _cannot_start(provider: str) -> str:
+    """Why an execution provider does not run even the smallest model here; empty where it does.
+
+    ONNX Runtime's build for GPUs brings TensorRT's provider along, but not TensorRT.
+    """
+    from onnx import TensorProto, helper
+
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "smallest", tensors[:1], tensors[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    try:
+        open_session(model.SerializeToString(), provider).run(None, {"x": np.ones(1, np.float32)})
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no fault of the file under test
+        return f"it does not start on this machine: {' '.join(str(error).split())[:300]}"
+    return ""
 
 
 def levels() -> tuple[Level, ...]:

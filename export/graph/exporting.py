@@ -83,7 +83,7 @@ def _floating(classifier: nn.Module) -> str:
     return ""
 
 
-def to_onnx(classifier: nn.Module, image: ImageSpec) -> ExportedGraph:
+def to_onnx(classifier: nn.Module, image: ImageSpec, *, temperature: float = 1.0) -> ExportedGraph:
     """Export a classifier with its preprocessing and softmax, batch axis dynamic.
 
     The same network gives the same bytes, in any process.
@@ -91,6 +91,7 @@ def to_onnx(classifier: nn.Module, image: ImageSpec) -> ExportedGraph:
     Args:
         classifier: On the CPU, in evaluation mode; uint8 (N, H, W, C) to float32 logits (N, K).
         image: The model's image.
+        temperature: What the logits are divided by before the softmax.
 
     Returns:
         The graph, with the input ``image`` and the outputs ``logits`` and ``probabilities``.
@@ -102,7 +103,7 @@ def to_onnx(classifier: nn.Module, image: ImageSpec) -> ExportedGraph:
     training = [name or "the classifier itself" for name, module in classifier.named_modules() if module.training]
     if training:
         raise ExportError(f"expected a network in evaluation mode, found {training[0]} in training mode: call .eval() first.")
-    captured = capture(Servable(classifier).eval(), image.dims)
+    captured = capture(Servable(classifier, temperature).eval(), image.dims)
     try:
         with quiet():
             translated = torch.onnx.export(

@@ -5,13 +5,14 @@ It reads a task, a line of JSON, from stdin and writes a line of JSON a measured
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from convoy.contract.errors import ConvoyError, UsageError
+from convoy.contract.errors import ConvoyError, MissingDependencyError, UsageError
 from convoy.serving.client._answer import TensorMetadata
 from convoy.serving.load.inputs import make_inputs
 
@@ -19,6 +20,7 @@ _DATATYPES: Final = {
     "bool": "BOOL", "uint8": "UINT8", "uint16": "UINT16", "uint32": "UINT32", "uint64": "UINT64", "int8": "INT8", "int16": "INT16",
     "int32": "INT32", "int64": "INT64", "float16": "FP16", "float": "FP32", "double": "FP64", "string": "BYTES",
 }  # fmt: skip
+_CUDA: Final = "CUDAExecutionProvider"
 _WARM_UP_SHARE: Final = 0.25
 _LEAST_CALLS: Final = 3
 
@@ -41,14 +43,9 @@ def tensors_of(inputs: Sequence[Any]) -> list[TensorMetadata]:
 
 def measure_points(task: Mapping[str, Any]) -> None:
     """Measure and print each point of a task."""
-    import onnxruntime
-
     for threads in task["threads"]:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(task["model_path"], options, providers=task["providers"])
+        with contextlib.redirect_stdout(sys.stderr):  # ONNX Runtime prints what it cannot load; stdout has the protocol
+            session = _open(task["model_path"], threads, task["providers"])
         tensors = tensors_of(session.get_inputs())
         for batch_size in task["batch_sizes"]:
             arrays = make_inputs(tensors, batch_size=batch_size or None, shapes=task["shapes"], ranges=task["ranges"], seed=0)
@@ -58,6 +55,27 @@ def measure_points(task: Mapping[str, Any]) -> None:
             )
             if spent_s / calls > task["longest_call_s"]:
                 break
+
+
+def _open(model_path: str, threads: int, providers: Sequence[str]) -> Any:
+    """A session on the first provider, computing as Convoy's backend does.
+
+    Raises:
+        MissingDependencyError: It cannot be had; ONNX Runtime by itself would run on the CPU and say nothing.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if _CUDA in providers and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # CUDA and cuDNN from the nvidia-* wheels, where they are installed
+    asked = [(provider, {"use_tf32": "0"}) if provider == _CUDA else provider for provider in providers]
+    session = onnxruntime.InferenceSession(model_path, options, providers=asked, enable_fallback=0)
+    if session.get_providers()[0] != providers[0]:
+        raise MissingDependencyError(f"ONNX Runtime could not start its {providers[0]}; `convoy doctor` says what it lacks.")
+    return session
 
 
 def _measure(session: Any, arrays: Mapping[str, Any], seconds: float) -> tuple[int, float]:

@@ -143,11 +143,11 @@ def export_of_another_network(case, out, monkeypatch, **options) -> Bundle:
 
     honest = bundling.to_onnx
 
-    def other_network(classifier, image):
+    def other_network(classifier, image, **options):
         other = copy.deepcopy(classifier)
         other.head.weight.data[0, 0] += 0.5
-        graph = honest(classifier, image)
-        return replace(graph, proto=honest(other, image).proto)
+        graph = honest(classifier, image, **options)
+        return replace(graph, proto=honest(other, image, **options).proto)
 
     monkeypatch.setattr(bundling, "to_onnx", other_network)
     return export(case, out, **options)

@@ -94,8 +94,11 @@ def test_the_conv_layers_of_alexnet_hold_six_percent_of_its_parameters() -> None
 
 @pytest.mark.parametrize(
     ("name", "layers"),
-    [("resnet18", 18), ("resnet34", 34), ("resnet50", 50), ("resnet101", 101), ("resnet152", 152), ("plain18", 18), ("plain34", 34)]
-    + [("vgg-a", 11), ("vgg-a-lrn", 11), ("vgg-b", 13), ("vgg-c", 16), ("vgg-d", 16), ("vgg-e", 19), ("alexnet", 8)],
+    [
+        *(("alexnet", 8), ("vgg-a", 11), ("vgg-a-lrn", 11), ("vgg-b", 13), ("vgg-c", 16), ("vgg-d", 16), ("vgg-e", 19)),
+        *(("resnet18", 18), ("resnet34", 34), ("resnet50", 50), ("resnet101", 101), ("resnet152", 152)),
+        *(("plain18", 18), ("plain34", 34)),
+    ],
 )
 def test_a_network_has_as_many_layers_with_weights_as_its_name_or_its_table_says(name: str, layers: int) -> None:
     counted = [

@@ -49,14 +49,13 @@ def test_every_choice_that_a_recipe_offers_changes_the_network_and_every_other_i
                 built(name, chosen.model_copy(update={field: values[0]}))
             continue
         seen = {as_it_is}
-        for other in values:
-            if other == value:
+        for other in set(values) - {value}:
+            changed = chosen.model_copy(update={field: other})
+            if field == "batch_norm" and chosen.activation is None and other != "conv-bn-relu":
+                with pytest.raises(UsageError, match="expected batch_norm to be one of none, conv-bn-relu"):
+                    built(name, changed)  # deep networks offer the paper's place alone
                 continue
-            try:
-                seen.add(built(name, chosen.model_copy(update={field: other})))
-            except UsageError as refusal:
-                assert field == "batch_norm", refusal  # noqa: PT017 - some offer some places alone
-                assert "expected batch_norm to be one of none, conv-bn-relu" in str(refusal)
+            seen.add(built(name, changed))
         assert len(seen) >= 2, field
 
 
@@ -113,7 +112,7 @@ def test_the_default_lenet5_draws_its_weights_as_its_five_layers_in_a_row_do() -
 
 def test_dropout_leaves_out_hidden_units_in_training_alone() -> None:
     torch.manual_seed(0)
-    for name in ("lenet5", "cifar-resnet20", "resnet18"):
+    for name in ("lenet5", "cifar-resnet20"):
         image = DIGIT if name == "lenet5" else ImageSpec(height_px=8, width_px=8, channels=3)
         network = build_network(name, image=image, n_classes=10, architecture=Architecture(dropout=0.5))
         network.train()

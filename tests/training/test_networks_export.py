@@ -15,6 +15,9 @@ from convoy.training.recipes import Architecture
 
 DIGIT = ImageSpec(height_px=28, width_px=28, channels=1)
 SMALL = ImageSpec(height_px=32, width_px=32, channels=3)
+EVERYTHING = Architecture(
+    activation="parametric-relu", pooling="average", downsampling="stride", batch_norm="conv-pool-bn-relu", dropout=0.5
+)
 
 
 @pytest.mark.parametrize(
@@ -22,13 +25,13 @@ SMALL = ImageSpec(height_px=32, width_px=32, channels=3)
     [
         ("lenet5-1998", DIGIT, None),
         ("lenet1", DIGIT, None),
-        ("lenet5", DIGIT, Architecture(activation="parametric-relu", downsampling="stride", batch_norm="conv-pool-bn-relu", dropout=0.5)),
+        ("lenet5", DIGIT, EVERYTHING),
         ("vgg-a-lrn", SMALL, None),
         ("cifar-resnet20", SMALL, None),
         ("googlenet", SMALL, None),
         ("resnet18", SMALL, Architecture(dropout=0.5)),
     ],
-)  # fmt: skip
+)
 def test_the_exported_graph_answers_as_the_network(name: str, image: ImageSpec, architecture: Architecture | None) -> None:
     torch.manual_seed(0)
     n = image.channels

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
+from convoy.cli.subject import facts_of
 from convoy.contract.errors import ContractError, DigestMismatchError, UsageError
 from convoy.contract.files import sha256_bytes
 from convoy.training.data import Dataset
-from convoy.training.run import TrainedRun
+from convoy.training.run import Metrics, TrainedRun
 from convoy.training.run_folder import check_destination, load_run, write_run
 
 
@@ -49,7 +51,7 @@ def test_a_run_reads_back_as_it_was(folder: Path, trained: TrainedRun, few_digit
 
 
 def test_it_holds_all_that_the_next_stage_needs(folder: Path, trained: TrainedRun) -> None:
-    assert sorted(path.name for path in folder.iterdir()) == ["curves.png", "metrics.json", "run.json", "weights.safetensors"]
+    assert {"metrics.json", "report.html", "run.json", "weights.safetensors"} <= {path.name for path in folder.iterdir()}
     facts = load_run(folder).facts
     assert (facts.recipe, facts.dataset, facts.seed, facts.n_parameters) == ("lenet5", "digits", 7, 61_706)
     assert (facts.n_train, facts.n_validation, facts.n_test) == (96, 40, 40)
@@ -83,7 +85,7 @@ def test_an_empty_folder_is_filled_and_one_with_files_is_refused(tmp_path: Path,
         check_destination(tmp_path / "file" / "below")
 
 
-@pytest.mark.parametrize("stage", ["convoy.training.run_folder._draw", "convoy.contract.files.sync_tree"])
+@pytest.mark.parametrize("stage", ["convoy.training.run_folder.render_report", "convoy.contract.files.sync_tree"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_crash_in_the_middle_leaves_nothing(
     tmp_path: Path, trained: TrainedRun, monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException
@@ -149,6 +151,50 @@ def test_a_best_epoch_outside_the_history_is_refused(folder: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "best_epoch": 4}))
     with pytest.raises(ContractError, match="best_epoch: 4 is more than the 3 epochs"):
         load_run(folder)
+
+
+def change_metrics(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "metrics.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_a_run_of_version_1_reads_as_one_without_classes_and_temperature(folder: Path) -> None:
+    def age(document: dict[str, Any]) -> None:
+        document["schema_version"] = 1
+        for field in ("test_classes", "test_confusion", "calibration"):
+            del document[field]
+
+    change_metrics(folder, age)
+    loaded = load_run(folder)
+    assert (loaded.metrics.schema_version, loaded.metrics.test_classes, loaded.metrics.calibration) == (2, (), None)
+    assert facts_of(loaded).temperature == loaded.metrics.temperature == 1.0
+
+
+def test_the_temperature_of_a_run_reaches_the_facts_of_its_export(folder: Path) -> None:
+    change_metrics(folder, lambda document: document["calibration"].update(temperature=2.5))
+    assert facts_of(load_run(folder)).temperature == 2.5
+
+
+def test_each_row_of_the_confusion_matrix_is_a_line(folder: Path, trained: TrainedRun) -> None:
+    lines = [line.strip() for line in (folder / "metrics.json").read_text().splitlines()]
+    for row in trained.metrics.test_confusion:
+        assert str(list(row)) in [line.rstrip(",") for line in lines]
+    assert sum(map(sum, trained.metrics.test_confusion)) == 40
+
+
+@pytest.mark.parametrize("label", ["[1,2]", "a\n[ 3 ,\n 4]", "[\\n7,8]"])
+def test_names_that_look_like_rows_stay_as_they_are(trained: TrainedRun, label: str) -> None:
+    scores = tuple(score.model_copy(update={"label": label}) for score in trained.metrics.test_classes)
+    metrics = trained.metrics.model_copy(update={"test_classes": scores})
+    assert Metrics.model_validate_json(metrics.to_bytes()) == metrics
+
+
+def test_the_page_and_its_pictures_lie_beside_the_weights(folder: Path) -> None:
+    assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+    pictures = {path.name for path in folder.glob("*.png")}
+    assert {"curves.png", "confusion.png", "calibration.png", "filters.png"} <= pictures
 
 
 def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from convoy.contract.errors import DataError, ImageError
 from convoy.contract.image import ImageSpec, open_image
@@ -111,12 +113,17 @@ class _Look:
     one_size: bool = True
 
     def at(self, path: Path) -> None:
-        opened = open_image(path)
-        self.one_size = self.one_size and self.size in (None, opened.size)
-        self.size = opened.size
-        if self.grey and not opened.mode.startswith(("1", "L", "I")):
-            pixels = np.asarray(opened.convert("RGB"))
-            self.grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
+        """Look at one more; mostly its header is enough."""
+        try:
+            with Image.open(path) as opened:
+                mode, size = opened.mode, opened.size
+            if self.grey and not mode.startswith(("1", "L", "I")):
+                pixels = np.asarray(open_image(path).convert("RGB"))
+                self.grey = bool((pixels[..., :1] == pixels[..., 1:]).all())
+        except Exception:  # noqa: BLE001  PIL raises what it likes; whatever cannot be read is listed later, by name
+            return
+        self.one_size = self.one_size and self.size in (None, size) and size[0] == size[1] <= IMAGE_SIZE_PX
+        self.size = size
 
 
 def _describe(paths: Sequence[Path], image_size_px: int | None) -> ImageSpec:
@@ -127,15 +134,12 @@ def _describe(paths: Sequence[Path], image_size_px: int | None) -> ImageSpec:
     networks for ImageNet are trained and measured.
     """
     look = _Look(one_size=image_size_px is None)
-    for path in paths:
-        try:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # oddities of files that can be read all the same
+        for path in paths:
             look.at(path)
-        except ImageError:
-            continue  # all of these are listed later
-        width, height = look.size or (0, 0)
-        look.one_size = look.one_size and width == height <= IMAGE_SIZE_PX
-        if not look.grey and not look.one_size:
-            break  # mostly at the first photograph
+            if not look.grey and not look.one_size:
+                break  # mostly at the first photograph
     size_px = image_size_px or (look.size[0] if look.one_size and look.size else IMAGE_SIZE_PX)
     return ImageSpec(height_px=size_px, width_px=size_px, channels=1 if look.grey else 3, resize="fit" if look.grey else "crop")
 

@@ -85,6 +85,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def numbered(device: torch.device) -> torch.device:
+    """``cuda`` as the GPU with the number that it stands for now: Fabric takes no other."""
+    return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" and device.index is None else device
+
+
 def connect(hardware: Hardware, *, some_parameters_rest: bool = False) -> Fabric:
     """Lightning Fabric on ``hardware``: it places the network, computes in the precision and joins the processes.
 
@@ -100,7 +105,7 @@ def connect(hardware: Hardware, *, some_parameters_rest: bool = False) -> Fabric
     from lightning_fabric.strategies.strategy import Strategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it greets on stderr
-    device = choose_device(hardware.device)
+    device = numbered(choose_device(hardware.device))
     strategy: Strategy
     if hardware.devices == 1:
         strategy = SingleDeviceStrategy(device)

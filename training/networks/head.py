@@ -20,8 +20,8 @@ class Head(nn.Linear):
     One module and not two: its weights have the names that they have without dropout, so those of others fit.
     """
 
-    def __init__(self, in_features: int, out_features: int, dropout: float = 0.0) -> None:
-        super().__init__(in_features, out_features)
+    def __init__(self, in_features: int, out_features: int, dropout: float = 0.0, *, bias: bool = True) -> None:
+        super().__init__(in_features, out_features, bias=bias)
         self.dropout = dropout
 
     def forward(self, features: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def build(image: ImageSpec, n_classes: int, architecture: Architecture, *, name:
         options |= {"aux_logits": False, "init_weights": True}
     try:
         network: nn.Module = models.get_model(name, weights=None, **options)
-    except ValueError as error:  # a size that the patches or windows do not divide
+    except (AssertionError, ValueError) as error:  # a size that the patches or windows do not divide
         raise UsageError(
             f"{name} does not take images of {image.height_px}x{image.width_px}: {error} --set image_size_px=224."
         ) from error
@@ -93,6 +93,6 @@ def _set_dropout(network: nn.Module, dropout: float) -> None:
         return
     if not isinstance(last, nn.Linear):
         raise TypeError(f"expected a fully connected layer at the end, found {last}")  # none of torchvision's is so
-    head = Head(last.in_features, last.out_features, dropout)
+    head = Head(last.in_features, last.out_features, dropout, bias=last.bias is not None)
     head.load_state_dict(last.state_dict())
     network.set_submodule(name, head)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from convoy.training.recipes.entry import Entry
+from convoy.training.recipes.entry import INK, Entry
 from convoy.training.recipes.recipe import Architecture, Augmentation, Recipe
 
 DEPTHS: Final = (20, 32, 44, 56)
@@ -36,8 +36,8 @@ def _entry(name: str, title: str) -> Entry:
         ),
         "Small photos: CIFAR's ResNets",
         by_data={
-            "digits": {"normalisation.polarity": "auto", "augmentation": {"shift_px": 2.0, "rotation_deg": 12.0}},
-            "mnist": {"epochs": 15, "patience_epochs": 15, "schedule_epochs": 5, "augmentation": {"shift_px": 2.0}},
+            "digits": INK,
+            "mnist": {**INK, "epochs": 15, "patience_epochs": 15, "schedule_epochs": 5},
         },
         elsewhere={"image_size_px": 32},
     )

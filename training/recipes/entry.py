@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 from convoy.training.recipes.recipe import Recipe
 
 KNOWN_DATA: Final = ("digits", "mnist", "fashion-mnist", "cifar10")
 """The data sets whose images a recipe can reckon with; all others are somebody's own."""
+
+INK: Final[Mapping[str, Any]] = MappingProxyType(
+    {"normalisation.polarity": "auto", "augmentation": {"shift_px": 2.0, "rotation_deg": 12.0}}
+)
+"""What a recipe for photos changes on digits, which have ink and which a mirror turns into other signs."""
 
 
 @dataclass(frozen=True)

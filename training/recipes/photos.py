@@ -10,10 +10,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from convoy.training.recipes.entry import Entry
+from convoy.training.recipes.entry import INK, Entry
 from convoy.training.recipes.recipe import Architecture, Augmentation, Recipe
 
 _SMALL: Final = Augmentation(crop_px=4, flip_probability=0.5)
+
+# VGG's five pools leave nothing of 28x28 pixels.
+_DIGITS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {"digits": {"image_size_px": 32, **INK}, "mnist": {"image_size_px": 32, **INK}, "fashion-mnist": {"image_size_px": 32}}
+)
 
 # Their names stand for the papers' ways to cut 224x224 pixels out of a photo.
 _ALEXNET_CROP: Final = 0.75  # 224x224 out of 256x256
@@ -50,6 +55,7 @@ _ALEXNET: Final = Entry(
         schedule_factor=0.1,
     ),
     "Photos: AlexNet and VGG",
+    by_data=_DIGITS,
     elsewhere=_on_photos(_ALEXNET_CROP),
 )
 
@@ -77,6 +83,7 @@ def _vgg(configuration: str, title: str) -> Entry:
             schedule_factor=0.1,
         ),
         "Photos: AlexNet and VGG",
+        by_data=_DIGITS,
         elsewhere=_on_photos(_VGG_CROP, batch_size=256),
     )
 
@@ -103,6 +110,7 @@ _GOOGLENET: Final = Entry(
         schedule_factor=0.96,
     ),
     "Photos: GoogLeNet and ResNet",
+    by_data=_DIGITS,
     elsewhere=_on_photos(_GOOGLENET_CROP),
 )
 
@@ -130,6 +138,7 @@ def _residual(name: str, title: str) -> Entry:
             schedule_factor=0.1,
         ),
         "Photos: GoogLeNet and ResNet",
+        by_data=_DIGITS,
         elsewhere=_on_photos(_RESNET_CROP, batch_size=256),
     )
 

@@ -30,5 +30,9 @@ ENTRIES: Final = (
             schedule="cosine",
         ),
         "Transfer",
+        by_data={
+            name: {"augmentation": {"crop_area_fraction": 0.35}, "normalisation": {"polarity": "auto"}}
+            for name in ("digits", "mnist")
+        },
     ),
 )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from convoy.training.loop.listener import EpochRecord
+from convoy.training.report.canvas import BLUE, GREY, RED, RULE, new_figure, set_title, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_TRAIN, _VALIDATION, _BEST = "#8a8f98", "#1f5fbf", "#c2410c"
 
 
 def draw_curves(history: Sequence[EpochRecord], *, best_epoch: int, test_top1_error: float, title: str) -> bytes:
@@ -26,14 +24,10 @@ def draw_curves(history: Sequence[EpochRecord], *, best_epoch: int, test_top1_er
     Returns:
         A PNG file.
     """
-    # the Agg canvas by hand: no display is asked for, and pyplot's global state stays untouched
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
-    loss_axes, error_axes = figure.subplots(1, 2)
+    figure = new_figure(11, 4.4)
+    set_title(figure, title)
+    places = {"left": 0.065, "right": 0.985, "bottom": 0.12, "top": 0.84, "wspace": 0.17}
+    loss_axes, error_axes = figure.subplots(1, 2, gridspec_kw=places)
 
     _draw(loss_axes, history, [record.train_loss for record in history], [record.validation_loss for record in history])
     loss_axes.set_ylabel("cross entropy (nats)")
@@ -45,7 +39,7 @@ def draw_curves(history: Sequence[EpochRecord], *, best_epoch: int, test_top1_er
     error_axes.set_ylabel("top-1 error (%)")
     error_axes.set_title("Error", loc="left", fontsize=11)
     error_axes.axhline(
-        100 * test_top1_error, color=_BEST, linewidth=1, linestyle=(0, (1, 2)), label=f"test {100 * test_top1_error:.2f} %"
+        100 * test_top1_error, color=RED, linewidth=1, linestyle=(0, (1, 2)), label=f"test {100 * test_top1_error:.2f} %"
     )
 
     for axes, values, unit in (
@@ -53,12 +47,10 @@ def draw_curves(history: Sequence[EpochRecord], *, best_epoch: int, test_top1_er
         (error_axes, validation_percent, " %"),
     ):
         best = values[best_epoch - 1]
-        axes.axvline(best_epoch, color=_BEST, linewidth=1, alpha=0.45)
-        axes.plot(best_epoch, best, "o", color=_BEST, markersize=6, zorder=5, label=f"best epoch {best_epoch}: {best:.3g}{unit}")
+        axes.axvline(best_epoch, color=RED, linewidth=1, alpha=0.45)
+        axes.plot(best_epoch, best, "o", color=RED, markersize=6, zorder=5, label=f"best epoch {best_epoch}: {best:.3g}{unit}")
         axes.legend(frameon=False, fontsize=9)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})
-    return file.getvalue()
+    return to_png(figure)
 
 
 def _draw(axes: Axes, history: Sequence[EpochRecord], train: Sequence[float], validation: Sequence[float]) -> None:
@@ -66,8 +58,8 @@ def _draw(axes: Axes, history: Sequence[EpochRecord], train: Sequence[float], va
 
     epochs = [record.epoch for record in history]
     marker: dict[str, Any] = {"marker": "." if len(epochs) <= 30 else ""}
-    axes.plot(epochs, train, color=_TRAIN, linewidth=1.6, label="train, while learning", **marker)
-    axes.plot(epochs, validation, color=_VALIDATION, linewidth=1.8, label="validation", **marker)
+    axes.plot(epochs, train, color=GREY, linewidth=1.6, label="train, while learning", **marker)
+    axes.plot(epochs, validation, color=BLUE, linewidth=1.8, label="validation", **marker)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, max(epochs) + 0.5)
@@ -82,5 +74,5 @@ def _draw(axes: Axes, history: Sequence[EpochRecord], train: Sequence[float], va
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value == 0 or value >= smallest else ""))
     axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if value >= smallest else ""))
-    axes.grid(visible=True, which="major", color="#d9dce1", linewidth=0.7)
+    axes.grid(visible=True, which="major", color=RULE, linewidth=0.7)
     axes.spines[["top", "right"]].set_visible(False)

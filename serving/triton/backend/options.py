@@ -34,6 +34,9 @@ _READ_ELSEWHERE: Final = (
     "enable_mem_pattern",
     "FORCE_CPU_ONLY_INPUT_TENSORS",
 )
+GPU_BATCH_SIZES: Final = "convoy_gpu_batch_sizes"
+"""The parameter that says which batch sizes get a session of their own on a GPU: numbers with commas, or "any" for none."""
+
 _SHRINKAGE: Final = "memory.enable_memory_arena_shrinkage"
 _SHARED_SESSION: Final = "share_session_between_instances"
 _NOT_OURS: Final = ("convoy_", "TRITON_")
@@ -66,6 +69,8 @@ class Options:
         op_libraries: Libraries of custom operators.
         n_instances: How many instances share this machine's cores.
         max_batch_size: The most rows in a run; 0 where the model does not batch.
+        batch_sizes: On a GPU where a change of the batch's size is dear, batches are filled up to one of these, rising up to
+            ``max_batch_size``; empty for never.
         dims: By input, its dims without the batch axis as the configuration has them (warm-up samples before dims, as they leave
             nothing open); -1 where any extent will do.
         warnings: What was asked for and is not honoured.
@@ -89,6 +94,7 @@ class Options:
     op_libraries: tuple[str, ...] = ()
     n_instances: int = 1
     max_batch_size: int = 0
+    batch_sizes: tuple[int, ...] = ()
     dims: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -137,6 +143,7 @@ class Options:
             op_libraries=tuple(config.get("model_operations", {}).get("op_library_filename", [])),
             n_instances=sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1,
             max_batch_size=int(config.get("max_batch_size", 0)),
+            batch_sizes=_batch_sizes(config, parameters, accelerators.cuda) if on_gpu else (),
             dims=_dims(config),
             warnings=tuple(warnings),
         )
@@ -216,6 +223,26 @@ def _model_filename(config: Mapping[str, Any]) -> str:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UsageError(f"default_model_filename: expected a file in the version's folder, found '{name}'.")
     return name
+
+
+def _batch_sizes(config: Mapping[str, Any], parameters: Mapping[str, str], cuda: Mapping[str, str]) -> tuple[int, ...]:
+    """1 and its doubles, the preferred sizes and the largest, unless the configuration says otherwise.
+
+    A limit on the GPU's memory is one for each session, so that where there is one nothing but ``convoy_gpu_batch_sizes`` brings
+    further sessions.
+    """
+    most = int(config.get("max_batch_size", 0))
+    if most < 1:
+        return ()
+    if GPU_BATCH_SIZES in parameters:
+        text = parameters[GPU_BATCH_SIZES].strip()
+        named = [] if text == "any" else [whole_number(_called(GPU_BATCH_SIZES), n, least=1, most=most) for n in text.split(",")]
+        return tuple(sorted({*named, most})) if named else ()
+    if "gpu_mem_limit" in cuda:
+        return ()
+    preferred = [int(size) for size in config.get("dynamic_batching", {}).get("preferred_batch_size", [])]
+    doubles = (1 << power for power in range(most.bit_length()))
+    return tuple(sorted({size for size in (*doubles, *preferred, most) if size <= most}))
 
 
 def _dims(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

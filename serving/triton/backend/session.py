@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from convoy.contract.errors import ContractError, MissingDependencyError
+from convoy.serving.triton.backend.ladder import climb
 from convoy.serving.triton.backend.options import Options
 from convoy.serving.triton.backend.threads import available_cores, choose
 
@@ -22,7 +23,7 @@ class Opened:
     """An open session.
 
     Attributes:
-        session: ONNX Runtime's ``InferenceSession``.
+        session: ONNX Runtime's ``InferenceSession``, or a ``Ladder`` of several.
         provider: The execution provider that it runs on; what that cannot do runs on those behind it.
         intra_op_threads: How many threads an operator may use; 0 for ONNX Runtime's own choice.
         warnings: What is not as it was asked for.
@@ -107,7 +108,8 @@ def _open_on_gpu(path: Path, options: Options, warnings: list[str]) -> Opened | 
         warnings.append(f"RUNS WITHOUT TENSORRT: {reason}")
     session, reason = _try_on_gpu(path, options, [cuda, CPU], available)
     if session is not None:
-        return Opened(session, CUDA, 1, tuple(warnings), (), dict(options.run_entries))
+        climbed = climb(session, lambda: _open(path, options, 1, [cuda, CPU]), options.batch_sizes, options.dims)
+        return Opened(climbed.session, CUDA, 1, (*warnings, *climbed.warnings), climbed.notes, dict(options.run_entries))
     if options.gpu_was_asked_for:
         if isinstance(reason, ContractError):
             raise reason

@@ -15,8 +15,8 @@ import yaml
 
 from convoy import Client
 from convoy.contract.bundle import Bundle
+from convoy.contract.figures import interval95
 from convoy.export.evidence import CardFacts, render_card
-from convoy.export.evidence.figures import interval95
 
 MakeBundle = Callable[..., Bundle]
 

@@ -280,6 +280,7 @@ def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)], cwd=root, check=True)
     (path,) = tmp_path.glob("convoy-*.whl")
-    here = {f"convoy/{file.relative_to(root).as_posix()}" for file in (root / "export" / "evidence" / "templates").iterdir()}
-    assert len(here) == 3
-    assert here <= set(zipfile.ZipFile(path).namelist())
+    folders = (root / "export" / "evidence" / "templates", root / "training" / "report" / "templates")
+    here = {f"convoy/{file.relative_to(root).as_posix()}" for folder in folders for file in folder.iterdir()}
+    assert len(here) == 4
+    assert here | {"convoy/contract/page.css"} <= set(zipfile.ZipFile(path).namelist())

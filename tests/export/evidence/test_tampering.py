@@ -106,7 +106,7 @@ def as_version_1(folder: Path) -> None:
     manifest, report = (json.loads((folder / name).read_bytes()) for name in ("manifest.json", "validation.json"))
     for document in (manifest, report):
         document["schema_version"] = 1
-    for field in ("origin",):
+    for field in ("origin", "temperature"):
         del manifest[field]
     for field in ("source", "outputs", "worst", "layers", "fault", "precision", "machine"):
         del report[field]
@@ -125,7 +125,7 @@ def test_a_bundle_of_version_1_opens_and_is_not_rewritten(make_bundle: MakeBundl
     as_version_1(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     bundle = Bundle.open(folder)
-    assert bundle.report.schema_version == bundle.manifest.schema_version == 2
+    assert (bundle.report.schema_version, bundle.manifest.schema_version, bundle.manifest.temperature) == (2, 3, 1.0)
     assert bundle.report.verdict == "passed"
     assert bundle.report.source == "pytorch"
     assert (bundle.report.outputs, bundle.report.layers, bundle.report.worst, bundle.report.precision) == ((), (), None, None)

@@ -64,3 +64,9 @@ def test_files_that_cannot_be_run_are_told(tmp_path: Path) -> None:
 def test_impossible_numbers_are_refused(options: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected max_batch_size from 0"):
         in_process_limit(write_model(tmp_path / "m.onnx", ["n", 3]), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
+def test_a_gpu_that_cannot_be_had_is_an_error_and_not_the_cpu(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="could not start its CUDAExecutionProvider"):
+        in_process_limit(write_model(tmp_path / "m.onnx", ["n", 3]), providers=("CUDAExecutionProvider", "CPUExecutionProvider"))

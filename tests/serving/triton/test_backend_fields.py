@@ -312,7 +312,7 @@ def test_every_option_comes_from_a_field_of_the_tables() -> None:
     honoured = {
         verdict[0] for table in (PARAMETERS, FIELDS) for cases in table.values() for _, verdict in cases if type(verdict) is tuple
     }
-    from_the_instance = {"kind", "device_id", "gpu_was_asked_for", "warnings"}
+    from_the_instance = {"kind", "device_id", "gpu_was_asked_for", "batch_sizes", "warnings"}
 
     assert {field.name for field in fields(Options)} == honoured | from_the_instance | {"cuda", "tensorrt"}
 

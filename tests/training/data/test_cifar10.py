@@ -13,7 +13,7 @@ from convoy.contract.errors import DataError
 from convoy.training.data import DataLocation, load_dataset
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)
-LABELS = (np.arange(60) % 10).astype(np.uint8)
+LABELS = np.random.default_rng(1).permutation(np.arange(60) % 10).astype(np.uint8)
 
 
 def offline(root: Path | None, cache: Path | None = None) -> DataLocation:

@@ -138,7 +138,8 @@ def test_the_order_is_that_of_the_forward_pass_not_of_the_attributes() -> None:
 def test_a_network_that_refuses_to_be_probed_is_taken_in_the_order_of_its_attributes() -> None:
     class Refuses(Backwards):
         def forward(self, pixels: Tensor) -> Tensor:
-            assert pixels.device.type == "cpu"
+            if not self.training:
+                raise RuntimeError("only for training")
             return super().forward(pixels)
 
     assert [block.name for block in find_blocks(Refuses()).row] == ["head", "second", "first"]
