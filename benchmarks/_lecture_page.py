@@ -11,8 +11,7 @@ from typing import Final
 
 from benchmarks._lecture_rows import SECTIONS
 from benchmarks._lecture_runs import Row, Run
-
-_Z95: Final = 1.959963984540054  # the normal distribution's 97.5 % point
+from convoy.contract.figures import interval95
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,6 @@ class Outcome:
         return 100 * low, 100 * high
 
 
-def interval95(fraction: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % confidence interval of a share that was found in ``n`` independent cases (Wilson 1927)."""
-    centre = fraction + _Z95**2 / (2 * n)
-    half = _Z95 * math.sqrt(fraction * (1 - fraction) / n + _Z95**2 / (4 * n**2))
-    whole = 1 + _Z95**2 / n
-    return max(0.0, (centre - half) / whole), min(1.0, (centre + half) / whole)
-
-
 def outcomes(rows: Iterable[Row], runs: Mapping[tuple[str, int], Run]) -> dict[str, Outcome]:
     """By name, the rows that have runs."""
     found = {}
@@ -71,7 +62,7 @@ _HEAD: Final = """\
 are missing: every network and technique of the lecture, its figure beside ours.
 
 {machines}
-
+{missing}
 - Ours is the mean over so many seeds, with the range from the least to the largest. A seed draws the weights, the order of the
   images, the distortions, and which images are held out for validation. Rows that take long have one seed.
 - The 95 % interval is Wilson's, from the size of the test set: what another set of test images of that size may give. All seeds
@@ -117,8 +108,8 @@ both sides of it saw the same training images.
 
 _CHOICES: Final = """\
 LeNet5 on 1,000 training images, drawn by the seed; SGD with momentum, one-cycle, 25 epochs, of which the one with the lowest error
-on 1,000 other images counts. The same learning rate for all rows: no row is tuned. The difference is to the first row, seed by
-seed, in percentage points.
+on 1,000 other images counts. One learning rate for all rows, except where it does not converge: no row is tuned. The difference is
+to the first row, seed by seed, in percentage points.
 """
 
 _SHORT: Final = """\
@@ -145,7 +136,9 @@ def page(rows: Sequence[Row], runs: Mapping[tuple[str, int], Run]) -> str:
     found = outcomes(rows, runs)
     places = sorted({_place(run) for run in runs.values()})
     letters = dict(zip(places, string.ascii_uppercase, strict=False))
-    lines = [_HEAD.format(machines="\n".join(f"- {letters[place]}: {place}" for place in places))]
+    n_missing = sum(row.name not in found for row in rows)
+    missing = f"\n{n_missing} of {len(rows)} rows are not measured yet; the same command measures them.\n" if n_missing else ""
+    lines = [_HEAD.format(machines="\n".join(f"- {letters[place]}: {place}" for place in places), missing=missing)]
     for section, title in SECTIONS.items():
         mine = [row for row in rows if row.section == section]
         if not mine:

@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.harness import Document
-from convoy.contract.errors import DataError
+from convoy.contract.errors import ConvoyError, DataError, TrainingError
 from convoy.training.data import DataLocation, Dataset, load_dataset
 from convoy.training.data.dataset import Split, draw_stratified
 from convoy.training.recipes import Recipe, get_recipe
@@ -154,7 +154,11 @@ class Task:
 
 
 def perform(task: Task) -> Run:
-    """Train and test, in this process."""
+    """Train and test, in this process.
+
+    Raises:
+        ConvoyError: The data is not there, or the loss is not finite any more.
+    """
     from convoy.training.loop import Hardware
     from convoy.training.run import train
 
@@ -162,7 +166,11 @@ def perform(task: Task) -> Run:
     recipe = row.recipe_for(task.epochs_scale)
     dataset = _data_of(row, recipe, task)
     # the same arithmetic on every machine; and a dozen processes that compile at once would be at it longer than they train
-    trained = train(recipe, dataset, seed=task.seed, hardware=Hardware(device=task.device, precision="fp32", compile=False))
+    hardware = Hardware(device=task.device, precision="fp32", compile=False)
+    try:
+        trained = train(recipe, dataset, seed=task.seed, hardware=hardware)
+    except TrainingError as error:
+        raise TrainingError(f"{row.name}, seed {task.seed}: {error}") from error
     metrics = trained.metrics
     last = metrics.history[-1]
     chosen = row.judged == "best"
@@ -207,17 +215,25 @@ def perform_all(tasks: Sequence[Task], processes: int) -> Iterator[Run]:
     """Perform tasks, the longest first, each in one of so many processes of one thread; runs come as they end.
 
     Raises:
-        ConvoyError: A task failed; those that wait are given up.
+        ConvoyError: A task failed; the others were performed all the same.
     """
     # spawned, not forked: CUDA does not survive a fork
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, max(1, len(tasks))), mp_context=context, initializer=_one_thread) as pool:
         futures = [pool.submit(perform, task) for task in sorted(tasks, key=lambda task: -task.cost)]
+        failed: list[ConvoyError] = []
         try:
             for future in as_completed(futures):
-                yield future.result()
+                try:
+                    run = future.result()
+                except ConvoyError as error:
+                    failed.append(error)
+                else:
+                    yield run
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+    if failed:
+        raise failed[0]
 
 
 def _one_thread() -> None:

@@ -11,11 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import lecture
-from benchmarks._lecture_page import Outcome, interval95, outcomes, page
+from benchmarks._lecture_page import Outcome, outcomes, page
 from benchmarks._lecture_rows import ROWS, SECTIONS, rows_named
-from benchmarks._lecture_runs import Row, Run, append_run, of_rows, perform_all, read_runs
+from benchmarks._lecture_runs import Row, Run, Task, append_run, of_rows, perform_all, read_runs
 from benchmarks.harness import document
-from convoy.contract.errors import DataError
+from convoy.contract.errors import DataError, TrainingError
+from convoy.contract.figures import interval95
+from convoy.training.data import DataLocation
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 ROW = Row(name="one", section="digits", title="one layer", recipe="linear", lecture=12.0, band=(5, 10), why="Because.")
@@ -131,15 +133,10 @@ def test_differences_are_taken_seed_by_seed():
 
 
 def test_a_row_without_runs_is_said_to_be_not_measured():
-    assert "| one layer | | 12 | not measured | | | | |" in page([ROW], {})
-
-
-@pytest.mark.parametrize(("wrong", "n"), [(0, 10), (95, 10_000), (800, 800)])
-def test_the_interval_holds_the_shares_that_do_not_reject_what_was_found(wrong, n):
-    low, high = interval95(wrong / n, n)
-    for bound in (low, high):  # Wilson's rule: (p - bound)^2 = z^2 bound (1 - bound) / n, or the end of [0, 1]
-        assert (wrong / n - bound) ** 2 == pytest.approx(1.959963984540054**2 * bound * (1 - bound) / n, abs=1e-9)
-    assert low <= wrong / n <= high
+    text = page([ROW], {})
+    assert "| one layer | | 12 | not measured | | | | |" in text
+    assert "1 of 1 rows are not measured yet" in text
+    assert "not measured" not in page([ROW], runs_of(0.08))
 
 
 def test_a_line_that_was_cut_off_is_written_again_and_another_that_is_broken_is_named(tmp_path):
@@ -171,6 +168,23 @@ def test_wrong_use_exits_with_2_and_computes_nothing(monkeypatch):
     monkeypatch.setattr(lecture, "perform_all", lambda *_: pytest.fail("computed"))
     for arguments in (["--rows", "no-such-row"], ["--rows", "linear,linear"], ["--rows", ","], ["--rows", "linear", "--write"]):
         assert CliRunner().invoke(lecture.main, arguments).exit_code == 2
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_made_all_the_same(tmp_path):
+    diverges = Row(
+        name="diverges",
+        section="short",
+        title="",
+        recipe="lenet300",
+        data="digits",
+        settings=("optimizer=sgd", "learning_rate=100"),
+    )
+    short = rows_named(["short-digits"])[0]
+    tasks = [Task(row, 0, 0.1, "cpu", DataLocation(root=None, cache=tmp_path, download=False)) for row in (diverges, short)]
+    made = perform_all(tasks, 1)
+    assert next(made).row == "short-digits"
+    with pytest.raises(TrainingError, match=r"^diverges, seed 0: .* expected a finite loss"):
+        next(made)
 
 
 def test_no_tasks_start_no_processes():
