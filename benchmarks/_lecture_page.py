@@ -92,7 +92,8 @@ _SIGMOID: Final = """\
 A network of four layers with weights (`lenet300-conv-pool2`: two convolutions, two fully connected layers) on the same CIFAR-10
 images: epochs of 23 steps until a training error of 25 %. SGD with momentum 0.9, a constant learning rate, no regularisation. The
 lecture's statement is from Krizhevsky and others 2012, figure 1, where each network has the learning rate that is best for it: so
-the fastest row of each activation counts here. That figure compares ReLU with tanh; the lecture says it of the sigmoid.
+the fastest row of each activation counts here, of few rates that were tried. That figure compares ReLU with tanh; the lecture says
+it of the sigmoid.
 
 ![Training error over the epochs](lecture_sigmoid.png)
 """
