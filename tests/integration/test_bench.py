@@ -47,7 +47,8 @@ def test_the_counts_are_tritons_own(protocol: str, load: Closed | Open, triton: 
     assert after["failed"] == before["failed"]
     assert found.images_per_s == 3 * found.requests_per_s
     assert found.server is not None
-    assert found.server.n_images == 3 * found.server.n_succeeded
+    # Triton counts a batch and its requests one after the other: a look in between sees the one without the others.
+    assert found.server.n_images == pytest.approx(3 * found.server.n_succeeded, abs=8)
     # Requests of the measured time, but for those under way when its start and its end were noted.
     assert found.server.n_succeeded == pytest.approx(found.n_requests, rel=0.15, abs=32)
     assert found.server.mean_batch_size >= 3
