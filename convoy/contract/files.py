@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shutil
@@ -11,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 from typing_extensions import Self
 
 from convoy.contract.errors import ContractError
@@ -29,11 +30,6 @@ class Document(BaseModel):
         """Bring the fields of a document that an older Convoy wrote to today's form, in memory: files are never rewritten."""
         return fields
 
-    @model_validator(mode="before")
-    @classmethod
-    def _migrate(cls, value: Any) -> Any:
-        return cls.migrate(dict(value)) if isinstance(value, dict) else value
-
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read and check the document at ``path``; one of an older form is migrated.
@@ -47,7 +43,7 @@ class Document(BaseModel):
         except OSError as error:
             raise ContractError(f"{path}: expected a {what}, but it cannot be read: {error.strerror or error}") from error
         try:
-            return cls.model_validate_json(data)
+            return cls.model_validate_json(cls._today(data))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "the document"
@@ -56,6 +52,15 @@ class Document(BaseModel):
                 f"{path}: expected a {what}; at {where}: {first['msg']}{more}. "
                 "The file is damaged or was written by another version of Convoy: make it again."
             ) from error
+
+    @classmethod
+    def _today(cls, data: bytes) -> bytes:
+        """The document's bytes in today's form. It stays JSON: to pydantic a list is a tuple there, also where it is strict."""
+        try:
+            fields = json.loads(data)
+        except (ValueError, RecursionError):
+            return data  # pydantic says what is wrong with it
+        return json.dumps(cls.migrate(fields)).encode() if isinstance(fields, dict) else data
 
     def save(self, path: Path) -> None:
         """Write the document to ``path``, whole or not at all."""

@@ -15,7 +15,8 @@ from convoy.cli.subject import facts_of
 from convoy.contract.errors import ContractError, DigestMismatchError, UsageError
 from convoy.contract.files import sha256_bytes
 from convoy.training.data import Dataset
-from convoy.training.run import Metrics, TrainedRun
+from convoy.training.recipes import get_recipe, recipe_names
+from convoy.training.run import Metrics, RunRecord, TrainedRun
 from convoy.training.run_folder import check_destination, load_run, write_run
 
 
@@ -48,6 +49,13 @@ def test_a_run_reads_back_as_it_was(folder: Path, trained: TrainedRun, few_digit
     images = torch.from_numpy(few_digits.test.images)
     with torch.no_grad():
         assert torch.equal(loaded.classifier(images), trained.classifier(images))
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_the_record_of_every_recipe_reads_back(tmp_path: Path, trained: TrainedRun, name: str) -> None:
+    record = trained.record.model_copy(update={"recipe": get_recipe(name)})
+    record.save(tmp_path / "run.json")
+    assert RunRecord.load(tmp_path / "run.json") == record
 
 
 def test_it_holds_all_that_the_next_stage_needs(folder: Path, trained: TrainedRun) -> None:
