@@ -7,6 +7,7 @@ import platform
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -24,7 +25,7 @@ from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import Label, Preprocessing, Sha256, TrainingFacts
 from convoy.training.data.augmentation import flip_warning
 from convoy.training.data.dataset import Dataset
-from convoy.training.loop import EpochRecord, Hardware, Listener, choose_device, fit, seeded
+from convoy.training.loop import EpochRecord, Fit, Hardware, Listener, choose_device, fit, seeded
 from convoy.training.loop.checkpoint import Checkpoints, Start
 from convoy.training.loop.hardware import exact_products
 from convoy.training.loop.processes import Job, fit_in_processes
@@ -61,6 +62,19 @@ class DatasetFacts(Document):
     sha256: Sha256
     counts: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, dataset: Dataset, sha256: str) -> DatasetFacts:
+        """Those of ``dataset``, whose digest is known."""
+        return cls(
+            name=dataset.name,
+            n_train=len(dataset.train),
+            n_validation=len(dataset.validation),
+            n_test=len(dataset.test),
+            sha256=sha256,
+            counts=dataset.counts(),
+            skipped=dataset.skipped,
+        )
 
 
 class RunRecord(Document):
@@ -252,35 +266,14 @@ def train(
     classifier = classifier.to(memory_format=torch.contiguous_format)  # as `load_run` lays them out: the same sums
     with exact_products():
         exhibits = gather(classifier, dataset, recipe, seed=seed)
-    test = exhibits.test
-    confusion = count_confusions(test.predicted, test.labels, len(dataset.labels))
-    metrics = Metrics(
-        history=fitted.history,
-        best_epoch=fitted.best_epoch,
-        validation_loss=fitted.validation.loss,
-        validation_top1_error=fitted.validation.top1_error,
-        test_loss=negative_log_likelihood(test),
-        test_top1_error=test.top1_error,
-        test_classes=score_classes(confusion, dataset.labels, exhibits.n_train),
-        test_confusion=tuple(map(tuple, confusion.tolist())),
-        calibration=exhibits.calibration,
-        seconds=time.perf_counter() - started,
-    )
+    metrics = _metrics(fitted, exhibits, dataset.labels, seconds=time.perf_counter() - started)
     classifier.cpu()
     content = save({name: tensor.contiguous() for name, tensor in classifier.state_dict().items()}, metadata={"format": "pt"})
     record = RunRecord(
         run_id=begun.run_id,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         recipe=recipe,
-        dataset=DatasetFacts(
-            name=dataset.name,
-            n_train=len(dataset.train),
-            n_validation=len(dataset.validation),
-            n_test=len(dataset.test),
-            sha256=dataset_sha256,
-            counts=dataset.counts(),
-            skipped=dataset.skipped,
-        ),
+        dataset=DatasetFacts.of(dataset, dataset_sha256),
         labels=dataset.labels,
         image=dataset.image,
         preprocessing=preprocessing,
@@ -293,6 +286,23 @@ def train(
         weights_sha256=sha256_bytes(content),
     )
     return TrainedRun(record, metrics, content, classifier, exhibits)
+
+
+def _metrics(fitted: Fit, exhibits: Exhibits, labels: Sequence[str], *, seconds: float) -> Metrics:
+    test = exhibits.test
+    confusion = count_confusions(test.predicted, test.labels, len(labels))
+    return Metrics(
+        history=fitted.history,
+        best_epoch=fitted.best_epoch,
+        validation_loss=fitted.validation.loss,
+        validation_top1_error=fitted.validation.top1_error,
+        test_loss=negative_log_likelihood(test),
+        test_top1_error=test.top1_error,
+        test_classes=score_classes(confusion, labels, exhibits.n_train),
+        test_confusion=tuple(map(tuple, confusion.tolist())),
+        calibration=exhibits.calibration,
+        seconds=seconds,
+    )
 
 
 def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
