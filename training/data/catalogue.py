@@ -14,6 +14,7 @@ import numpy as np
 
 from convoy.contract.errors import UsageError
 from convoy.contract.image import ImageSpec, to_pixels
+from convoy.training import plugins
 from convoy.training.data.cifar10 import load_cifar10
 from convoy.training.data.dataset import Dataset, Split
 from convoy.training.data.digits import load_digits
@@ -21,7 +22,7 @@ from convoy.training.data.folder import load_folder
 from convoy.training.data.location import DataLocation
 from convoy.training.data.mnist import load_fashion_mnist, load_mnist
 from convoy.training.data.photographs import Progress
-from convoy.training.data.plugins import load_plugin, plugins
+from convoy.training.data.plugins import GROUP, load_plugin
 
 _LOADERS: Final[Mapping[str, Callable[[int, float, DataLocation], Dataset]]] = MappingProxyType(
     {
@@ -35,7 +36,7 @@ _LOADERS: Final[Mapping[str, Callable[[int, float, DataLocation], Dataset]]] = M
 
 def dataset_names() -> tuple[str, ...]:
     """The names of all data sets, those of other packages included."""
-    return (*_LOADERS, *sorted(plugins().keys() - _LOADERS.keys()))
+    return (*_LOADERS, *(name for name in plugins.names(GROUP) if name not in _LOADERS))
 
 
 def check_dataset_name(name_or_folder: str | Path) -> str:
@@ -87,12 +88,13 @@ def load_dataset(
     Raises:
         UsageError: There is no such data set or folder.
         DataError: It cannot be found, downloaded or read.
+        MissingDependencyError: The package that adds it cannot be imported.
     """
     name, where = check_dataset_name(name_or_folder), location or DataLocation()
     if name in _LOADERS:
         return _resized(_LOADERS[name](seed, validation_fraction, where), image_size_px)
     if not Path(name).is_absolute():
-        dataset = load_plugin(plugins()[name], seed=seed, validation_fraction=validation_fraction, location=where)
+        dataset = load_plugin(name, seed=seed, validation_fraction=validation_fraction, location=where)
         return _resized(dataset, image_size_px)
     return load_folder(
         Path(name),

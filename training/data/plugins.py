@@ -12,10 +12,10 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
 from typing import Final, Protocol
 
 from convoy.contract.errors import DataError
+from convoy.training import plugins
 from convoy.training.data.dataset import Dataset
 from convoy.training.data.location import DataLocation
 
@@ -39,29 +39,25 @@ class DatasetLoader(Protocol):
         ...
 
 
-def plugins() -> dict[str, EntryPoint]:
-    """The entry points by name; none of their packages is imported."""
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
-
-
-def load_plugin(entry: EntryPoint, *, seed: int, validation_fraction: float, location: DataLocation) -> Dataset:
-    """The data set of an entry point.
+def load_plugin(name: str, *, seed: int, validation_fraction: float, location: DataLocation) -> Dataset:
+    """The data set that a package adds under ``name``.
 
     Raises:
-        DataError: Its package cannot be imported, or it gives something else.
+        MissingDependencyError: The package cannot be imported, or two add it.
+        DataError: It gives something else than a data set, or fails.
     """
-    package = f" of the package {entry.dist.name}" if entry.dist is not None else ""
-    name = f"the data set {entry.name!r}{package} ({entry.value})"
-    try:
-        loader: DatasetLoader = entry.load()
-    except Exception as error:  # anything may happen in a module of somebody else
-        raise DataError(f"{name} cannot be imported: {type(error).__name__}: {error}. Repair or remove the package.") from error
+    loader: DatasetLoader | None = plugins.find(GROUP, name, what="a function that loads a Dataset", fits=callable)
+    if loader is None:
+        raise DataError(f"the data set {name!r}: no package adds it any more.")
     try:
         dataset = loader(seed=seed, validation_fraction=validation_fraction, location=location)
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{name} failed: {type(error).__name__}: {error}.") from error
+        raise DataError(
+            f"the data set {name!r} ({GROUP}) failed: {type(error).__name__}: {error}. "
+            "Repair or uninstall the package that adds it."
+        ) from error
     if not isinstance(dataset, Dataset):
-        raise DataError(f"{name}: expected a convoy.training.data.Dataset, found {type(dataset).__name__}.")
+        raise DataError(f"the data set {name!r} ({GROUP}): expected a Dataset, found {type(dataset).__name__}.")
     return dataset
