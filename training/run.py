@@ -35,7 +35,7 @@ from convoy.training.recipes.recipe import Recipe
 from convoy.training.report.calibration import Calibration, negative_log_likelihood
 from convoy.training.report.exhibits import Exhibits, gather
 from convoy.training.report.per_class import ClassScore, count_confusions, score_classes
-from convoy.training.transfer import TakeOver, imagenet_preprocessing, take_over
+from convoy.training.transfer import TakeOver, expected_preprocessing, take_over
 
 _log = logging.getLogger(__name__)
 
@@ -239,7 +239,7 @@ def train(
     if checkpoints is not None:
         begun = checkpoints.begin(begun)
     with seeded(seed) as generator:
-        preprocessing = resolve_preprocessing(recipe, dataset)
+        preprocessing = resolve_preprocessing(recipe, dataset, weights)
         classifier = build_classifier(
             recipe.network,
             image=dataset.image,
@@ -305,16 +305,23 @@ def _metrics(fitted: Fit, exhibits: Exhibits, labels: Sequence[str], *, seconds:
     )
 
 
-def resolve_preprocessing(recipe: Recipe, dataset: Dataset) -> Preprocessing:
-    """What happens to the pixels: the recipe's constants, ImageNet's with its weights, or those measured on the training split.
+def resolve_preprocessing(recipe: Recipe, dataset: Dataset, weights: Path | None = None) -> Preprocessing:
+    """What happens to the pixels: the recipe's constants, else what the weights taken over saw, else what is measured.
+
+    Args:
+        recipe: Says what, or leaves it open.
+        dataset: What is measured; as are images that have not as many channels as the weights saw.
+        weights: Where the recipe takes weights over from a file: that file.
 
     Raises:
         DataError: They are to be measured and the images have no contrast.
+        UsageError: There are no such weights.
+        ContractError: The file of weights is damaged or hostile.
     """
     wanted = recipe.normalisation
     if wanted.mean is None or wanted.std is None:
-        if recipe.transfer is not None and recipe.transfer.weights == "imagenet":
-            seen, _ = imagenet_preprocessing(recipe)
+        if recipe.transfer is not None:
+            seen = expected_preprocessing(recipe, weights)
             if len(seen.mean) == dataset.image.channels:
                 return seen.model_copy(update={"polarity": wanted.polarity})
         images = dataset.train.images

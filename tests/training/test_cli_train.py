@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,24 +135,50 @@ def test_what_is_wrong_is_said_before_any_data_is_loaded(
         program.main(["train", *arguments], standalone_mode=False)
 
 
-def test_an_interrupt_exits_130_and_leaves_what_it_takes_to_go_on(tmp_path: Path) -> None:
-    endless = ("--set", "epochs=10000", "--set", "patience_epochs=10000", "--device", "cpu", "--out", "runs/one")
+ENDLESS = ("--set", "epochs=10000", "--set", "patience_epochs=10000", "--device", "cpu", "--out", "runs/one")
+
+
+@contextmanager
+def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """An endless training that has begun, in a process group of its own, as a terminal gives it one."""
     with subprocess.Popen(
-        [*PROGRAM, "-v", "train", "lenet5", *endless], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        [*PROGRAM, "-v", "train", "lenet5", *ENDLESS, *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
         try:
             assert process.stderr is not None
             assert any("epoch 1:" in line for line in process.stderr)  # it is training now
-            process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=60)
+            yield process
         finally:
-            process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("devices", [(), ("--devices", "2", "--strategy", "ddp")], ids=["one process", "two processes"])
+def test_an_interrupt_exits_130_and_leaves_what_it_takes_to_go_on(tmp_path: Path, devices: tuple[str, ...]) -> None:
+    with training(tmp_path, *devices) as process:
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all
+        stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stdout == ""
     how = "convoy train --resume runs/one.partial"
     assert stderr.endswith(f"convoy: training was stopped before its end; it goes on with: {how}\nconvoy: interrupted\n")
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["runs/one.partial/checkpoint.pt", "runs/one.partial/start.json"]
+
+
+def test_training_processes_do_not_outlive_the_one_that_started_them(tmp_path: Path) -> None:
+    with training(tmp_path, "--devices", "2", "--strategy", "ddp") as process:
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.05)
+        pytest.fail("a process of the training still runs")
 
 
 def test_recipes_lists_what_train_knows(convoy: Any) -> None:

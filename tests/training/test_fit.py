@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -199,6 +200,16 @@ def test_the_preprocessing_is_measured_or_the_recipe_says_it(few_digits: Dataset
         get_recipe("lenet5", assignments=["normalisation.mean=[0.1307]", "normalisation.std=[0.3081]"]), few_digits
     )
     assert (given.mean, given.std, given.scale) == ((0.1307,), (0.3081,), 1 / 255)
+
+
+def test_the_preprocessing_is_that_of_the_weights_where_they_saw_as_many_channels(few_digits: Dataset) -> None:
+    taken = get_recipe("transfer", assignments=["backbone=efficientnet_v2_l"])
+    assert taken.normalisation.mean is None
+    coloured = {name: replace(split, images=np.repeat(split.images, 3, axis=-1)) for name, split in few_digits.splits.items()}
+    photos = replace(few_digits, image=few_digits.image.model_copy(update={"channels": 3}), **coloured)
+    assert resolve_preprocessing(taken, photos).mean == (0.5, 0.5, 0.5)
+    grey = resolve_preprocessing(taken, few_digits)
+    assert grey.mean[0] == pytest.approx((few_digits.train.images / 255).mean(), abs=1e-5)
 
 
 @pytest.mark.mnist

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ def fit(
     hardware: Hardware | None = None,
     listener: Listener | None = None,
     checkpoints: Checkpoints | None = None,
+    stop_signal: signal.Signals = signal.SIGINT,
 ) -> Fit:
     """Train ``classifier`` in place, in this process.
 
@@ -55,8 +57,8 @@ def fit(
     loss, among equals the first; training stops ``recipe.patience_epochs`` after it, and the classifier is left with its
     weights, in evaluation mode.
 
-    With ``checkpoints`` the run goes on where an earlier one was stopped, and reaches the same weights; the first Ctrl-C then
-    waits for the end of the step and leaves a checkpoint.
+    With ``checkpoints`` the run goes on where an earlier one was stopped, and reaches the same weights; the first
+    ``stop_signal`` then waits for the end of the step and leaves a checkpoint.
 
     Args:
         classifier: On the device where the work shall run.
@@ -66,6 +68,7 @@ def fit(
         hardware: What it runs on; None: the device of ``classifier``.
         listener: Is told how it goes.
         checkpoints: Where it leaves what it goes on from; begun already.
+        stop_signal: What asks for the end: Ctrl-C.
 
     Raises:
         TrainingError: The loss is not finite any more, or no checkpoint can be written.
@@ -75,7 +78,7 @@ def fit(
     hardware = hardware or Hardware(device=str(next(classifier.parameters()).device))
     fabric = connect(hardware, some_parameters_rest=recipe.transfer is not None)
     keeper = checkpoints if fabric.is_global_zero else None
-    with exact_products(), deferred_interrupt(on=checkpoints is not None) as interrupt:
+    with exact_products(), deferred_interrupt(on=checkpoints is not None, signum=stop_signal) as interrupt:
         course = Course(classifier, dataset, recipe, generator=generator, fabric=fabric, hardware=hardware)
         listener.on_start(epochs=recipe.epochs, images_per_epoch=course.n_images)
         if checkpoints is not None and (state := checkpoints.load()) is not None:

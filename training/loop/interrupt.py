@@ -22,24 +22,24 @@ class Interrupt:
 
 
 @contextmanager
-def deferred_interrupt(*, on: bool) -> Iterator[Interrupt]:
-    """The first SIGINT only sets ``requested``, for a while, so that what is half done can be finished and kept.
+def deferred_interrupt(*, on: bool = True, signum: signal.Signals = signal.SIGINT) -> Iterator[Interrupt]:
+    """The first such signal only sets ``requested``, for a while, so that what is half done can be finished and kept.
 
-    Outside the main thread, which alone hears signals, and where SIGINT is ignored, nothing changes; nor where it is not ``on``.
+    Outside the main thread, which alone hears signals, and where it is ignored, nothing changes; nor where it is not ``on``.
     """
     interrupt = Interrupt()
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ignored = signal.getsignal(signum) is signal.SIG_IGN
     if not on or ignored or threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 
-    def hear(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    def hear(_: int, frame: FrameType | None) -> None:  # noqa: ARG001
         if interrupt.requested:
             raise KeyboardInterrupt
         interrupt.requested = True
 
-    before = signal.signal(signal.SIGINT, hear)
+    before = signal.signal(signum, hear)
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signum, before)

@@ -23,6 +23,7 @@ from convoy.training.data.dataset import Dataset
 from convoy.training.loop.checkpoint import Checkpoints
 from convoy.training.loop.fit import Fit, fit
 from convoy.training.loop.hardware import Hardware, choose_device
+from convoy.training.loop.interrupt import Interrupt, deferred_interrupt
 from convoy.training.loop.listener import EpochRecord, Listener
 from convoy.training.loop.seeding import seeded
 from convoy.training.networks.classifier import ImageClassifier
@@ -30,6 +31,10 @@ from convoy.training.recipes.recipe import Recipe
 
 _SECONDS_TO_EXPLAIN: Final = 3.0  # when a process fails, the others' connections break: the first cause may come second
 _SECONDS_TO_END: Final = 5.0
+_SECONDS_TO_STOP: Final = 60.0  # for the end of a step, and a checkpoint
+_STOP: Final = signal.SIGUSR1
+"""What the first process ends for; a terminal sends Ctrl-C to all of them, which only the one that started them hears."""
+
 _SECONDS_BETWEEN_STEPS_TOLD: Final = 0.1
 
 
@@ -59,12 +64,13 @@ class Job:
 def fit_in_processes(job: Job, *, listener: Listener | None = None) -> Fit:
     """Train ``job.classifier`` in place, in a process for each device.
 
-    Every process sees its share of each batch; the gradients are averaged. This process only waits: where one fails or dies,
-    or Ctrl-C is pressed, it ends them all.
+    Every process sees its share of each batch; the gradients are averaged. This process only waits: where one fails or dies it
+    ends them all; at the first Ctrl-C when the first process has ended its step and left a checkpoint, at the second at once.
 
     Raises:
         ConvoyError: What went wrong in a process.
         TrainingError: A process died.
+        KeyboardInterrupt: Somebody asked for the end.
     """
     listener = listener or Listener()
     context = multiprocessing.get_context("spawn")  # a fork of a process that has threads or CUDA may hang
@@ -83,7 +89,8 @@ def fit_in_processes(job: Job, *, listener: Listener | None = None) -> Fit:
             mouth.close()
             processes.append(process)
             ears.append(ear)
-        fitted, weights = _listen(processes, ears, listener)
+        with deferred_interrupt(on=job.checkpoints is not None) as interrupt:
+            fitted, weights = _listen(processes, ears, listener, interrupt)
     finally:
         _end(processes)
         for ear in ears:
@@ -93,13 +100,21 @@ def fit_in_processes(job: Job, *, listener: Listener | None = None) -> Fit:
     return fitted
 
 
-def _listen(processes: list[BaseProcess], ears: list[Connection], listener: Listener) -> tuple[Fit, dict[str, Any]]:
-    """Pass on what the first process tells, until it is done or one of them fails."""
+def _listen(
+    processes: list[BaseProcess], ears: list[Connection], listener: Listener, interrupt: Interrupt
+) -> tuple[Fit, dict[str, Any]]:
+    """Pass on what the first process tells, until it is done, one of them fails, or somebody asked for the end."""
     open_ears = list(ears)
     failures: list[Exception] = []
     result: tuple[Fit, dict[str, Any]] | None = None
     deadline = float("inf")
+    trains = asked = False
     while open_ears and time.monotonic() < deadline and result is None:
+        if interrupt.requested and not asked:
+            if not trains or processes[0].pid is None:
+                raise KeyboardInterrupt
+            asked, deadline = True, time.monotonic() + _SECONDS_TO_STOP
+            os.kill(processes[0].pid, _STOP)
         for ear in wait(open_ears, timeout=min(deadline - time.monotonic(), 1.0)):
             assert isinstance(ear, Connection)
             try:
@@ -115,7 +130,10 @@ def _listen(processes: list[BaseProcess], ears: list[Connection], listener: List
                     result = value
                 elif what == "error":
                     failures.append(value)
+                elif what == "stopped":
+                    raise KeyboardInterrupt
                 else:
+                    trains = True
                     getattr(listener, what)(**value)
         if failures:
             if any(isinstance(failure, ConvoyError) and not isinstance(failure, _BrokenError) for failure in failures):
@@ -123,6 +141,8 @@ def _listen(processes: list[BaseProcess], ears: list[Connection], listener: List
             deadline = min(deadline, time.monotonic() + _SECONDS_TO_EXPLAIN)
     if result is not None and not failures:
         return result
+    if asked and not failures:
+        raise KeyboardInterrupt
     causes = [failure for failure in failures if not isinstance(failure, _BrokenError)] or failures
     raise causes[0] if causes else TrainingError("the training processes ended without a result.")
 
@@ -184,10 +204,13 @@ def _work(rank: int, content: bytes, mouth: Connection, environment: dict[str, s
                 hardware=job.hardware,
                 listener=_Teller(tell) if rank == 0 else None,
                 checkpoints=job.checkpoints,
+                stop_signal=_STOP,
             )
         if rank == 0:
             weights = {name: tensor.cpu().contiguous().numpy() for name, tensor in classifier.state_dict().items()}
             tell("done", (fitted, weights))
+    except KeyboardInterrupt:
+        tell("stopped", None)
     except ConvoyError as error:
         tell("error", error)
     except Exception as error:  # noqa: BLE001  told to the process that waits

@@ -21,18 +21,18 @@ class Normalisation(_Part):
 
     Attributes:
         polarity: ``auto`` turns images whose border is light (ink on paper) into light strokes on dark, image by image.
-        mean: One value a channel on the scale [0, 1]; None measures it on the training split.
-        std: One value a channel on the scale [0, 1]; None measures it on the training split.
+        mean: One value a channel on the scale [0, 1]; None: as the weights taken over saw it, else measured.
+        std: One value a channel on the scale [0, 1]; None: as the weights taken over saw it, else measured.
     """
 
     polarity: Literal["as-is", "auto"] = Field(
         default="as-is", description="auto: images with a light border (ink on paper) are inverted; as-is: none is"
     )
     mean: tuple[float, ...] | None = Field(
-        default=None, description="subtracted from pixels in [0, 1], a value a channel; null: measured on the training split"
+        default=None, description="subtracted from pixels in [0, 1]; null: as taken-over weights saw it, else measured"
     )
     std: tuple[float, ...] | None = Field(
-        default=None, description="then divided by, a value a channel; null: measured on the training split"
+        default=None, description="then divided by; null: as taken-over weights saw it, else measured"
     )
 
     @model_validator(mode="after")

@@ -5,21 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from convoy.training.recipes.entry import Entry
-from convoy.training.recipes.recipe import Architecture, Augmentation, Normalisation, Recipe, Transfer
+from convoy.training.recipes.recipe import Architecture, Augmentation, Recipe, Transfer
 
 ENTRIES: Final = (
     Entry(
         Recipe(
             name="transfer",
-            title="a network trained on ImageNet, refined on your photos",
+            title="a network trained on other images, refined on your photos",
             source="the lecture, section on transfer learning; Yosinski and others 2014, How transferable are features, section 2",
             network="resnet18",
             architecture=Architecture(dropout=0.2),
             transfer=Transfer(),
             data="cifar10",
             image_size_px=224,
-            # what torchvision's weights were trained with
-            normalisation=Normalisation(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
             augmentation=Augmentation(crop_area_fraction=0.35, flip_probability=0.5),
             epochs=15,
             patience_epochs=8,

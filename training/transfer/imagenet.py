@@ -30,6 +30,9 @@ _HASH: Final = re.compile(r"-([0-9a-f]{8,})\.")
 # weights are loaded; here what stands before the network says it at once.
 _TENSORFLOW: Final = ("googlenet", "inception_v3")
 
+USUAL_PREPROCESSING: Final = Preprocessing(polarity="as-is", scale=1 / 255, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+"""What nearly all published networks for photos were trained with: mean and standard deviation of ImageNet's pixels."""
+
 
 def imagenet_preprocessing(recipe: Recipe) -> tuple[Preprocessing, int]:
     """What the network of ``recipe`` saw on ImageNet: the normalisation of pixels, and height and width of the images.

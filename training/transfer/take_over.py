@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from convoy.contract.errors import ContractError, UsageError
+from convoy.contract.manifest import Preprocessing
 from convoy.training.networks.classifier import ImageClassifier
 from convoy.training.recipes.recipe import Recipe, Transfer
 from convoy.training.transfer.blocks import Blocks, find_blocks
-from convoy.training.transfer.imagenet import imagenet_weights
+from convoy.training.transfer.imagenet import USUAL_PREPROCESSING, imagenet_preprocessing, imagenet_weights
 from convoy.training.transfer.plan import block_factors
 from convoy.training.transfer.report import BlockTakeOver, NewTensor, TakeOver
 from convoy.training.transfer.weights_file import Weights, read_weights
@@ -90,6 +91,23 @@ def take_over(classifier: ImageClassifier, recipe: Recipe, weights: Path | None 
     for note in report.notes:
         _log.warning("%s", note)
     return report
+
+
+def expected_preprocessing(recipe: Recipe, weights: Path | None = None) -> Preprocessing:
+    """What the weights that ``recipe`` takes over saw: torchvision's of that network, a run's own, else what is usual for photos.
+
+    Args:
+        recipe: Has ``transfer``.
+        weights: With ``weights=file``, the file or run folder.
+
+    Raises:
+        UsageError: The file is not there, or torchvision has no weights for the network.
+        ContractError: The file is damaged or hostile.
+    """
+    if recipe.transfer is not None and recipe.transfer.weights == "imagenet":
+        return imagenet_preprocessing(recipe)[0]
+    seen = None if weights is None else read_weights(weights).preprocessing
+    return USUAL_PREPROCESSING if seen is None else seen
 
 
 def _rename(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -225,7 +243,7 @@ def _notes(classifier: ImageClassifier, source: Weights, recipe: Recipe) -> Iter
         if apart > 0.01 or then.polarity != now.polarity:
             yield (
                 f"the weights were trained on pixels normalised with mean {list(then.mean)}, std {list(then.std)} and polarity "
-                f"{then.polarity}, the recipe has mean {list(now.mean)}, std {list(now.std)} and polarity {now.polarity}: features "
+                f"{then.polarity}, this run has mean {list(now.mean)}, std {list(now.std)} and polarity {now.polarity}: features "
                 "suffer until they have learnt anew (--set normalisation.mean and normalisation.std)"
             )
     if source.image_size_px is not None and recipe.image_size_px not in (None, source.image_size_px):

@@ -13,10 +13,10 @@ from torchvision import models
 from convoy.contract.errors import DigestMismatchError, TrainingError, UsageError
 from convoy.contract.files import sha256_file
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import Preprocessing
 from convoy.training.networks import ImageClassifier, build_classifier
 from convoy.training.recipes import Recipe, get_recipe
-from convoy.training.transfer import imagenet, imagenet_preprocessing, take_over
+from convoy.training.transfer import expected_preprocessing, imagenet, take_over
+from convoy.training.transfer.imagenet import USUAL_PREPROCESSING, imagenet_preprocessing
 
 PHOTO = ImageSpec(height_px=224, width_px=224, channels=3)
 Hub = Callable[[Any, str], str]
@@ -27,10 +27,7 @@ def recipe_for(backbone: str, *more: str) -> Recipe:
 
 
 def build(recipe: Recipe, **facts: Any) -> ImageClassifier:
-    mean, std = recipe.normalisation.mean, recipe.normalisation.std
-    assert mean is not None
-    assert std is not None
-    preprocessing = Preprocessing(polarity="as-is", scale=1 / 255, mean=mean, std=std).model_copy(update=facts)
+    preprocessing = USUAL_PREPROCESSING.model_copy(update=facts)
     return build_classifier(recipe.network, image=PHOTO, n_classes=6, preprocessing=preprocessing, architecture=recipe.architecture)
 
 
@@ -164,8 +161,10 @@ def test_other_pixels_than_those_of_imagenet_are_remarked(hub: Hub) -> None:
     ],
 )
 def test_the_pixels_of_imagenet_are_those_of_the_weights(backbone: str, mean: float, size: int) -> None:
-    preprocessing, size_px = imagenet_preprocessing(recipe_for(backbone))
+    recipe = recipe_for(backbone)
+    preprocessing, size_px = imagenet_preprocessing(recipe)
     assert (preprocessing.mean[0], size_px) == (mean, size)
+    assert expected_preprocessing(recipe) == preprocessing
 
 
 def test_turning_the_pixels_is_what_torchvision_does_inside_the_networks_from_tensorflow() -> None:

@@ -17,7 +17,7 @@ from convoy.training.networks import ImageClassifier, build_classifier
 from convoy.training.recipes import Recipe, get_recipe
 from convoy.training.run import TrainedRun
 from convoy.training.run_folder import write_run
-from convoy.training.transfer import Plan, TakeOver, take_over
+from convoy.training.transfer import Plan, TakeOver, expected_preprocessing, take_over
 
 Make = Callable[..., Recipe]
 Build = Callable[..., ImageClassifier]
@@ -172,6 +172,16 @@ def test_a_run_folder_gives_its_weights(
         assert torch.equal(classifier.network.get_parameter("c1.weight"), trained.classifier.network.get_parameter("c1.weight"))
         assert len(report.notes) == n_notes
     assert "normalised with mean" in caplog.text
+
+
+def test_pixels_are_what_a_run_saw_and_for_other_files_what_is_usual(
+    donor: ImageClassifier, trained: TrainedRun, transfer_recipe: Make, tmp_path: Path
+) -> None:
+    write_run(tmp_path / "run", trained)
+    save_pt(state(donor), tmp_path / "w")
+    recipe = transfer_recipe()
+    assert expected_preprocessing(recipe, tmp_path / "run") == trained.record.preprocessing
+    assert expected_preprocessing(recipe, tmp_path / "w").mean == (0.485, 0.456, 0.406)
 
 
 def test_an_error_leaves_the_classifier_as_it_was(
