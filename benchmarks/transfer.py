@@ -41,10 +41,12 @@ EPOCHS: Final[Mapping[int, int]] = {1: 40, 2: 40, 5: 30, 10: 24, 20: 20, 50: 14,
 """By the number of training images a class: few images need more passes."""
 
 WAYS: Final[Mapping[str, Sequence[str]]] = {
-    "new head alone": ("frozen_fraction=1",),
-    "refined": ("frozen_fraction=0.3", "layer_decay=0.8"),
+    "new head alone": ("frozen_fraction=1", "learning_rate=0.03"),
+    "refined": ("frozen_fraction=0", "layer_decay=0.9", "head_epochs=0"),
     "from scratch": ("weights=none",),
 }
+"""What each sets. A head that learns alone takes a rate ten times as high. What is refined learns everywhere: trash is far from what
+CIFAR-10 shows, and with the first third frozen 20 photos a class gave 54 % of errors in place of 45 %."""
 _COLOURS: Final = {"new head alone": "tab:green", "refined": "tab:blue", "from scratch": "tab:red"}
 
 
@@ -141,12 +143,12 @@ def measure(dataset: Dataset, root: Path, *, depth: int, way: str, per_class: in
 
 
 def recipe_of(depth: int, way: str, epochs: int) -> Recipe:
-    """The recipe ``transfer`` for these small photos; of the three ways, all but what stays and what learns is the same."""
+    """The recipe ``transfer`` for these small photos; the three ways differ in what stays and how fast the rest learns."""
     return get_recipe(
         "transfer",
         assignments=[
             *(f"backbone=cifar-resnet{depth}", "weights=file", f"image_size_px={IMAGE_SIZE_PX}", f"epochs={epochs}"),
-            *(f"patience_epochs={epochs}", f"head_epochs={epochs // 4}", "batch_size=32", "learning_rate=0.003"),
+            *(f"patience_epochs={epochs}", "batch_size=32", "learning_rate=0.003"),
             *("schedule=one-cycle", "crop_area_fraction=1", "crop_px=4", "flip_probability=0.5", *WAYS[way]),
         ],
     )

@@ -69,11 +69,13 @@ def test_few_photos_are_as_many_of_each_class_and_others_with_another_seed():
     assert draw_few(digits, ALL, 0) is digits
 
 
-def test_the_three_ways_differ_in_what_stays_and_what_learns_alone():
+def test_the_three_ways_differ_in_what_stays_and_how_fast_the_rest_learns():
     recipes = {way: recipe_of(20, way, 20).model_dump(mode="json") for way in WAYS}
     taken_over = {way: recipe.pop("transfer") for way, recipe in recipes.items()}
+    rates = {way: recipe.pop("learning_rate") for way, recipe in recipes.items()}
     assert recipes["new head alone"] == recipes["refined"] == recipes["from scratch"]
-    assert [taken_over[way]["frozen_fraction"] for way in WAYS][:2] == [1.0, 0.3]
+    assert rates["refined"] == rates["from scratch"]
+    assert [taken_over[way]["frozen_fraction"] for way in WAYS][:2] == [1.0, 0.0]
     assert taken_over["from scratch"]["weights"] == "none"
 
 
