@@ -45,8 +45,8 @@ WAYS: Final[Mapping[str, Sequence[str]]] = {
     "refined": ("frozen_fraction=0", "layer_decay=0.9", "head_epochs=0"),
     "from scratch": ("weights=none",),
 }
-"""What each sets. A head that learns alone takes a rate ten times as high. What is refined learns everywhere: trash is far from what
-CIFAR-10 shows, and with the first third frozen 20 photos a class gave 54 % of errors in place of 45 %."""
+"""What each sets. A head that learns alone takes a rate ten times as high. What is refined learns everywhere: trash is far from
+what CIFAR-10 shows, and with the first third frozen 20 photos a class gave 54 % of errors in place of 45 %."""
 _COLOURS: Final = {"new head alone": "tab:green", "refined": "tab:blue", "from scratch": "tab:red"}
 
 
