@@ -235,6 +235,7 @@ def train(
         dataset_sha256=dataset_sha256,
         weights=None if weights is None else str(weights),
         skip_bad=skip_bad,
+        hardware=hardware,
     )
     if checkpoints is not None:
         begun = checkpoints.begin(begun)

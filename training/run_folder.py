@@ -25,12 +25,12 @@ from torch import Tensor
 from convoy.contract.errors import ContractError, DigestMismatchError, UsageError
 from convoy.contract.files import new_folder, sha256_bytes
 from convoy.contract.manifest import TrainingFacts
+from convoy.training.loop.checkpoint import RUN_FILE as RUN_FILE
 from convoy.training.networks.classifier import ImageClassifier, build_classifier
 from convoy.training.report.page import render_report
 from convoy.training.run import Metrics, RunRecord, TrainedRun, training_facts
 
 WEIGHTS_FILE: Final = "weights.safetensors"
-RUN_FILE: Final = "run.json"
 METRICS_FILE: Final = "metrics.json"
 
 

@@ -63,7 +63,9 @@ def _shapes(_context: click.Context, _option: click.Parameter, values: tuple[str
     help="Where the model's file is.",
 )
 @click.option(
-    "--protocol", type=click.Choice(["grpc", "http"]), default="grpc", show_default=True, help="How to speak to a private server."
+    "--protocol",
+    type=click.Choice(["grpc", "http"]),
+    help="How to speak to a private server; grpc by default. A --url says it itself.",
 )
 @click.option(
     "--concurrency",
@@ -115,7 +117,7 @@ def command(
     url: str | None,
     model_version: str,
     repository: Path,
-    protocol: str,
+    protocol: str | None,
     concurrency: tuple[int, ...] | None,
     rate: tuple[float, ...] | None,
     max_outstanding: int,
@@ -146,6 +148,8 @@ def command(
     from convoy.serving.load.benching import bench, is_local, model_file
     from convoy.serving.load.plot import check_plot_path, plot
 
+    if url is not None and protocol is not None:
+        raise click.UsageError(f"--protocol goes with a private server; --url {url} says how to speak to it (grpc://, http://).")
     loads: list[Load] = [Closed(n) for n in concurrency or (() if rate else (1, 4, 16, 64))]
     loads += [Open(each, max_outstanding) for each in rate or ()]
     if plot_path is not None:
@@ -175,7 +179,7 @@ def command(
 
 
 @contextmanager
-def _server(repository: Path, model_name: str, url: str | None, protocol: str) -> Iterator[str]:
+def _server(repository: Path, model_name: str, url: str | None, protocol: str | None) -> Iterator[str]:
     """The URL of the server to measure."""
     if url is not None:
         yield url
@@ -184,7 +188,7 @@ def _server(repository: Path, model_name: str, url: str | None, protocol: str) -
 
     remark(f"Starting a private Triton on {repository / model_name} ...")
     with private_server(repository, model_name) as server:
-        yield server.grpc_url if protocol == "grpc" else server.http_url
+        yield server.http_url if protocol == "http" else server.grpc_url
 
 
 def _limit_path(path: Path | None, repository: Path, target: Target, *, local: bool) -> Path | None:

@@ -38,10 +38,13 @@ def command(url: str, model_names: tuple[str, ...], repository: Path, timeout_s:
     results = []
     with Client(url, timeout_s=timeout_s) as client:
         for name in model_names or served:
-            version = served.get(name)
+            if name not in served:
+                raise RepositoryError(f"{repository}: expected the model {name!r}, found {', '.join(sorted(served))}.")
+            version = served[name]
             if version is None:
                 raise RepositoryError(
-                    f"{repository}: expected a model {name!r} with a version to serve, found {sorted(served) or 'none'}."
+                    f"{repository / name}: expected a configuration that names the version to serve, and golden inputs to replay, "
+                    "as `convoy deploy` writes them; found none. Name the models that were deployed so."
                 )
             found = replay(client, Bundle.open(repo.version_folder(name, version)), name, str(version))
             for output, agreement in found.items():

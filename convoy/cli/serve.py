@@ -63,7 +63,7 @@ def command(
 
     Listens on 127.0.0.1. Says what is served once every model has answered its golden inputs as PyTorch did. Then follows the
     repository: what `convoy deploy` and `convoy rollback` change is loaded without dropping a request; a model whose process
-    dies is loaded again; a server that crashes is started again.
+    dies is loaded again; a server that crashes or is killed is started again.
 
     Exit status: 0 stopped, 1 a model cannot be served or the server died, 2 wrong use, or this machine lacks something
     (`convoy doctor`).
@@ -162,9 +162,11 @@ def _introduce(server: TritonServer, repository: Path, as_json: bool) -> None:
     for proof in server.served.proofs:
         click.echo(f"  {proof.model_name:{width}}  {describe(proof)}")
     click.echo(f"gRPC     {server.grpc_url}\nREST     {server.http_url}\nmetrics  {server.metrics_url}")
-    name = server.served.proofs[0].model_name
+    deployed = [proof.model_name for proof in server.served.proofs if proof.n_goldens]
+    name = (deployed or [server.served.proofs[0].model_name])[0]
     url = "" if server.ports["grpc"] == 8001 else f" --url {server.grpc_url}"
-    click.echo(f"Try\n  convoy predict {name} IMAGE.png{url}\n  curl -s {server.http_url}/v2/models/{name}\nCtrl-C stops it.")
+    predict = f"  convoy predict {name} IMAGE.png{url}\n" if deployed else ""  # others may not take images
+    click.echo(f"Try\n{predict}  curl -s {server.http_url}/v2/models/{name}\nCtrl-C stops it.")
 
 
 def _say(message: str) -> None:

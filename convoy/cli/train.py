@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 import time
@@ -12,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
 from convoy.cli.console import json_option, print_json, progress, remark, stdout_console
-from convoy.contract.errors import MissingDependencyError, UsageError
+from convoy.contract.errors import ConvoyError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from convoy.training.data import Dataset
@@ -38,7 +40,10 @@ _SECONDS_BETWEEN_LINES: Final = 3.0
 )
 @click.option("--seed", type=click.IntRange(0, 2**63 - 1), help="Of everything random. Default: 0.")
 @click.option(
-    "--weights", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Take weights over from here: `transfer`."
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Take weights over from this file or run folder: `transfer`.",
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out images that cannot be read, and name them.")
 @click.option("--device", default="auto", show_default=True, help="auto (a GPU where there is one), cpu, cuda or cuda:N.")
@@ -70,7 +75,11 @@ _SECONDS_BETWEEN_LINES: Final = 3.0
     help="How much work a crash may cost; 0: a checkpoint each step.",
 )
 @click.option(
-    "--log", type=click.Choice(("tensorboard", "mlflow")), help="Write the run down there too, under `logs` beside the run folder."
+    "--log",
+    "logs",
+    type=click.Choice(("tensorboard", "mlflow")),
+    multiple=True,
+    help="Write the run down there too, under `logs` beside the run folder; may be given twice.",
 )
 @json_option
 def command(
@@ -83,7 +92,7 @@ def command(
     skip_bad: bool,
     resume: Path | None,
     every_s: float,
-    log: str | None,
+    logs: tuple[str, ...],
     as_json: bool,
     **hardware: Any,
 ) -> None:
@@ -103,11 +112,13 @@ def command(
     # what can be wrong with the call is said before torch is imported
     from convoy.training.recipes import get_recipe
 
-    if recipe is None and (resume is None or data is not None or assignments):
+    if recipe is None and resume is None:
         raise click.UsageError("Missing argument 'RECIPE': what to train. `convoy recipes` lists them.")
+    if recipe is None and (data is not None or assignments):
+        raise click.UsageError("--resume goes on with the recipe and the data that the run began with: leave out --data and --set.")
     resolved = None if recipe is None else get_recipe(recipe, data=data, assignments=assignments)
     if weights is not None and resolved is not None:
-        resolved = _with_weights(resolved)
+        resolved = _with_weights(resolved, assignments)
     try:
         from convoy.training.loop import Hardware
         from convoy.training.run_folder import RUN_FILE, check_destination, load_run
@@ -120,7 +131,9 @@ def command(
         assert resolved is not None
         plan = _begin(resolved, out, seed or 0, weights, skip_bad)
     else:
-        plan = _go_on(resume, resolved, out, seed, weights, skip_bad)
+        plan, before = _go_on(resume, resolved, out, seed, weights, skip_bad)
+        machine = before.model_copy(update={name: value for name, value in hardware.items() if _is_given(name)})
+        machine.check()
     if resume is not None and (plan.folder / RUN_FILE).exists():  # it was stopped after its end
         done = load_run(plan.folder)
         shutil.rmtree(plan.partial, ignore_errors=True)
@@ -128,7 +141,11 @@ def command(
         return
     check_destination(plan.folder)
     try:
-        run = _train(plan, machine, every_s, log)
+        run = _train(plan, machine, every_s, logs)
+    except ConvoyError:
+        if resume is None and not (plan.partial / "checkpoint.pt").exists():
+            shutil.rmtree(plan.partial, ignore_errors=True)  # it failed before it had done anything
+        raise
     except KeyboardInterrupt as interrupt:
         if (plan.partial / "checkpoint.pt").exists():
             how = f"convoy train --resume {shlex.quote(str(plan.partial))}"
@@ -141,9 +158,19 @@ def command(
     _say(plan.folder, run.record, run.metrics, as_json=as_json)
 
 
-def _with_weights(recipe: Recipe) -> Recipe:
+def _is_given(option: str) -> bool:
+    """Whether an option stands on the command line."""
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
+
+
+def _with_weights(recipe: Recipe, assignments: tuple[str, ...]) -> Recipe:
     """The recipe for ``--weights FILE``."""
     from convoy.training.recipes import override
+
+    for assignment in assignments:
+        key, _, value = assignment.partition("=")
+        if key.strip() in ("weights", "transfer.weights") and value.strip() != "file":
+            raise UsageError(f"--weights FILE and --set {assignment} contradict each other: leave one out.")
 
     if recipe.transfer is None:
         raise UsageError(
@@ -176,9 +203,11 @@ class _Plan:
 
 
 def _begin(recipe: Recipe, out: Path | None, seed: int, weights: Path | None, skip_bad: bool) -> _Plan:
+    from convoy.training.data import check_dataset_name
     from convoy.training.loop.checkpoint import START_FILE, partial_of
     from convoy.training.run import new_run_id
 
+    recipe = recipe.model_copy(update={"data": check_dataset_name(recipe.data)})  # a folder is found again from elsewhere
     run_id = new_run_id(recipe)
     folder = out or _RUNS / run_id
     partial = partial_of(folder)
@@ -190,13 +219,19 @@ def _begin(recipe: Recipe, out: Path | None, seed: int, weights: Path | None, sk
     return _Plan(recipe, seed, run_id, weights, skip_bad, folder, partial)
 
 
-def _go_on(resume: Path, recipe: Recipe | None, out: Path | None, seed: int | None, weights: Path | None, skip_bad: bool) -> _Plan:
+def _go_on(
+    resume: Path, recipe: Recipe | None, out: Path | None, seed: int | None, weights: Path | None, skip_bad: bool
+) -> tuple[_Plan, Hardware]:
+    """Which run it is, and what it ran on."""
+    from convoy.training.data import check_dataset_name
     from convoy.training.loop.checkpoint import START_FILE, Start, find_partial, folder_of
 
     partial = find_partial(resume)
     stopped = Start.load(partial / START_FILE)
     folder = out or folder_of(partial)
-    return _Plan(
+    if recipe is not None:
+        recipe = recipe.model_copy(update={"data": check_dataset_name(recipe.data)})
+    plan = _Plan(
         recipe=recipe or stopped.recipe,
         seed=stopped.seed if seed is None else seed,
         run_id=stopped.run_id,
@@ -205,20 +240,22 @@ def _go_on(resume: Path, recipe: Recipe | None, out: Path | None, seed: int | No
         folder=folder,
         partial=partial,
     )
+    return plan, stopped.hardware
 
 
-def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> TrainedRun:
+def _train(plan: _Plan, machine: Hardware, every_s: float, logs: tuple[str, ...]) -> TrainedRun:
     from convoy.training.loop import Checkpoints, Listeners
     from convoy.training.report import logging_listener
     from convoy.training.run import train
     from convoy.training.run_folder import write_run
 
     with ExitStack() as stack:
-        record = None
-        if log is not None:  # before data is loaded: what is missing is said at once
-            record = stack.enter_context(logging_listener(log, plan.folder.parent / "logs", plan.recipe, plan.run_id))
+        records = [  # before data is loaded: what is missing is said at once
+            stack.enter_context(logging_listener(log, plan.folder.parent / "logs", plan.recipe, plan.run_id))
+            for log in dict.fromkeys(logs)
+        ]
         dataset = _load(plan)
-        listeners: list[Listener] = [stack.enter_context(training_bar()), *([record] if record is not None else [])]
+        listeners: list[Listener] = [stack.enter_context(training_bar()), *records]
         run = train(
             plan.recipe,
             dataset,
@@ -231,8 +268,9 @@ def _train(plan: _Plan, machine: Hardware, every_s: float, log: str | None) -> T
             skip_bad=plan.skip_bad,
         )
         write_run(plan.folder, run)
-        if record is not None:
+        for record in records:
             record.finish(run.metrics, plan.folder)
+            remark(f"logged to {record.place}")
     return run
 
 
@@ -368,7 +406,11 @@ def _tell(folder: Path, record: RunRecord, metrics: Metrics) -> None:
     for name, value in rows.items():
         table.add_row(name, Text(value))
     stdout_console().print(table)
-    click.echo(f"\nNext: convoy export {shlex.quote(str(folder))}")
+    named = ""
+    if record.recipe.transfer is not None:  # by itself every such model would be called after the recipe
+        word = re.sub(r"[^a-z0-9]+", "-", Path(record.recipe.data).name.lower()).strip("-")
+        named = f" --name {word}" if word else ""
+    click.echo(f"\nNext: convoy export {shlex.quote(str(folder))}{named}")
 
 
 def _percent(fraction: float, n: int) -> str:

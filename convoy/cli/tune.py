@@ -63,7 +63,7 @@ def command(
     if out.exists():
         raise click.UsageError(f"--out: expected a folder that is not there yet, found {out}.")
     machine = {"cores": _cores(), "n_gpus": _gpus()}
-    axes = axes_of(subject, **machine)
+    axes = axes_of(subject, method, **machine)
     remark(f"Tuning {model} version {subject.version} by {method.objective} ({protocol}).")
     remark("Axes: " + "; ".join(f"{axis.name} ({len(axis.choices)})" for axis in axes) + ". Each line is a candidate.")
     tuning = tune(

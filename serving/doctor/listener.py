@@ -29,8 +29,7 @@ class Listener:
     def reach(self) -> str:
         """Who can connect: "this machine", "every address", or the one address that it is bound to."""
         address = ipaddress.ip_address(self.address)
-        mapped = getattr(address, "ipv4_mapped", None)
-        address = mapped or address
+        address = getattr(address, "ipv4_mapped", None) or address
         if address.is_loopback:
             return "this machine"
         return "every address" if address.is_unspecified else str(address)
@@ -99,4 +98,5 @@ def _open_files(folder: Path) -> Iterator[str]:
 def _address(text: str) -> str:
     """An address as the kernel writes it: words of 32 bits in the machine's order, in hexadecimal."""
     data = b"".join(bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8))
-    return str(ipaddress.ip_address(data))
+    address = ipaddress.ip_address(data)
+    return str(getattr(address, "ipv4_mapped", None) or address)

@@ -19,6 +19,7 @@ from convoy.serving.load.target import Target
 from convoy.serving.load.traffic import Closed, Load
 
 _ANSWERS_IN_TURN: Final = 10
+_ARRIVALS: Final = 200
 _LONGEST_NS: Final = 30_000_000_000
 
 
@@ -41,8 +42,8 @@ def measure(
     Args:
         target: Whom it is put on.
         load: ``Closed`` or ``Open``.
-        window_s: How long a window is, at least. In a closed loop it is made ten times as long as an answer takes, though not
-            longer than 30 s.
+        window_s: How long a window is, at least. In a closed loop it is made ten times as long as an answer takes, in an open one
+            long enough for 200 arrivals, whose number differs by 7 % from window to window; though not longer than 30 s.
         max_windows: After how many windows it ends at the latest.
         stable_within: How far rate and mean latency of the last three windows may be from their mean, as a share of it.
         warm_up_s: How long the load runs before the first window.
@@ -116,7 +117,8 @@ class _Run:
     def _choose_periods(self) -> int:
         """How many periods make a window; 0 while nothing is known."""
         if not isinstance(self._load, Closed):
-            return 1
+            wanted = min(_ARRIVALS / self._load.rate_per_s * 1e9, _LONGEST_NS)
+            return max(1, math.ceil(wanted / self._period_ns))
         _, latencies = self._answers(self._reports)
         n = len(self._reports) - 1
         if not len(latencies):

@@ -55,7 +55,7 @@ class ModelEntry:
 
     Attributes:
         name: Its name.
-        served: The version that its configuration names; None where it leaves the choice to Triton or cannot be read.
+        served: The version that its configuration names; None where it leaves the choice to Triton, cannot be read or is not there.
         versions: Its versions, oldest first.
         problem: What is wrong with the model as a whole; empty where nothing is.
     """
@@ -199,6 +199,8 @@ class Repository:
     def _entry(self, name: str, *, check: bool) -> ModelEntry:
         folder = self.root / name
         versions = tuple(_version_entry(folder / str(number), number, check=check) for number in self._numbers(folder))
+        if versions and not (folder / CONFIG_FILE).exists():  # Triton, or its backend, completes it from the model's file
+            return ModelEntry(name, None, versions, "")
         try:
             config = load_config(folder / CONFIG_FILE)
             served, problem = served_version(config), ""
@@ -273,10 +275,20 @@ class Repository:
     def _check_root(self) -> None:
         if not self.root.is_dir():
             raise RepositoryError(f"{self.root}: no such model repository; `convoy deploy` makes one, --repository names another.")
+        if (self.root / CONFIG_FILE).is_file():
+            raise RepositoryError(
+                f"{self.root} is a model, not a repository of models (it has a {CONFIG_FILE}). Give the folder above it: "
+                f"{self.root.parent}"
+            )
 
     def _existing(self, name: str) -> Path:
         folder = self.model_folder(name)
         if not (folder / CONFIG_FILE).is_file():
+            if folder.is_dir():
+                raise RepositoryError(
+                    f"{folder}: expected {CONFIG_FILE}, found none: a server completes this model's configuration from its file. "
+                    "`convoy export` and `convoy deploy` make one that can be tuned and rolled back."
+                )
             have = ", ".join(entry.name for entry in self.models()) or "none"
             raise RepositoryError(f"{self.root}: expected the model {name!r}, found {have}.")
         return folder
@@ -311,6 +323,8 @@ def _holds(folder: Path, manifest: bytes) -> bool:
 
 
 def _version_entry(folder: Path, version: int, *, check: bool) -> VersionEntry:
+    if not check and not (folder / MANIFEST_FILE).exists():
+        return VersionEntry(version, None, "")  # not deployed by Convoy, or not whole: a check tells
     try:
         manifest = Bundle.open(folder).manifest if check else Manifest.load(folder / MANIFEST_FILE)
     except ContractError as error:

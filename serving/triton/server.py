@@ -37,7 +37,17 @@ RESTART_WITHIN_S = 2.0
 _POOL_THREADS = 4
 """Of an instance, for calls from model to model. Triton's 32 idle where there are none, and stay behind where a process dies."""
 
-_CRASHES = tuple(128 + number for number in (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV))
+_CRASHES = tuple(
+    128 + number
+    for number in (
+        signal.SIGABRT,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGSEGV,
+        signal.SIGKILL,
+    )  # the last: no memory
+)
 _POLL_S = 0.005
 _logger = logging.getLogger(__name__)
 
@@ -133,7 +143,7 @@ class TritonServer:
 
     @property
     def crashed(self) -> bool:
-        """Whether the server's process has ended by a fault of its own, and not because somebody ended it."""
+        """Whether the server's process has ended by a fault of its own or was killed, and was not ended in order."""
         return self._guard is not None and self._guard.poll() in _CRASHES
 
     @property

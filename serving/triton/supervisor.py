@@ -53,7 +53,8 @@ class Supervisor:
     """Watches a started server from the thread that calls ``run``.
 
     - The server's process ends: ``run`` raises ``ServerError`` with its last words. Where it crashed, which Triton now and then
-      does when a backend process dies at a bad moment, it is started again; not a fourth time within a minute.
+      does when a backend process dies at a bad moment, or was killed, as the system does where memory runs out, it is started
+      again; not a fourth time within a minute.
     - A model's backend process dies, which Triton neither mends nor shows: the model is unloaded at once, so that Triton itself
       refuses calls as unavailable instead of letting them wait, loaded again and proven, at growing intervals where it keeps dying.
     - Triton hangs in a load, because a process died before it had said its first word: the server is started again.

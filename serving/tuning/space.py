@@ -35,7 +35,7 @@ class Axis:
         return [_consistent(replace(setting, **choice)) for choice in self.choices]
 
 
-def space(start: Setting, *, cores: int, largest_batch: int, n_gpus: int = 0) -> tuple[Axis, ...]:
+def space(start: Setting, *, cores: int, largest_batch: int, n_gpus: int = 0, most_callers: int | None = None) -> tuple[Axis, ...]:
     """The axes, the one that matters most first.
 
     Args:
@@ -43,13 +43,21 @@ def space(start: Setting, *, cores: int, largest_batch: int, n_gpus: int = 0) ->
         cores: How many cores the server may use.
         largest_batch: The largest batch that the model was validated with; 0 for one without batch axis.
         n_gpus: How many GPUs the model runs on; 0 for none.
+        most_callers: How many requests of one image are in flight at the most. No batch grows larger, so that larger sizes are all
+            alike, and only noise would tell them apart.
     """
     axes = [Axis("instances and threads", tuple(_computing(cores, n_gpus)), ordered=False)]
     if largest_batch and start.max_batch_size:
         axes.append(Axis("queue delay", tuple({"max_queue_delay_microseconds": delay} for delay in DELAYS_US), ordered=True))
-        axes.append(Axis("largest batch", tuple({"max_batch_size": size} for size in _sizes(largest_batch)), ordered=True))
-        preferred = [(), *((size,) for size in _sizes(largest_batch)[:-1])]
-        axes.append(Axis("preferred batch", tuple({"preferred_batch_size": sizes} for sizes in preferred), ordered=True))
+        sizes, most = _sizes(largest_batch), most_callers or largest_batch
+        largest = [size for size in sizes if size < most or size == start.max_batch_size]
+        if largest_batch <= most and largest_batch not in largest:
+            largest.append(largest_batch)
+        if len(largest) > 1:
+            axes.append(Axis("largest batch", tuple({"max_batch_size": size} for size in largest), ordered=True))
+        preferred = [(), *((size,) for size in sizes if size <= most and size < largest_batch)]
+        if len(preferred) > 1:
+            axes.append(Axis("preferred batch", tuple({"preferred_batch_size": sizes} for sizes in preferred), ordered=True))
     return tuple(axes)
 
 

@@ -138,7 +138,7 @@ def tune(
         MissingDependencyError: The machine lacks something that Triton needs.
     """
     default = Setting.of(subject.config.message)
-    axes = space(default, cores=cores, largest_batch=subject.largest_batch, n_gpus=n_gpus)
+    axes = axes_of(subject, method, cores=cores, n_gpus=n_gpus)
     with Contest(subject.model_folder, subject.config, subject.version, method, shapes) as contest:
         found, steps = search(default, axes, contest.compare, on_step=on_step)
         _check_budget(method.objective, contest.records)
@@ -167,9 +167,10 @@ def is_gain(proof: Comparison) -> bool:
     return proof.low > 1 and proof.value >= MIN_GAIN
 
 
-def axes_of(subject: Subject, *, cores: int, n_gpus: int = 0) -> tuple[Axis, ...]:
+def axes_of(subject: Subject, method: Method, *, cores: int, n_gpus: int = 0) -> tuple[Axis, ...]:
     """The axes of a model's space."""
-    return space(Setting.of(subject.config.message), cores=cores, largest_batch=subject.largest_batch, n_gpus=n_gpus)
+    default, callers = Setting.of(subject.config.message), max(method.objective.concurrencies)
+    return space(default, cores=cores, largest_batch=subject.largest_batch, n_gpus=n_gpus, most_callers=callers)
 
 
 def medians(records: Sequence[Record], setting: Setting) -> dict[int, Point]:

@@ -185,21 +185,44 @@ def test_killed_with_9_it_leaves_nothing(serve: Serve, write_tiny_model: WriteMo
     assert_nothing_is_left(processes, names, temporary)
 
 
-def test_a_killed_server_ends_it_with_the_last_words(
+def server_of(process: subprocess.Popen[str]) -> psutil.Process | None:
+    return next((child for child in descendants(process.pid) if child.name() == "tritonserver"), None)
+
+
+def test_a_server_that_is_killed_again_and_again_ends_it_with_the_last_words(
     serve: Serve, write_tiny_model: WriteModel, tmp_path: Path, temporary: Path
 ) -> None:
     write_tiny_model(tmp_path / "repository")
     process = serve(tmp_path / "repository")
     introduction(process)
     processes, names = descendants(process.pid), segments(temporary)
+    stderr = tmp_path / "stderr"
 
-    next(child for child in processes if child.name() == "tritonserver").kill()
+    for n_killed in range(1, 5):
+        (server := server_of(process) or pytest.fail("no server")).kill()
+        wait_for(lambda gone=server: not gone.is_running(), what="its end")
+        if n_killed < 4:
+            wait_for(lambda n=n_killed: stderr.read_text().count("The server answers again") == n, 60, "a start")
+            processes += descendants(process.pid)
+            names += segments(temporary)
 
     assert process.wait(20) == 1
     said = (tmp_path / "stderr").read_text()
-    assert "tritonserver was killed by signal 9" in said
+    assert said.count("tritonserver was killed by signal 9") == 4
+    assert said.count("Starting it again") == 3
     assert "Started Metrics Service" in said
     assert_nothing_is_left(processes, names, temporary)
+
+
+def test_a_server_that_is_ended_in_order_is_not_started_again(serve: Serve, write_tiny_model: WriteModel, tmp_path: Path) -> None:
+    write_tiny_model(tmp_path / "repository")
+    process = serve(tmp_path / "repository")
+    introduction(process)
+
+    (server_of(process) or pytest.fail("no server")).terminate()
+
+    assert process.wait(30) == 1
+    assert "Starting it again" not in (tmp_path / "stderr").read_text()
 
 
 def test_calls_of_a_killed_server_fail_as_unavailable_and_do_not_hang(
@@ -225,13 +248,14 @@ def test_calls_of_a_killed_server_fail_as_unavailable_and_do_not_hang(
     with ThreadPoolExecutor(4) as pool:
         calls = [pool.submit(call, i) for i in range(4)]
         wait_for(lambda: min(answered) > 10, what="answers")
-        next(child for child in descendants(process.pid) if child.name() == "tritonserver").kill()
+        (server_of(process) or pytest.fail("no server")).kill()
         for each in calls:
             each.result(20)
 
     assert {type(error) for error, _ in failed} == {UnavailableError}
     assert max(took_s for _, took_s in failed) < 5
-    assert process.wait(20) == 1
+    with Client(urls[0], timeout_s=60) as client:
+        wait_for(lambda: client.ready("tiny"), 60, "a new start")
 
 
 def test_a_killed_guard_ends_it_and_leaves_nothing(

@@ -20,6 +20,8 @@ from click.testing import CliRunner, Result
 from convoy.cli.program import program
 from convoy.contract.errors import UsageError
 from convoy.training.data import Dataset
+from convoy.training.loop import Checkpoints, Hardware
+from convoy.training.loop.checkpoint import Start
 from convoy.training.recipes import get_recipe, recipe_names, settings
 from convoy.training.run_folder import load_run
 
@@ -179,6 +181,65 @@ def test_training_processes_do_not_outlive_the_one_that_started_them(tmp_path: P
                 return
             time.sleep(0.05)
         pytest.fail("a process of the training still runs")
+
+
+def test_a_run_goes_on_with_the_devices_that_it_began_with(convoy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran_on = []
+
+    def stop(*_: Any, hardware: Hardware, checkpoints: Checkpoints, **__: Any) -> None:
+        ran_on.append(hardware)
+        start = checkpoints.begin(Start(run_id="one", recipe=recipe, seed=0, dataset_sha256="0" * 64, hardware=hardware))
+        checkpoints.save({"of": start.run_id})
+        raise KeyboardInterrupt
+
+    recipe = get_recipe("lenet5", data="digits")
+    monkeypatch.setattr("convoy.training.run.train", stop)
+    convoy("train", "lenet5", "--out", "one", "--device", "cpu", "--devices", "2", "--strategy", "ddp")
+    convoy("train", "--resume", "one.partial")
+    convoy("train", "--resume", "one.partial", "--devices", "1")
+    assert [(hardware.device, hardware.devices, hardware.strategy) for hardware in ran_on] == [
+        ("cpu", 2, "ddp"), ("cpu", 2, "ddp"), ("cpu", 1, "ddp"),
+    ]  # fmt: skip
+
+
+def test_a_finished_run_has_nothing_to_go_on_with(convoy: Any) -> None:
+    assert convoy("train", "lenet5", *QUICK, "--out", "one").exit_code == 0
+    result = convoy("train", "--resume", "one")
+    assert isinstance(result.exception, UsageError)
+    assert "has come to its end" in str(result.exception)
+
+
+def test_what_fails_before_its_first_step_leaves_nothing(convoy: Any, tmp_path: Path) -> None:
+    (tmp_path / "no-weights").write_bytes(b"")
+    result = convoy("train", "transfer", "--weights", "no-weights", "--set", "backbone=lenet5", "--set", "image_size_px=28")
+    assert result.exit_code == 1
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["no-weights"]
+
+
+def test_a_run_folder_gives_weights_and_the_next_step_names_the_model_after_the_data(convoy: Any) -> None:
+    assert convoy("train", "lenet5", *QUICK, "--out", "donor").exit_code == 0
+    how = ("--set", "backbone=lenet5", "--set", "image_size_px=28", "--set", "dropout=0", "--set", "head_epochs=0")
+    result = convoy("train", "transfer", *QUICK, "--data", "digits", "--weights", "donor", *how, "--out", "refined")
+    assert result.exit_code == 0, result.output
+    assert "Next: convoy export refined --name digits" in result.output
+
+
+def test_weights_from_a_file_and_from_nowhere_contradict_each_other(convoy: Any) -> None:
+    result = convoy("train", "transfer", "--weights", "file", "--set", "weights=none")
+    assert isinstance(result.exception, UsageError)
+    assert "--set weights=none contradict each other" in str(result.exception)
+
+
+def test_a_folder_of_images_is_recorded_by_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_digits: Dataset
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for label in ("a", "b"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+    monkeypatch.setattr("convoy.training.data.load_dataset", lambda name, **kwargs: replace(few_digits, name=name))
+    result = CliRunner().invoke(program, ["train", "lenet5", "--data", "photos", *QUICK, "--out", "one"])
+    assert result.exit_code == 0, result.output
+    assert load_run(tmp_path / "one").run.recipe.data == str(tmp_path / "photos")
 
 
 def test_recipes_lists_what_train_knows(convoy: Any) -> None:

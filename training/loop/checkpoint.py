@@ -21,10 +21,12 @@ import torch
 from convoy.contract.errors import ContractError, TrainingError, UsageError
 from convoy.contract.files import Document, new_file, sha256_file
 from convoy.contract.manifest import Sha256
+from convoy.training.loop.hardware import Hardware
 from convoy.training.recipes.recipe import Recipe
 
 PARTIAL_SUFFIX: Final = ".partial"
 START_FILE: Final = "start.json"
+RUN_FILE: Final = "run.json"
 CHECKPOINT_FILE: Final = "checkpoint.pt"
 EVERY_S: Final = 30.0
 _FORM: Final = 1
@@ -41,6 +43,7 @@ class Start(Document):
         dataset_sha256: ``Dataset.sha256()``.
         weights: The file whose weights were taken over.
         skip_bad: Whether images that cannot be read were left out.
+        hardware: What it ran on.
     """
 
     schema_version: Literal[1] = 1
@@ -50,6 +53,7 @@ class Start(Document):
     dataset_sha256: Sha256
     weights: str | None = None
     skip_bad: bool = False
+    hardware: Hardware = Hardware()
 
 
 def partial_of(run_folder: Path) -> Path:
@@ -74,6 +78,8 @@ def find_partial(path: Path) -> Path:
     for folder in (path, path.parent, partial_of(path)):
         if folder.name.endswith(PARTIAL_SUFFIX) and (folder / START_FILE).is_file():
             return folder
+    if any((folder / RUN_FILE).is_file() for folder in (path, path.parent)):
+        raise UsageError(f"--resume {path}: this run has come to its end; there is nothing to go on with.")
     raise UsageError(
         f"--resume {path}: expected a run that was stopped before its end, such as runs/RUN{PARTIAL_SUFFIX} with {START_FILE} in "
         "it; found none. What was stopped before its first step may leave none: train again."
@@ -194,7 +200,7 @@ def _differences(stopped: Mapping[str, Any], now: Mapping[str, Any], prefix: str
     found: list[str] = []
     for name, value in stopped.items():
         other = now.get(name)
-        if name == "run_id" or value == other:
+        if name in ("run_id", "hardware") or value == other:
             continue
         if isinstance(value, dict) and isinstance(other, dict):
             found += _differences(value, other, f"{prefix}{name}.")

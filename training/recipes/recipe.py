@@ -223,5 +223,7 @@ class Recipe(_Part):
         if self.augmentation.mixup_alpha and self.label_smoothing:
             raise ValueError("mixup_alpha and label_smoothing both soften the targets: expected one of them above 0")
         if self.transfer is not None and self.transfer.head_epochs > self.epochs:
-            raise ValueError(f"head_epochs: expected at most epochs, {self.epochs}")
+            raise ValueError(
+                f"head_epochs: expected at most epochs, {self.epochs}, found {self.transfer.head_epochs} (add --set head_epochs=0)"
+            )
         return self

@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 _LEAST_SHARE: Final = 0.5
 """Weights that fit fewer of the tensors outside the head are those of another network."""
 
+_LEAST_SHARE_OF_FILE: Final = 0.8
+"""A file of which fewer tensors fit holds a larger network of the kind: its layers do other work here."""
+
 _COUNTER: Final = "num_batches_tracked"
 """Of batch norms: old files have none, and with a fixed momentum it decides nothing."""
 
@@ -112,11 +115,7 @@ def expected_preprocessing(recipe: Recipe, weights: Path | None = None) -> Prepr
 
 def _rename(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights under the network's names: without the prefix whose removal lets most fit, and old names made new."""
-    prefixes = {""}
-    for name in found:
-        parts = name.split(".")[:-1]
-        prefixes.update(".".join(parts[: i + 1]) + "." for i in range(len(parts)))
-    prefix = max(sorted(prefixes, key=len), key=lambda prefix: _n_fitting(found, expected, prefix))
+    prefix = _prefix_of(found, expected)
     renamed: dict[str, Tensor] = {}
     for name, tensor in found.items():
         bare = name.removeprefix(prefix)
@@ -125,6 +124,14 @@ def _rename(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict
                 bare = pattern.sub(replacement, bare)
         renamed[bare] = tensor
     return renamed
+
+
+def _prefix_of(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    prefixes = {""}
+    for name in found:
+        parts = name.split(".")[:-1]
+        prefixes.update(".".join(parts[: i + 1]) + "." for i in range(len(parts)))
+    return max(sorted(prefixes, key=len), key=lambda prefix: _n_fitting(found, expected, prefix))
 
 
 def _n_fitting(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], prefix: str) -> int:
@@ -179,6 +186,15 @@ def _check(match: _Match, source: Weights, expected: Mapping[str, Tensor], block
             f"{source.source}: expected the weights of this network, found {n_taken} of its {n_wanted} tensors outside the head "
             f"({n_taken / n_wanted:.0%}). The network has {_some(expected)}; the weights have {_some(source.tensors)}. "
             "Is this the backbone that they were trained for (--set backbone=NETWORK)?"
+        )
+    prefix = _prefix_of(source.tensors, expected)
+    n_own = sum(name.startswith(prefix) and not name.endswith(_COUNTER) for name in source.tensors)
+    n_used = n_taken + len(match.misfits) + sum(new.found is not None for new in match.replaced)
+    if n_used < _LEAST_SHARE_OF_FILE * n_own:
+        raise ContractError(
+            f"{source.source}: expected the weights of this network, found those of a larger one: {n_own - n_used} of its {n_own} "
+            f"tensors have no place here, such as {_some(match.unexpected, 2)}. Is this the backbone that they were trained for "
+            "(--set backbone=NETWORK)?"
         )
     if match.misfits:
         raise ContractError(

@@ -84,11 +84,10 @@ def _unpickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"it asks for {asked[1]}" if asked else str(error).partition("\n")[0]
-        raise ContractError(
-            f"{path}: expected tensors alone, found a pickle that builds other Python objects ({what}), which could run any code: "
-            f"not read. {_ADVICE}"
-        ) from error
+        found = "a pickle of another kind"
+        if asked:
+            found = f"a pickle that builds other Python objects (it asks for {asked[1]}), which could run any code"
+        raise ContractError(f"{path}: expected tensors alone, found {found}: not read. {_ADVICE}") from error
     except Exception as error:  # torch's reader meets damage with whatever its parts raise
         reason = " ".join(str(error).split())[:200]
         raise ContractError(

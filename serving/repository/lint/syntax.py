@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from google.protobuf import text_format
 
 from convoy.serving.repository.configuration.scanner import Field, ScanError, scan
 from convoy.serving.repository.configuration.schema import CONFIG, is_repeated
 from convoy.serving.repository.configuration.text import Position, position_in, said
+
+_WHOLE: Final = re.compile(r"-?(\d+|0[xX][0-9a-fA-F]+)")
+_QUOTES: Final = ("'", '"')
 
 
 class Fault(NamedTuple):
@@ -54,6 +58,8 @@ def _faults(text: str, fields: tuple[Field, ...], parent: Any) -> Iterator[Fault
                 yield from _faults(text, element.body, field.descriptor.message_type)
             elif element.body is None and field.descriptor.enum_type is not None and not word.lstrip("-").isdecimal():
                 yield from _enum_fault(text, element.start, word, field)
+            elif element.body is None:
+                yield from _scalar_fault(text, element.start, word, field)
 
 
 def _enum_fault(text: str, offset: int, word: str, field: Field) -> Iterator[Fault]:
@@ -61,6 +67,22 @@ def _enum_fault(text: str, offset: int, word: str, field: Field) -> Iterator[Fau
     if word not in names:
         expected = ", ".join(names)
         yield Fault(position_in(text, offset), f"{field.name}: expected one of {expected}, found {word}.{_meant(word, names)}")
+
+
+def _scalar_fault(text: str, offset: int, word: str, field: Field) -> Iterator[Fault]:
+    kind, descriptor = field.descriptor.cpp_type, field.descriptor
+    quoted = word.startswith(_QUOTES)
+    if kind in (descriptor.CPPTYPE_INT32, descriptor.CPPTYPE_INT64, descriptor.CPPTYPE_UINT32, descriptor.CPPTYPE_UINT64):
+        wrong, expected = _WHOLE.fullmatch(word) is None, "a whole number"
+    elif kind == descriptor.CPPTYPE_BOOL:
+        wrong, expected = word not in ("true", "false", "True", "False", "t", "f", "0", "1"), "true or false"
+    elif kind == descriptor.CPPTYPE_STRING:
+        wrong, expected = not quoted, "a string in quotes"
+    else:
+        return
+    if wrong:
+        advice = " Remove the quotes." if quoted and word.strip("'\"").lstrip("-").isdecimal() else ""
+        yield Fault(position_in(text, offset), f"{field.name}: expected {expected}, found {word}.{advice}")
 
 
 def _meant(word: str, names: Any) -> str:

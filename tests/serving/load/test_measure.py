@@ -170,7 +170,7 @@ def test_an_open_loop_charges_a_stall_to_all_who_would_have_come_and_a_closed_lo
     quiet = {"window_s": 0.5, "max_windows": 4, "warm_up_s": 0.1, "stable_within": 0.001}
     closed_server, open_server = (http_server(_StallsOnce(after_s=0.5, stall_s=0.5)) for _ in range(2))
     closed = measure(http_target(closed_server.port), Closed(1), **quiet)
-    opened = measure(http_target(open_server.port), Open(300.0, max_outstanding=400), **quiet)
+    opened = measure(http_target(open_server.port), Open(400.0, max_outstanding=400), **quiet)
     assert closed.latency_ms is not None
     assert opened.latency_ms is not None
     assert closed.latency_ms.max > 450  # one request saw it

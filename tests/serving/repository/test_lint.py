@@ -144,7 +144,9 @@ def test_folders_that_are_no_models_are_named_and_hidden_ones_are_not(root, add)
         ("model_metrics { }", "the server that `convoy serve` starts does not know it"),
         ("instance_group { kind: KIND_GPU }", "KIND_AUTO without gpus runs on any machine"),
         ("\xff", "expected a field"),
-        ('max_batch_size: "8"', "Couldn't parse integer"),
+        ('max_batch_size: "8"', 'max_batch_size: expected a whole number, found "8". Remove the quotes.'),
+        ("input { name: image }", "name: expected a string in quotes, found image."),
+        ("input { optional: yes }", "optional: expected true or false, found yes."),
     ],
 )
 def test_what_else_is_said(root, add, config, expected):

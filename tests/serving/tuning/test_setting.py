@@ -95,3 +95,19 @@ def test_no_batch_is_larger_than_the_largest() -> None:
     assert {setting.max_batch_size for setting in every} == {4, 8, 16, 32, 48}
     assert all(size <= setting.max_batch_size for setting in every for size in setting.preferred_batch_size)
     assert len(every) == len(set(every))
+
+
+@pytest.mark.parametrize(
+    ("callers", "largest", "preferred"),
+    [(1, None, None), (4, None, {4}), (16, {4, 8, 64}, {4, 8, 16}), (64, {4, 8, 16, 32, 64}, {4, 8, 16, 32})],
+)
+def test_batches_that_the_callers_cannot_fill_are_not_tried(
+    callers: int, largest: set[int] | None, preferred: set[int] | None
+) -> None:
+    axes = space(Setting(64, (), 0, 1, None), cores=2, largest_batch=64, most_callers=callers)
+    found = {axis.name: axis.choices for axis in axes}
+
+    sizes = {choice["max_batch_size"] for choice in found["largest batch"]} if "largest batch" in found else None
+    assert sizes == largest
+    tried = {size for choice in found.get("preferred batch", ()) for size in choice["preferred_batch_size"]} or None
+    assert tried == preferred

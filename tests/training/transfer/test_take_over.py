@@ -174,6 +174,15 @@ def test_a_run_folder_gives_its_weights(
     assert "normalised with mean" in caplog.text
 
 
+def test_the_weights_of_a_deeper_network_are_refused(
+    donor: ImageClassifier, fresh: ImageClassifier, transfer_recipe: Make, tmp_path: Path
+) -> None:
+    deeper = {name.replace("layer2.1", f"layer2.{block}"): tensor for block in range(1, 4) for name, tensor in state(donor).items()}
+    save_pt({f"module.{name}": tensor for name, tensor in deeper.items()}, tmp_path / "w")
+    with pytest.raises(ContractError, match=r"a larger one: \d+ of its \d+ tensors have no place here, such as layer2\.2"):
+        take_over(fresh, transfer_recipe(), tmp_path / "w")
+
+
 def test_pixels_are_what_a_run_saw_and_for_other_files_what_is_usual(
     donor: ImageClassifier, trained: TrainedRun, transfer_recipe: Make, tmp_path: Path
 ) -> None:
