@@ -53,6 +53,7 @@ class DatasetFacts(Document):
         sha256: ``Dataset.sha256()``: of all pixels and labels, split by split.
         counts: By split, how many images each class has, in the order of the labels.
         skipped: Files that were left out because they cannot be read, and why.
+        remarks: What is to be known about the data, such as images that are in two splits.
     """
 
     name: str
@@ -62,6 +63,7 @@ class DatasetFacts(Document):
     sha256: Sha256
     counts: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, dataset: Dataset, sha256: str) -> DatasetFacts:
@@ -74,6 +76,7 @@ class DatasetFacts(Document):
             sha256=sha256,
             counts=dataset.counts(),
             skipped=dataset.skipped,
+            remarks=dataset.remarks,
         )
 
 

@@ -14,6 +14,7 @@ from convoy.training.report.calibration import Calibration, CalibrationErrors
 from convoy.training.report.page import REPORT_FILE, render_page, render_report
 from convoy.training.report.per_class import score_classes
 from convoy.training.run import TrainedRun
+from convoy.training.transfer.report import BlockTakeOver, TakeOver
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAQAAAC1HAwCAAAAC0lEQVR42mNkYAAAAAYAAjCB0C8AAAAASUVORK5CYII=")
 PLAIN = {"curves.png": PIXEL, "confusion.png": PIXEL, "calibration.png": PIXEL}
@@ -135,3 +136,15 @@ def test_the_temperature_is_explained(trained: TrainedRun, temperature: float, r
     text = " ".join(Page(render_page(run, PLAIN)).text.split())
     assert says in text
     assert ("is no lower for it" in text) == (temperature != 1)
+
+
+def test_what_is_to_be_known_about_the_data_and_the_weights_is_said(trained: TrainedRun) -> None:
+    block = BlockTakeOver(name="conv1", n_parameters=9, n_taken_over=9, factor=0.5)
+    taken = TakeOver(weights="file", source="resnet20.th", sha256="0" * 64, blocks=(block,))
+    facts = trained.record.dataset.model_copy(update={"remarks": ("a.jpg = b.jpg",), "skipped": ("c.jpg: cut <short>",)})
+    told = replace(trained, record=trained.record.model_copy(update={"dataset": facts, "take_over": taken}))
+    text = Page(render_page(told, PLAIN)).text
+    for words in ("About the data", "a.jpg = b.jpg", "left out: c.jpg: cut <short>", "Weights taken over", "weights: resnet20.th"):
+        assert words in text
+    assert "About the data" not in Page(render_page(trained, PLAIN)).text
+    assert "Weights taken over" not in Page(render_page(trained, PLAIN)).text
