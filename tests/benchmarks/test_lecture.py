@@ -49,6 +49,10 @@ def test_every_run_behind_the_page_was_made_with_the_settings_of_today_and_stand
     assert len(of_rows(runs, ROWS, seeds=lecture.SEEDS)) == len(runs) > 0
 
 
+def test_every_row_of_the_page_is_measured():
+    assert {run.row for run in read_runs(DOCS / "lecture.jsonl")} == {row.name for row in ROWS}
+
+
 def test_every_row_of_the_page_lies_in_its_band():
     found = outcomes(ROWS, of_rows(read_runs(DOCS / "lecture.jsonl"), ROWS, seeds=lecture.SEEDS))
     result = document("lecture", lecture.figures_of(found.values()))

@@ -62,7 +62,10 @@ def launch(tmp_path: Path) -> Launch:
 
     @contextmanager
     def start(*options: str) -> Iterator[Running]:
-        ports = [free_port() for _ in range(3)]
+        ports: list[int] = []
+        while len(ports) < 3:
+            if (port := free_port()) not in ports:  # a port is free again when it has been found
+                ports.append(port)
         words = [str(installation.server), f"--model-repository={repository}"]
         words += [f"--{name}-port={port}" for name, port in zip(("http", "grpc", "metrics"), ports, strict=True)]
         environment = {**os.environ, "LD_LIBRARY_PATH": str(installation.libraries)}
