@@ -162,8 +162,9 @@ def _introduce(server: TritonServer, repository: Path, as_json: bool) -> None:
     for proof in server.served.proofs:
         click.echo(f"  {proof.model_name:{width}}  {describe(proof)}")
     click.echo(f"gRPC     {server.grpc_url}\nREST     {server.http_url}\nmetrics  {server.metrics_url}")
-    deployed = [proof.model_name for proof in server.served.proofs if proof.n_goldens]
-    name = (deployed or [server.served.proofs[0].model_name])[0]
+    proofs = sorted(server.served.proofs, key=lambda proof: -proof.n_goldens)
+    deployed = [proof.model_name for proof in proofs if (repository / proof.model_name / "config.pbtxt").exists()]
+    name = (deployed or [proofs[0].model_name])[0]
     url = "" if server.ports["grpc"] == 8001 else f" --url {server.grpc_url}"
     predict = f"  convoy predict {name} IMAGE.png{url}\n" if deployed else ""  # others may not take images
     click.echo(f"Try\n{predict}  curl -s {server.http_url}/v2/models/{name}\nCtrl-C stops it.")

@@ -286,6 +286,7 @@ def test_a_start_clears_away_what_a_dead_server_left_and_nothing_of_others(
 
     # The guard first, and the server before it can end in order: nobody is left who could clear up.
     guard, server, stub = descendants(doomed.pid)
+    doomed.send_signal(signal.SIGSTOP)  # it would notice at once
     for killed in (guard, server, stub, psutil.Process(doomed.pid)):
         killed.kill()
     doomed.wait(20)
