@@ -243,9 +243,9 @@ def draw(trials: Sequence[Trial]) -> bytes:
             continue
         numbers = [group[0].n_train for group in groups]
         errors = [[100 * trial.top1_error for trial in group] for group in groups]
-        style = "-" if depth == 20 else "--"
+        style, marker = ("-", "o") if depth == 20 else ("--", "s")
         means = [statistics.mean(group) for group in errors]
-        axes.plot(numbers, means, style, marker="o", markersize=3, color=_COLOURS[way], label=f"ResNet-{depth}, {way}")
+        axes.plot(numbers, means, style, marker=marker, markersize=4, color=_COLOURS[way], label=f"ResNet-{depth}, {way}")
         axes.fill_between(numbers, [min(g) for g in errors], [max(g) for g in errors], color=_COLOURS[way], alpha=0.12, linewidth=0)
     axes.set_xscale("log")
     axes.set(xlabel="training photos", ylabel="wrong, % of 431 test photos", title="TrashNet at 32x32, six classes")
