@@ -125,7 +125,8 @@ def _row(entry: ModelEntry, version: VersionEntry, flagged: set[str] | None) -> 
     noted = bool(version.problem or (entry.problem and (served or entry.served is None)))
     problem = _SEE_BELOW if (noted if flagged is None else entry.name in flagged) else ""
     if version.manifest is None:
-        return [entry.name, str(version.version), "served" if served else "", "", "", "not by convoy deploy", problem]
+        source = "" if version.problem else "not by convoy deploy"
+        return [entry.name, str(version.version), "served" if served else "", "", "", source, problem]
     accuracy, training = version.manifest.accuracy, version.manifest.training
     measured = [f"{accuracy.onnxruntime:.2%}", f"{accuracy.n:,} images of {accuracy.split}"] if accuracy else ["", ""]
     source = training.run_id if training else "trained elsewhere"

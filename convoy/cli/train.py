@@ -126,14 +126,13 @@ def command(
         raise MissingDependencyError(f"training needs {error.name}: pip install '.[train]' in Convoy's folder.") from error
 
     machine = Hardware(**hardware)
-    machine.check()
     if resume is None:
         assert resolved is not None
         plan = _begin(resolved, out, seed or 0, weights, skip_bad)
     else:
         plan, before = _go_on(resume, resolved, out, seed, weights, skip_bad)
         machine = before.model_copy(update={name: value for name, value in hardware.items() if _is_given(name)})
-        machine.check()
+    machine.check()
     if resume is not None and (plan.folder / RUN_FILE).exists():  # it was stopped after its end
         done = load_run(plan.folder)
         shutil.rmtree(plan.partial, ignore_errors=True)
