@@ -87,6 +87,8 @@ def command(
     """  # noqa: D301  click's mark for text that is not to be wrapped
     from convoy.training.recipes import get_recipe
 
+    if plot is not None:
+        _check_plot(plot)
     resolved = get_recipe(recipe, data=data, assignments=assignments)
     try:
         from convoy.training.anatomy import examine, outline
@@ -94,6 +96,7 @@ def command(
         from convoy.training.networks import build_network
     except ImportError as error:
         raise MissingDependencyError(f"networks need {error.name}: pip install '.[train]' in Convoy's folder.") from error
+    from convoy.contract.files import write_bytes
     from convoy.contract.image import ImageSpec
 
     side, channels = _image(resolved, image_size)
@@ -110,12 +113,19 @@ def command(
     if plot is not None:
         from convoy.training.anatomy.picture import draw_fields
 
-        plot.write_bytes(draw_fields(anatomy, rows, title=f"{resolved.name}: what the feature in the middle sees"))
+        write_bytes(plot, draw_fields(anatomy, rows, title=f"{resolved.name}: what the feature in the middle sees"))
         remark(f"convoy: the receptive fields are drawn in {plot}")
     if as_json:
         print_json(_document(resolved, anatomy, n_classes, comparisons))
     else:
         _tell(resolved, anatomy, n_classes, rows, comparisons)
+
+
+def _check_plot(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise click.BadParameter(f"{path}: expected a file whose name ends with .png.", param_hint="'--plot'")
+    if not path.parent.is_dir():
+        raise click.BadParameter(f"{path}: expected a place in a folder that is there; {path.parent} is none.", param_hint="'--plot'")
 
 
 def _image(recipe: Recipe, image_size: int | None) -> tuple[int, int]:

@@ -77,7 +77,9 @@ def _show(name: str, data: str | None, as_json: bool) -> None:
     for heading in ("field", f"value on {recipe.data}", "what it does"):
         table.add_column(heading)
     for setting in settings(recipe):
-        table.add_row(setting.key, _show_value(setting.value), Text(setting.description))
+        told = all(choice in setting.description for choice in setting.choices)
+        choices = "" if told else f" ({', '.join(setting.choices)})"
+        table.add_row(setting.key, _show_value(setting.value), Text(setting.description + choices))
     stdout_console().print(table)
     click.echo(f"\nconvoy train {recipe.name} --data {recipe.data} --set epochs={max(1, recipe.epochs // 2)}")
 

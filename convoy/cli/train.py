@@ -223,7 +223,7 @@ def _go_on(
 ) -> tuple[_Plan, Hardware]:
     """Which run it is, and what it ran on."""
     from convoy.training.data import check_dataset_name
-    from convoy.training.loop.checkpoint import START_FILE, Start, find_partial, folder_of
+    from convoy.training.loop.checkpoint import START_FILE, Start, check_is_same, find_partial, folder_of
 
     partial = find_partial(resume)
     stopped = Start.load(partial / START_FILE)
@@ -239,6 +239,9 @@ def _go_on(
         folder=folder,
         partial=partial,
     )
+    weights_given = None if plan.weights is None else str(plan.weights)
+    named = {"recipe": plan.recipe, "seed": plan.seed, "weights": weights_given, "skip_bad": plan.skip_bad}
+    check_is_same(partial, stopped, stopped.model_copy(update=named))  # before data is read
     return plan, stopped.hardware
 
 
@@ -274,6 +277,7 @@ def _train(plan: _Plan, machine: Hardware, every_s: float, logs: tuple[str, ...]
 
 
 def _load(plan: _Plan) -> Dataset:
+    from convoy.export.gate.evidence import MIN_IMAGES
     from convoy.training.data import DataLocation, load_dataset
 
     recipe = plan.recipe
@@ -294,6 +298,11 @@ def _load(plan: _Plan) -> Dataset:
         )
     for line in (*(f"left out: {file}" for file in dataset.skipped), *dataset.remarks):
         remark(line)
+    if len(dataset.test) < MIN_IMAGES:
+        remark(
+            f"convoy: the test split holds {len(dataset.test):,} images; with fewer than {MIN_IMAGES} the export leaves the "
+            "accuracy undecided and `convoy deploy` refuses the model. Add images."
+        )
     return dataset
 
 

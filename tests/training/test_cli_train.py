@@ -56,7 +56,7 @@ def test_where_stderr_is_no_terminal_epochs_are_told_as_lines(convoy: Any, monke
     result = convoy("train", "lenet5", *QUICK, "--set", "epochs=3", "--json")
     assert result.exit_code == 0, result.output
     json.loads(result.stdout)
-    lines = result.stderr.splitlines()
+    lines = [line for line in result.stderr.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 3
     for number, line in enumerate(lines, start=1):
         left = r", about \d+ s left" if number < 3 else ""
@@ -66,7 +66,7 @@ def test_where_stderr_is_no_terminal_epochs_are_told_as_lines(convoy: Any, monke
 def test_short_epochs_are_not_all_told(convoy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convoy.cli.train._SECONDS_BETWEEN_LINES", 3600.0)
     result = convoy("train", "lenet5", *QUICK, "--set", "epochs=4")
-    assert [line.split(":")[0] for line in result.stderr.splitlines()] == ["epoch 1 of 4", "epoch 4 of 4"]
+    assert [line.split(":")[0] for line in result.stderr.splitlines() if line.startswith("epoch ")] == ["epoch 1 of 4", "epoch 4 of 4"]
 
 
 def test_on_a_terminal_the_bar_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +200,25 @@ def test_a_run_goes_on_with_the_devices_that_it_began_with(convoy: Any, tmp_path
     assert [(hardware.device, hardware.devices, hardware.strategy) for hardware in ran_on] == [
         ("cpu", 2, "ddp"), ("cpu", 2, "ddp"), ("cpu", 1, "ddp"),
     ]  # fmt: skip
+
+
+def test_another_run_is_told_apart_before_data_is_read(convoy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any, checkpoints: Checkpoints, **__: Any) -> None:
+        start = Start(run_id="one", recipe=get_recipe("lenet5", data="digits"), seed=0, dataset_sha256="0" * 64)
+        checkpoints.save({"of": checkpoints.begin(start).run_id})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convoy.training.run.train", interrupt)
+    convoy("train", "lenet5", "--out", "one")
+    monkeypatch.setattr("convoy.training.data.load_dataset", lambda *_, **__: pytest.fail("data was read"))
+    result = convoy("train", "lenet5", "--set", "epochs=3", "--seed", "1", "--resume", "one.partial")
+    assert isinstance(result.exception, UsageError)
+    assert "cannot go on with epochs=3 instead of 30; seed=1 instead of 0. Give" in str(result.exception)
+
+
+def test_a_test_split_that_the_export_cannot_decide_on_is_said_at_the_start(convoy: Any) -> None:
+    result = convoy("train", "lenet5", *QUICK)
+    assert "the test split holds 40 images; with fewer than 100" in result.stderr
 
 
 def test_a_finished_run_has_nothing_to_go_on_with(convoy: Any) -> None:

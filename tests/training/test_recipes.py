@@ -70,6 +70,14 @@ def test_set_changes_fields_of_groups_and_the_last_one_wins() -> None:
     assert recipe.normalisation.polarity == "as-is"
 
 
+def test_settings_list_the_values_that_a_field_may_have() -> None:
+    choices = {setting.key: setting.choices for setting in settings(get_recipe("lenet5"))}
+    assert choices["architecture.pooling"] == ("max", "average")
+    assert choices["architecture.activation"][:2] == ("identity", "logistic")
+    assert choices["optimizer"] == ("sgd", "adamw")
+    assert choices["epochs"] == choices["normalisation.mean"] == ()
+
+
 def test_what_set_changes_is_all_that_settings_lists() -> None:
     recipe = get_recipe("lenet5")
     for setting in settings(recipe):
@@ -89,6 +97,7 @@ def test_what_set_changes_is_all_that_settings_lists() -> None:
         ("name=mine", "cannot be set"),
         ("data=mnist", "chosen with --data"),
         ("epochs=many", 'epochs: expected a valid integer.*, found "many"'),
+        ("normalisation.mean=0.1", r"expected a valid array, found 0.1. Write a list: --set 'normalisation.mean=\[0.1\]'"),
         ("epochs=1.5", "epochs: expected a valid integer.*found 1.5"),
         ("epochs=true", "epochs: expected a valid integer.*found true"),
         ("epochs=0", "greater than or equal to 1"),

@@ -68,9 +68,7 @@ def load_folder(
     good = np.setdiff1d(np.arange(len(order)), list(photographs.damaged))
     remarks = [*listing.remarks]
     if skipped:
-        remarks.append(
-            f"images that cannot be read and were left out: {len(skipped):,} of {len(paths):,} ({names(skipped, _N_NAMED)})."
-        )
+        remarks.append(f"images that cannot be read and were left out: {len(skipped):,} of {len(paths):,}.")
     splits = _cut(listing, photographs, order[good], {name: len(indices) for name, indices in divided.items()}, good)
     _check_classes(root, listing.classes, splits["train"])
     remarks += _copies(splits, listing.classes)

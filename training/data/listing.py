@@ -65,10 +65,11 @@ class Listing:
         needed = 1 + len(drawn)
         few = [f"{name} ({n:,})" for name, n in zip(self.classes, counts, strict=True) if n < needed]
         if few:
+            first = self.paths[int(np.flatnonzero(self.labels == int(np.argmax(counts < needed)))[0])]
             what = f"train, {', '.join(reversed(drawn))}" if drawn else "train"
             raise DataError(
                 f"{self.root}: expected at least {needed} image{'s' * (needed > 1)} of each class for {what}, "
-                f"found fewer of {names(few)}. Add images of it, or remove the class."
+                f"found fewer of {names(few)}, such as {first}. Add images of it, or remove the class."
             )
 
 

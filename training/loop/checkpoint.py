@@ -86,6 +86,20 @@ def find_partial(path: Path) -> Path:
     )
 
 
+def check_is_same(folder: Path, stopped: Start, start: Start) -> None:
+    """Make sure that ``start`` is the run that was stopped in ``folder``; its name and its hardware may differ.
+
+    Raises:
+        UsageError: It is another: of another recipe, seed or data.
+    """
+    differing = _differences(stopped.model_dump(mode="json"), start.model_dump(mode="json"))
+    if differing:
+        raise UsageError(
+            f"{folder}: another run was stopped here; it cannot go on with {'; '.join(differing)}. "
+            "Give what it was started with, or train anew without --resume."
+        )
+
+
 class Checkpoints:
     """Keeps the newest state of one run.
 
@@ -113,12 +127,7 @@ class Checkpoints:
         path = self.folder / START_FILE
         if path.exists():
             stopped = Start.load(path)
-            differing = _differences(stopped.model_dump(mode="json"), start.model_dump(mode="json"))
-            if differing:
-                raise UsageError(
-                    f"{self.folder}: another run was stopped here; it cannot go on with {'; '.join(differing)}. "
-                    "Give what it was started with, or train anew without --resume."
-                )
+            check_is_same(self.folder, stopped, start)
             start = stopped
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +214,8 @@ def _differences(stopped: Mapping[str, Any], now: Mapping[str, Any], prefix: str
         if isinstance(value, dict) and isinstance(other, dict):
             found += _differences(value, other, f"{prefix}{name}.")
         elif name == "dataset_sha256":
-            found.append("other data (images, labels or splits differ)")
+            if stopped.get("seed") == now.get("seed"):  # another seed splits the same images otherwise
+                found.append("other data (images, labels or splits differ)")
         else:
             found.append(f"{prefix.removeprefix('recipe.')}{name}={other} instead of {value}")
     return found

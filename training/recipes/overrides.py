@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -32,16 +32,19 @@ class Setting:
         key: Its name, dotted where it is part of a group (``augmentation.shift_px``).
         value: Its value in the recipe.
         description: What it does, with the unit.
+        choices: The values that it may have, where they are named ones.
     """
 
     key: str
     value: Any
     description: str
+    choices: tuple[str, ...] = ()
 
 
 def settings(recipe: Recipe) -> tuple[Setting, ...]:
     """All fields of ``recipe`` that ``--set`` changes, in their order; what its network does not offer is not among them."""
-    backbone = () if recipe.transfer is None else (Setting(BACKBONE, recipe.network, "the network that is taken over"),)
+    what = "the network that is taken over: one of torchvision's, or cifar-resnet20 to 56"
+    backbone = () if recipe.transfer is None else (Setting(BACKBONE, recipe.network, what),)
     return (*backbone, *_settings(recipe, ""))
 
 
@@ -51,7 +54,14 @@ def _settings(part: BaseModel, prefix: str) -> Iterator[Setting]:
         if isinstance(value, BaseModel):
             yield from _settings(value, f"{prefix}{name}.")
         elif prefix + name not in _FIXED and not _is_absent(recipe_part=part, name=name):
-            yield Setting(prefix + name, value, info.description or "")
+            yield Setting(prefix + name, value, info.description or "", _choices(info.annotation))
+
+
+def _choices(annotation: Any) -> tuple[str, ...]:
+    """The strings that a field of this type may hold; none where it may hold other values than named ones."""
+    if get_origin(annotation) is Literal:
+        return tuple(map(str, get_args(annotation)))
+    return tuple(choice for inner in get_args(annotation) for choice in _choices(inner))
 
 
 def _is_absent(recipe_part: BaseModel, name: str) -> bool:
@@ -145,4 +155,5 @@ def _say(error: ValidationError, changes: Mapping[str, Any]) -> str:
     if key is None:
         shown = " ".join(f"{name}={json.dumps(value)}" for name, value in changes.items())
         return f"--set {shown}: {message}."
-    return f"--set {key}: {message}, found {json.dumps(changes[key])}."
+    hint = f" Write a list: --set '{key}=[{json.dumps(changes[key])}]'." if first["type"] == "tuple_type" else ""
+    return f"--set {key}: {message}, found {json.dumps(changes[key])}.{hint}"

@@ -64,6 +64,14 @@ def test_the_plot_is_a_picture(tmp_path: Path) -> None:
         assert picture.format == "PNG"
 
 
+@pytest.mark.parametrize(("name", "message"), [("fields.jpg", "ends with .png"), ("nowhere/fields.png", "nowhere is none")])
+def test_a_plot_that_cannot_be_written_is_refused_first(tmp_path: Path, name: str, message: str) -> None:
+    result = describe("lenet5", "--plot", str(tmp_path / name))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
 def test_images_that_the_network_does_not_take_are_wrong_use() -> None:
     done = subprocess.run(
         [*PROGRAM, "describe", "lenet5", "--image-size", "9"], capture_output=True, text=True, check=False, timeout=120

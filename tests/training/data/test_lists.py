@@ -101,6 +101,13 @@ def test_listed_files_that_are_not_there_are_all_named(photos: Path) -> None:
     assert len(data.skipped) == 2
 
 
+def test_a_label_that_was_mistyped_comes_with_its_file(photos: Path) -> None:
+    lines = [f"{label}/{i}.png {label}\n" for label in ("dog", "cat") for i in range(9)]
+    (photos / "train.txt").write_text("".join(lines) + "cat/9.png cta\n")
+    with pytest.raises(DataError, match=r"fewer of cta \(1\), such as .*cat/9\.png\. Add"):
+        load_folder(photos)
+
+
 def test_two_lists_for_one_split_are_refused(photos: Path) -> None:
     for name in ("train.txt", "new_train.csv"):
         (photos / name).write_text("cat/1.png cat\n")
