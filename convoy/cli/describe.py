@@ -125,7 +125,7 @@ def _check_plot(path: Path) -> None:
     if path.suffix.lower() != ".png":
         raise click.BadParameter(f"{path}: expected a file whose name ends with .png.", param_hint="'--plot'")
     if not path.parent.is_dir():
-        raise click.BadParameter(f"{path}: expected a place in a folder that is there; {path.parent} is none.", param_hint="'--plot'")
+        raise click.BadParameter(f"{path}: expected a place in a folder; {path.parent} is none.", param_hint="'--plot'")
 
 
 def _image(recipe: Recipe, image_size: int | None) -> tuple[int, int]:

@@ -66,7 +66,8 @@ def test_where_stderr_is_no_terminal_epochs_are_told_as_lines(convoy: Any, monke
 def test_short_epochs_are_not_all_told(convoy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convoy.cli.train._SECONDS_BETWEEN_LINES", 3600.0)
     result = convoy("train", "lenet5", *QUICK, "--set", "epochs=4")
-    assert [line.split(":")[0] for line in result.stderr.splitlines() if line.startswith("epoch ")] == ["epoch 1 of 4", "epoch 4 of 4"]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1 of 4", "epoch 4 of 4"]
 
 
 def test_on_a_terminal_the_bar_stays(monkeypatch: pytest.MonkeyPatch) -> None:
