@@ -33,3 +33,5 @@ from convoy.serving.client._answer import TensorMetadata as TensorMetadata
 from convoy.serving.client._async_client import AsyncClient as AsyncClient
 from convoy.serving.client._client import Client as Client
 from convoy.serving.client._endpoint import DEFAULT_URL as DEFAULT_URL
+from convoy.serving.client._retry import Retry as Retry
+from convoy.serving.client._transport import Tls as Tls

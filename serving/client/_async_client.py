@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 from typing_extensions import Self
 
-from convoy.contract.errors import DeadlineExceededError, UsageError
+from convoy.contract.errors import ConvoyError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
+from convoy.serving.client._base import BaseClient, Progress
 from convoy.serving.client._call import (
-    Call,
     DescribeModel,
     ListModels,
     LoadModel,
@@ -21,32 +22,43 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
-from convoy.serving.client._deadline import Deadline, check_timeout
-from convoy.serving.client._endpoint import DEFAULT_URL, Endpoint
-from convoy.serving.client._session import Session, Steps, Work, ask, check_name, check_version, is_up
-from convoy.serving.client._transport import AsyncTransport, check_headers, open_async_transport
+from convoy.serving.client._deadline import Deadline
+from convoy.serving.client._endpoint import DEFAULT_URL
+from convoy.serving.client._fleet import Node
+from convoy.serving.client._line import Chunk, Line, look_ahead
+from convoy.serving.client._retry import Retry
+from convoy.serving.client._session import check_name, check_version, is_up
+from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work, ask
+from convoy.serving.client._transport import AsyncTransport, Tls, open_async_transport
 
 if TYPE_CHECKING:
+    import asyncio  # where it is needed it is imported: `from convoy import Client` does without it (30 ms)
+
     from convoy.contract.image import ImageLike
     from convoy.contract.manifest import ModelInterface
 
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(BaseClient):
     """``Client`` for coroutines: the same methods, arguments and errors, to be awaited.
 
-    Any number of calls may be under way at once. Images are decoded in a thread, so that the event loop goes on. A client lives in
-    the event loop that first uses it.
+    Any number of calls may be under way at once. Images are decoded in threads, so that the event loop goes on. A client lives in
+    the event loop that first uses it. A call that is cancelled (``asyncio.timeout``, say) is over at once.
 
     Args:
         url: See ``Client``.
         timeout_s: How long a call may take where it does not say otherwise.
         headers: Sent with every request (credentials, say).
-        transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.AsyncFakeTransport`` in tests.
+        tls: See ``Client``.
+        retry: See ``Client``.
+        hedge_after_s: See ``Client``.
+        max_in_flight: See ``Client``.
+        transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.AsyncFakeTransport`` in tests. Of
+            several URLs a mapping of each to its own, or one for all.
 
     Raises:
-        UsageError: The URL, the time or a header is none.
+        UsageError: A URL, a time, a header or another option is none.
 
     Example:
         >>> async with AsyncClient("grpc://localhost:8001") as client:
@@ -56,23 +68,28 @@ class AsyncClient:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_s: float = 30.0,
         headers: Mapping[str, str] | None = None,
-        transport: AsyncTransport | None = None,
+        tls: Tls | None = None,
+        retry: Retry | None = Retry(),  # noqa: B008  # frozen
+        hedge_after_s: float | None = None,
+        max_in_flight: int = 32,
+        transport: AsyncTransport | Mapping[str, AsyncTransport] | None = None,
     ) -> None:
-        self._endpoint = Endpoint.parse(url)
-        self._timeout_s = check_timeout(timeout_s)
-        headers = check_headers(headers)
-        self._session = Session(self._endpoint)
-        self._transport = transport if transport is not None else open_async_transport(self._endpoint, headers)
-        self._closed = False
-
-    @property
-    def url(self) -> str:
-        """Where the server is, the port written out."""
-        return str(self._endpoint)
+        super().__init__(
+            url,
+            timeout_s=timeout_s,
+            headers=headers,
+            tls=tls,
+            retry=retry,
+            hedge_after_s=hedge_after_s,
+            max_in_flight=max_in_flight,
+            transport=transport,
+            open_transport=open_async_transport,
+        )
+        self._tasks: set[asyncio.Task[Any]] = set()  # asyncio forgets tasks that nobody holds
 
     async def classify(
         self,
@@ -82,9 +99,35 @@ class AsyncClient:
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
+        progress: Progress | None = None,
     ) -> list[Prediction]:
         """Say what is on images; see ``Client.classify``."""
-        return await self._run(self._session.classify(model_name, images, model_version, top_k), timeout_s)
+        deadline = self._begin(timeout_s)
+        chunks = await self._drive(self._session.classify(model_name, images, model_version, top_k), deadline)
+        only, chunks = look_ahead(chunks)
+        if only is not None:
+            return await self._drive(only.begin(), deadline)
+        answers = self._answer_all(chunks, lambda: deadline, in_order=True, progress=progress)
+        return [prediction async for _, predictions in answers for prediction in predictions]
+
+    async def classify_iter(
+        self,
+        model_name: str,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        in_order: bool = True,
+        model_version: str = "",
+        top_k: int = 5,
+        timeout_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> AsyncIterator[tuple[int, Prediction]]:
+        """Say what is on images, one by one, as answers come; see ``Client.classify_iter``. Not awaited: ``async for``."""
+        chunks = await self._drive(self._session.classify(model_name, images, model_version, top_k), self._begin(timeout_s))
+        async for start, predictions in self._answer_all(
+            chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress
+        ):
+            for i, prediction in enumerate(predictions):
+                yield start + i, prediction
 
     async def infer(
         self,
@@ -94,9 +137,17 @@ class AsyncClient:
         outputs: Iterable[str] | None = None,
         model_version: str = "",
         timeout_s: float | None = None,
+        progress: Progress | None = None,
     ) -> InferResult:
         """Run a model on tensors; see ``Client.infer``."""
-        return await self._run(self._session.infer(model_name, inputs, outputs, model_version), timeout_s)
+        deadline = self._begin(timeout_s)
+        outputs = None if outputs is None else tuple(outputs)
+        chunks = await self._drive(self._session.infer(model_name, inputs, outputs, model_version), deadline)
+        if len(chunks) == 1:
+            return await self._drive(chunks[0].begin(), deadline)
+        answers = self._answer_all(iter(chunks), lambda: deadline, in_order=True, progress=progress)
+        results = [answer async for _, answer in answers]
+        return await self._drive(self._session.join(model_name, inputs, outputs, results), deadline)
 
     async def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote; see ``Client.interface``."""
@@ -138,7 +189,10 @@ class AsyncClient:
         """Let go of the connections. May be called more than once."""
         if not self._closed:
             self._closed = True
-            await self._transport.close()
+            for task in self._tasks:
+                task.cancel()
+            for node in (*self._router.fleet.nodes, *self._router.discarded):
+                await self._close(node)
 
     async def __aenter__(self) -> Self:
         self._check_open()
@@ -147,17 +201,15 @@ class AsyncClient:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError(f"{self._endpoint}: the client is closed; make a new one.")
+    async def _close(self, node: Node) -> None:
+        if node.opened is not None:
+            await node.opened.close()
 
     async def _run(self, steps: Steps[T], timeout_s: float | None) -> T:
-        """Carry out the steps of a method, one by one, until its result is there or the deadline has passed."""
-        self._check_open()
-        deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        return await self._drive(steps, self._begin(timeout_s))
+
+    async def _drive(self, steps: Steps[T], deadline: Deadline) -> T:
+        """Carry out steps, one by one, until their result is there."""
         try:
             step = next(steps)
             while True:
@@ -173,13 +225,81 @@ class AsyncClient:
         finally:
             steps.close()
 
-    async def _carry_out(self, step: Call[Any] | Work[Any], deadline: Deadline) -> Any:
+    async def _carry_out(self, step: Step, deadline: Deadline) -> Any:
+        if isinstance(step, Attempt):
+            return await step.node.transport.send(step.call, step.timeout_s)
         if isinstance(step, Work):
-            import asyncio  # here, since `from convoy import Client` does without it (30 ms)
+            import asyncio
 
             return await asyncio.to_thread(step.run)
-        left_s = deadline.remaining_s(f"{self._endpoint}: {step.subject}")
+        if isinstance(step, Pause):
+            import asyncio
+
+            return await asyncio.sleep(step.seconds)
+        if isinstance(step, Race):
+            return await self._race(step, deadline)
+        if isinstance(step, Close):
+            return await self._close(step.node)
+        if isinstance(step, Aside):
+            return self._start_aside(step.steps, deadline)
+        return await self._drive(self._router.route(step, deadline), deadline)
+
+    async def _race(self, race: Race[T], deadline: Deadline) -> T:
+        import asyncio
+
+        first = self._start(race.first, deadline)
+        running = {first}
         try:
-            return await self._transport.send(step, left_s)
-        except DeadlineExceededError as error:
-            raise deadline.missed(error) from (error.__cause__ or error)
+            await asyncio.wait(running, timeout=race.after_s)
+            if not first.done() and (later := race.later()) is not None:
+                running.add(self._start(later, deadline))
+            while True:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                best = next((task for task in done if task.exception() is None), None)
+                if best is not None:
+                    return best.result()
+                if not running:
+                    return done.pop().result()
+        finally:
+            for task in running:
+                task.cancel()
+
+    def _start_aside(self, steps: Steps[Any], deadline: Deadline) -> None:
+        async def run() -> None:
+            with suppress(ConvoyError):
+                await self._drive(steps, deadline)
+
+        import asyncio
+
+        task = asyncio.ensure_future(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer_all(
+        self,
+        chunks: Iterator[Chunk[T]],
+        deadline: Callable[[], Deadline],
+        *,
+        in_order: bool,
+        progress: Progress | None,
+    ) -> AsyncIterator[tuple[int, T]]:
+        """Have chunks answered, several at a time, and give each one's place and answer; chunks are taken as they can be sent."""
+        import asyncio
+
+        line = Line(chunks, most=self._max_in_flight, in_order=in_order, deadline=deadline, retry=self._retry, start=self._start)
+        try:
+            while line.fill():
+                answer = line.take()
+                if answer is None:
+                    await asyncio.wait(line.running, return_when=asyncio.FIRST_COMPLETED)
+                    continue
+                if progress is not None:
+                    progress(line.n_answered)
+                yield answer
+        finally:
+            line.close()
+
+    def _start(self, steps: Steps[T], deadline: Deadline) -> asyncio.Task[T]:
+        import asyncio
+
+        return asyncio.ensure_future(self._drive(steps, deadline))

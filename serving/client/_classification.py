@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -80,12 +81,15 @@ class Classifier:
         return cls(interface, max_batch_size)
 
 
-def batches(images: ImageLike | Iterable[ImageLike], classifier: Classifier) -> Iterator[list[ImageLike] | npt.NDArray[np.uint8]]:
-    """Split what a caller gave into batches of at most ``max_batch_size``.
+def batches(
+    images: ImageLike | Iterable[ImageLike], classifier: Classifier, most_bytes: int
+) -> Iterator[list[ImageLike] | npt.NDArray[np.uint8]]:
+    """Split what a caller gave into batches of at most ``max_batch_size`` images.
 
     Args:
         images: One image, an iterable of images (read lazily), or an array of shape (N, H, W, C), or (N, H, W) for grey images.
         classifier: Whom they are for.
+        most_bytes: The most bytes of pixels in a batch; one image may have more.
 
     Yields:
         Lists of images or, where ``images`` already is the model's pixels, views of it.
@@ -95,7 +99,7 @@ def batches(images: ImageLike | Iterable[ImageLike], classifier: Classifier) -> 
     """
     from PIL import Image
 
-    size = classifier.max_batch_size
+    size = min(classifier.max_batch_size, max(1, most_bytes // math.prod(classifier.interface.image.dims)))
     if isinstance(images, np.ndarray):
         # Three axes are one image with its channels last, unless they can not be, or are grey images of just the model's size.
         spec = classifier.interface.image

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy.typing as npt
 from typing_extensions import Self
 
-from convoy.contract.errors import DeadlineExceededError, UsageError
+from convoy.contract.errors import ConvoyError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
+from convoy.serving.client._base import BaseClient, Progress
 from convoy.serving.client._call import (
-    Call,
     DescribeModel,
     ListModels,
     LoadModel,
@@ -21,10 +25,14 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
-from convoy.serving.client._deadline import Deadline, check_timeout
-from convoy.serving.client._endpoint import DEFAULT_URL, Endpoint
-from convoy.serving.client._session import Session, Steps, Work, ask, check_name, check_version, is_up
-from convoy.serving.client._transport import Transport, check_headers, open_transport
+from convoy.serving.client._deadline import Deadline
+from convoy.serving.client._endpoint import DEFAULT_URL
+from convoy.serving.client._fleet import Node
+from convoy.serving.client._line import Chunk, Line, look_ahead
+from convoy.serving.client._retry import Retry
+from convoy.serving.client._session import check_name, check_version, is_up
+from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work, ask
+from convoy.serving.client._transport import Tls, Transport, open_transport
 
 if TYPE_CHECKING:
     from convoy.contract.image import ImageLike
@@ -32,23 +40,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MOST_RACES = 1024  # requests under way with their hedges
 
-class Client:
-    """Calls a Triton server, or any that speaks KServe v2, by gRPC or REST.
+
+class Client(BaseClient):
+    """Calls Triton servers, or any that speak KServe v2, by gRPC or REST.
 
     Safe under threads: one client may serve them all. Nothing is connected before the first call; a server that comes back is
-    found again.
+    found again; a forked process connects anew.
 
     Every call has a deadline: ``timeout_s`` bounds the whole call, all its requests together, and travels to the server.
 
     Args:
-        url: ``grpc://HOST[:8001]`` or ``http://HOST[:8000]``; ``grpcs`` and ``https`` where TLS stands before the server.
+        url: ``grpc://HOST[:8001]`` or ``http://HOST[:8000]``; ``grpcs`` and ``https`` where TLS stands before the server. Or
+            several, of servers with the same models: requests go to the less busy of two that are drawn, servers that fail rest
+            until they are ready again, and what is not answered by one is asked of another. A name with several addresses is as
+            many servers.
         timeout_s: How long a call may take where it does not say otherwise.
         headers: Sent with every request (credentials, say).
-        transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.FakeTransport`` in tests.
+        tls: Whom to trust, and who we are; None: whom this machine trusts, and nobody.
+        retry: When a request is sent again; None: never.
+        hedge_after_s: After how long without an answer an inference is sent a second time, to another server where there is one;
+            the first answer counts. Cuts the longest waits, costs the servers work. Within the budget of ``retry``. None: never.
+        max_in_flight: The most requests of one call under way, where its input is split; how many there are adapts to the server.
+        transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.FakeTransport`` in tests. Of
+            several URLs a mapping of each to its own, or one for all.
 
     Raises:
-        UsageError: The URL, the time or a header is none.
+        UsageError: A URL, a time, a header or another option is none.
 
     Example:
         >>> with Client("grpc://localhost:8001") as client:
@@ -58,23 +77,28 @@ class Client:
 
     def __init__(
         self,
-        url: str = DEFAULT_URL,
+        url: str | Sequence[str] = DEFAULT_URL,
         *,
         timeout_s: float = 30.0,
         headers: Mapping[str, str] | None = None,
-        transport: Transport | None = None,
+        tls: Tls | None = None,
+        retry: Retry | None = Retry(),  # noqa: B008  # frozen
+        hedge_after_s: float | None = None,
+        max_in_flight: int = 32,
+        transport: Transport | Mapping[str, Transport] | None = None,
     ) -> None:
-        self._endpoint = Endpoint.parse(url)
-        self._timeout_s = check_timeout(timeout_s)
-        headers = check_headers(headers)
-        self._session = Session(self._endpoint)
-        self._transport = transport if transport is not None else open_transport(self._endpoint, headers)
-        self._closed = False
-
-    @property
-    def url(self) -> str:
-        """Where the server is, the port written out."""
-        return str(self._endpoint)
+        super().__init__(
+            url,
+            timeout_s=timeout_s,
+            headers=headers,
+            tls=tls,
+            retry=retry,
+            hedge_after_s=hedge_after_s,
+            max_in_flight=max_in_flight,
+            transport=transport,
+            open_transport=open_transport,
+        )
+        self._open_pools()
 
     def classify(
         self,
@@ -84,6 +108,7 @@ class Client:
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
+        progress: Progress | None = None,
     ) -> list[Prediction]:
         """Say what is on images.
 
@@ -93,20 +118,62 @@ class Client:
             model_name: A model that ``convoy deploy`` wrote.
             images: A path, encoded bytes, a PIL image or a uint8 array; an iterable of these (read lazily); or a uint8 array
                 of shape (N, H, W, C), or (N, H, W) for grey images. Any number: they are sent in batches of the server's
-                ``max_batch_size``.
+                ``max_batch_size``, several at a time.
             model_version: The version to ask; the server's choice where it is empty.
             top_k: How many candidates each prediction lists; at most all classes.
             timeout_s: How long the whole call may take, in seconds.
+            progress: Is told how many images are answered, in the calling thread.
 
         Returns:
-            One prediction an image, in order; a list even for one image.
+            One prediction an image, in order; a list even for one image. ``classify_iter`` keeps no list.
 
         Raises:
             ImageError: An image cannot be read; the message says which.
             UsageError: The model was not deployed by Convoy (use ``infer``), or an argument is wrong.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
-        return self._run(self._session.classify(model_name, images, model_version, top_k), timeout_s)
+        deadline = self._begin(timeout_s)
+        chunks = self._drive(self._session.classify(model_name, images, model_version, top_k), deadline)
+        only, chunks = look_ahead(chunks)
+        if only is not None:
+            return self._drive(only.begin(), deadline)
+        answers = self._answer_all(chunks, lambda: deadline, in_order=True, progress=progress)
+        return [prediction for _, predictions in answers for prediction in predictions]
+
+    def classify_iter(
+        self,
+        model_name: str,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        in_order: bool = True,
+        model_version: str = "",
+        top_k: int = 5,
+        timeout_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Prediction]]:
+        """Say what is on images, one by one, as answers come: for more images than fit into memory, and for results at once.
+
+        Images are read, brought to size and sent while answers are taken, and no further ahead than it takes to keep the server
+        busy; memory does not grow with their number.
+
+        Args:
+            model_name: See ``classify``.
+            images: See ``classify``.
+            in_order: Whether predictions come in the order of the images, or as they are answered.
+            model_version: See ``classify``.
+            top_k: See ``classify``.
+            timeout_s: How long each batch may take, its retries included; the caller may take as long as he likes.
+            progress: Is told how many images are answered, in the calling thread.
+
+        Yields:
+            The place of each image, from 0, and the prediction for it.
+
+        Raises:
+            ConvoyError: As ``classify`` does; images whose predictions were not taken by then have none.
+        """
+        chunks = self._drive(self._session.classify(model_name, images, model_version, top_k), self._begin(timeout_s))
+        answers = self._answer_all(chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress)
+        return ((start + i, prediction) for start, predictions in answers for i, prediction in enumerate(predictions))
 
     def infer(
         self,
@@ -116,8 +183,12 @@ class Client:
         outputs: Iterable[str] | None = None,
         model_version: str = "",
         timeout_s: float | None = None,
+        progress: Progress | None = None,
     ) -> InferResult:
         """Run a model on tensors.
+
+        A batch of more rows than the model's ``max_batch_size``, or of more than 16 MiB, is sent in parts, several at a time, and
+        joined again.
 
         Args:
             model_name: The model.
@@ -126,15 +197,22 @@ class Client:
             outputs: The outputs to send back; all where it is None.
             model_version: The version to ask; the server's choice where it is empty.
             timeout_s: How long the whole call may take, in seconds.
+            progress: Is told how many rows are answered, in the calling thread, where the batch is sent in parts.
 
         Returns:
-            The output tensors, with the model and version that answered.
+            The output tensors, with the model and the one version that answered.
 
         Raises:
             InvalidRequestError: A tensor's name, datatype or shape is not the model's.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
-        return self._run(self._session.infer(model_name, inputs, outputs, model_version), timeout_s)
+        deadline = self._begin(timeout_s)
+        outputs = None if outputs is None else tuple(outputs)
+        chunks = self._drive(self._session.infer(model_name, inputs, outputs, model_version), deadline)
+        if len(chunks) == 1:
+            return self._drive(chunks[0].begin(), deadline)
+        answers = self._answer_all(iter(chunks), lambda: deadline, in_order=True, progress=progress)
+        return self._drive(self._session.join(model_name, inputs, outputs, [answer for _, answer in answers]), deadline)
 
     def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote, as the server has them now.
@@ -208,7 +286,10 @@ class Client:
         """Let go of the connections. May be called more than once."""
         if not self._closed:
             self._closed = True
-            self._transport.close()
+            self._requests.shutdown(wait=False)
+            self._races.shutdown(wait=False)
+            for node in (*self._router.fleet.nodes, *self._router.discarded):
+                self._close(node)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -217,17 +298,15 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError(f"{self._endpoint}: the client is closed; make a new one.")
+    def _close(self, node: Node) -> None:
+        if node.opened is not None:
+            node.opened.close()
 
     def _run(self, steps: Steps[T], timeout_s: float | None) -> T:
-        """Carry out the steps of a method, one by one, until its result is there or the deadline has passed."""
-        self._check_open()
-        deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        return self._drive(steps, self._begin(timeout_s))
+
+    def _drive(self, steps: Steps[T], deadline: Deadline) -> T:
+        """Carry out steps, one by one, until their result is there."""
         try:
             step = next(steps)
             while True:
@@ -243,11 +322,80 @@ class Client:
         finally:
             steps.close()
 
-    def _carry_out(self, step: Call[Any] | Work[Any], deadline: Deadline) -> Any:
+    def _carry_out(self, step: Step, deadline: Deadline) -> Any:
+        if isinstance(step, Attempt):
+            return step.node.transport.send(step.call, step.timeout_s)
         if isinstance(step, Work):
             return step.run()
-        left_s = deadline.remaining_s(f"{self._endpoint}: {step.subject}")
+        if isinstance(step, Pause):
+            return time.sleep(step.seconds)
+        if isinstance(step, Race):
+            return self._race(step, deadline)
+        if isinstance(step, Close):
+            return self._close(step.node)
+        if isinstance(step, Aside):
+            return self._start_aside(step.steps, deadline)
+        return self._drive(self._router.route(step, deadline), deadline)
+
+    def _race(self, race: Race[T], deadline: Deadline) -> T:
+        first = self._start(self._races, race.first, deadline)
+        running = {first}
+        wait(running, race.after_s)
+        if not first.done() and (later := race.later()) is not None:
+            running.add(self._start(self._races, later, deadline))
+        while True:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            best = next((future for future in done if future.exception() is None), None)
+            if best is not None:
+                return best.result()
+            if not running:
+                return done.pop().result()
+
+    def _start_aside(self, steps: Steps[Any], deadline: Deadline) -> None:
+        def run() -> None:
+            with suppress(ConvoyError):
+                self._drive(steps, deadline)
+
+        threading.Thread(target=run, name="convoy-aside", daemon=True).start()
+
+    def _answer_all(
+        self,
+        chunks: Iterator[Chunk[T]],
+        deadline: Callable[[], Deadline],
+        *,
+        in_order: bool,
+        progress: Progress | None,
+    ) -> Iterator[tuple[int, T]]:
+        """Have chunks answered, several at a time, and give each one's place and answer; chunks are taken as they can be sent."""
+        line = Line(
+            chunks, most=self._max_in_flight, in_order=in_order, deadline=deadline, retry=self._retry, start=self._start_request
+        )
         try:
-            return self._transport.send(step, left_s)
-        except DeadlineExceededError as error:
-            raise deadline.missed(error) from (error.__cause__ or error)
+            while line.fill():
+                answer = line.take()
+                if answer is None:
+                    wait(line.running, return_when=FIRST_COMPLETED)
+                    continue
+                if progress is not None:
+                    progress(line.n_answered)
+                yield answer
+        finally:
+            line.close()
+
+    def _start_request(self, steps: Steps[T], deadline: Deadline) -> Future[T]:
+        return self._start(self._requests, steps, deadline)
+
+    def _start(self, threads: ThreadPoolExecutor, steps: Steps[T], deadline: Deadline) -> Future[T]:
+        try:
+            return threads.submit(self._drive, steps, deadline)
+        except RuntimeError as error:  # of a pool that was shut down
+            raise UsageError(f"{self.url}: the client was closed while it was in use.") from error
+
+    def _leave_parent(self) -> None:
+        super()._leave_parent()
+        self._open_pools()  # the threads live in the parent
+
+    def _open_pools(self) -> None:
+        # Two, so that requests that wait for their hedges do not keep these from starting. Threads start as they are needed.
+        self._requests = ThreadPoolExecutor(self._max_in_flight, thread_name_prefix="convoy-request")
+        self._races = ThreadPoolExecutor(_MOST_RACES, thread_name_prefix="convoy-race")

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from convoy.contract.errors import DeadlineExceededError, UsageError
 
 
-def check_timeout(timeout_s: float) -> float:
+def check_timeout(timeout_s: float, name: str = "timeout_s") -> float:
     """Return ``timeout_s`` where it is a time that can pass.
+
+    Args:
+        timeout_s: Seconds.
+        name: What the caller calls it, for the message.
 
     Raises:
         UsageError: It is not a positive, finite number of seconds: no call waits for ever.
     """
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float)) or not math.isfinite(timeout_s) or timeout_s <= 0:
-        raise UsageError(f"timeout_s: expected a positive, finite number of seconds, found {timeout_s!r}.")
+        raise UsageError(f"{name}: expected a positive, finite number of seconds, found {timeout_s!r}.")
     return float(timeout_s)
 
 
@@ -37,22 +41,21 @@ class Deadline:
         """The deadline ``timeout_s`` seconds from now."""
         return cls(check_timeout(timeout_s), time.monotonic() + timeout_s)
 
-    def remaining_s(self, what: str) -> float:
-        """Seconds that are left.
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left; below 0 once it has passed."""
+        return self.at_s - time.monotonic()
+
+    def passed(self, what: str) -> DeadlineExceededError:
+        """The error where nothing is left of it.
 
         Args:
             what: The place and work for the message ("grpc://localhost:8001: model 'lenet5'").
-
-        Raises:
-            DeadlineExceededError: None are left.
         """
-        left = self.at_s - time.monotonic()
-        if left <= 0:
-            raise DeadlineExceededError(
-                f"{what}: the call did not end within its {self.timeout_s:g} s. Allow more time (timeout_s; --timeout on the "
-                "command line), or send fewer images at a time."
-            )
-        return left
+        return DeadlineExceededError(
+            f"{what}: the call did not end within its {self.timeout_s:g} s. Allow more time (timeout_s; --timeout on the "
+            "command line), or send fewer images at a time."
+        )
 
     def missed(self, error: DeadlineExceededError) -> DeadlineExceededError:
         """The error of a request that had what was left of this call's time, with the time that the caller asked for."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,11 +22,13 @@ class Endpoint:
         scheme: ``grpc``, ``grpcs``, ``http`` or ``https``.
         host: A name or an address; IPv6 without brackets.
         port: 1 to 65535.
+        ip: One of the addresses behind ``host``, where this one is meant; else empty.
     """
 
     scheme: str
     host: str
     port: int
+    ip: str = ""
 
     @classmethod
     def parse(cls, url: str) -> Endpoint:
@@ -74,9 +76,27 @@ class Endpoint:
         return self.scheme in ("grpcs", "https")
 
     @property
+    def authority(self) -> str:
+        """``HOST:PORT`` as the URL has it, IPv6 in brackets."""
+        return _joined(self.host, self.port)
+
+    @property
     def address(self) -> str:
-        """``HOST:PORT``, IPv6 in brackets."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """What is connected to: ``HOST:PORT``, or the one address that is meant."""
+        return _joined(self.ip or self.host, self.port)
+
+    @property
+    def name(self) -> str:
+        """The URL, the port written out."""
+        return f"{self.scheme}://{self.authority}"
+
+    def at(self, ip: str) -> Endpoint:
+        """One of the addresses behind this name."""
+        return replace(self, ip=ip)
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.address}"
+        return f"{self.name} ({self.ip})" if self.ip else self.name
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

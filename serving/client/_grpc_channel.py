@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import grpc
@@ -13,6 +13,7 @@ from convoy.serving.client._call import Call, Infer, R
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import GRPC_STATUS, failure
 from convoy.serving.client._grpc_wire import METHODS, decode_response, encode_request, method_of
+from convoy.serving.client._transport import Options, Tls
 
 CHANNEL_OPTIONS: Final = (
     # gRPC's own limit is 4 MiB a message: less than a batch of 32 photographs. The server has the last word.
@@ -45,13 +46,10 @@ server from all others. The time that the caller has goes to the server with the
 class GrpcTransport:
     """A ``Transport`` on one grpc channel."""
 
-    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._metadata = tuple(headers.items())
-        if endpoint.secure:
-            self._channel = grpc.secure_channel(endpoint.address, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.insecure_channel(endpoint.address, CHANNEL_OPTIONS)
+        self._metadata = tuple(options.headers.items())
+        self._channel = _open(grpc, endpoint, options)
         self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
         self._abandoned: set[Any] = set()  # grpc cancels a call that nobody holds
 
@@ -90,9 +88,10 @@ class GrpcTransport:
 class AsyncGrpcTransport:
     """An ``AsyncTransport`` on one grpc.aio channel, opened in the event loop that first uses it."""
 
-    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._metadata = tuple(headers.items())
+        self._metadata = tuple(options.headers.items())
+        self._options = options
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -141,16 +140,34 @@ class AsyncGrpcTransport:
     def _method(self, name: str) -> Any:
         loop = asyncio.get_running_loop()
         if self._channel is None:
-            address = self._endpoint.address
-            if self._endpoint.secure:
-                self._channel = grpc.aio.secure_channel(address, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
-            else:
-                self._channel = grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+            self._channel = _open(grpc.aio, self._endpoint, self._options)
             self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
             self._loop = loop
         elif loop is not self._loop:
             raise UsageError("an AsyncClient lives in the event loop that first used it; make one client a loop.")
         return self._methods[name]
+
+
+def _open(library: Any, endpoint: Endpoint, options: Options) -> Any:
+    """A channel of ``grpc`` or ``grpc.aio``."""
+    arguments: tuple[tuple[str, int | str], ...] = CHANNEL_OPTIONS
+    if endpoint.ip:  # the name that the server knows itself by
+        arguments = (*arguments, ("grpc.default_authority", endpoint.authority))
+    if not endpoint.secure:
+        return library.insecure_channel(endpoint.address, arguments)
+    if endpoint.ip:
+        arguments = (*arguments, ("grpc.ssl_target_name_override", endpoint.host))
+    return library.secure_channel(endpoint.address, _credentials(options.tls), arguments)
+
+
+def _credentials(tls: Tls) -> Any:
+    def content(file: Path | str | None) -> bytes | None:
+        try:
+            return None if file is None else Path(file).read_bytes()
+        except OSError as error:
+            raise UsageError(f"tls: expected a PEM file, {file} cannot be read: {error.strerror or error}.") from error
+
+    return grpc.ssl_channel_credentials(content(tls.ca_file), content(tls.key_file), content(tls.certificate_file))
 
 
 def _too_late(endpoint: Endpoint, call: Infer, timeout_s: float) -> ClientError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -15,6 +14,7 @@ from convoy.serving.client._call import Call, ModelReady, R, ServerLive, ServerR
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import HTTPX_ERRORS, failure, of_http_status
 from convoy.serving.client._http_wire import decode_response, encode_request, error_text
+from convoy.serving.client._transport import Options, Tls
 
 # Health questions are answered by the status alone; Triton says 400 for "not ready".
 _NOT_READY = (400, 404, 503)
@@ -23,9 +23,9 @@ _NOT_READY = (400, 404, 503)
 class HttpTransport:
     """A ``Transport`` on an ``httpx.Client`` with kept-alive connections."""
 
-    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._client = httpx.Client(**_options(endpoint, headers))
+        self._client = httpx.Client(**_arguments(endpoint, options))
 
     def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
@@ -62,9 +62,9 @@ class HttpTransport:
 class AsyncHttpTransport:
     """An ``AsyncTransport`` on an ``httpx.AsyncClient``."""
 
-    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str]) -> None:
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._client = httpx.AsyncClient(**_options(endpoint, headers))
+        self._client = httpx.AsyncClient(**_arguments(endpoint, options))
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(self, call: Call[R], timeout_s: float) -> R:
@@ -94,18 +94,37 @@ class AsyncHttpTransport:
         await self._client.aclose()
 
 
-def _options(endpoint: Endpoint, headers: Mapping[str, str]) -> dict[str, Any]:
+def _arguments(endpoint: Endpoint, options: Options) -> dict[str, Any]:
     return {
         "base_url": f"{endpoint.scheme}://{endpoint.address}",
         # Compressing tensors costs more than sending them: ask for none unless the caller does.
-        "headers": {"accept-encoding": "identity", "user-agent": "convoy", **headers},
-        # The machine's own certificates. Plain http has none to check: reading the bundle would only cost 20 ms a client.
-        "verify": ssl.create_default_context() if endpoint.secure else False,
+        "headers": {"accept-encoding": "identity", "user-agent": "convoy", **_host(endpoint), **options.headers},
+        # Plain http has no certificates to check: reading the machine's bundle would only cost 20 ms a client.
+        "verify": _context(options.tls) if endpoint.secure else False,
         # Calls go to the server that the URL names, whatever proxy the environment names for the web.
         "trust_env": False,
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
         "follow_redirects": False,
     }
+
+
+def _host(endpoint: Endpoint) -> dict[str, str]:
+    """The name that the server knows itself by, where one of the addresses behind it is meant."""
+    return {"host": endpoint.authority} if endpoint.ip else {}
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.certificate_file is not None and tls.key_file is not None:
+            context.load_cert_chain(tls.certificate_file, tls.key_file, password=_no_password)
+    except (OSError, ValueError) as error:  # ssl's own errors are OSErrors
+        raise UsageError(f"tls: expected PEM files that can be read, found otherwise: {error}.") from error
+    return context
+
+
+def _no_password() -> str:
+    raise UsageError("tls: expected a key without a password.")
 
 
 def _translated(error: httpx.HTTPError, endpoint: Endpoint, call: Call[Any]) -> ClientError:

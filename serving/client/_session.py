@@ -1,16 +1,12 @@
-"""What every method of a client does, step by step, without the I/O: generators that yield calls and are sent their answers.
-
-``Client`` and ``AsyncClient`` drive the same generators; only how a step is carried out differs between them::
-
-    steps = session.classify("lenet5", images, ...)      # yields Call or Work, is sent what it gave, returns the result
-"""
+"""What every method of a client does with its server, whatever the wire and without the I/O: see ``_steps``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,43 +26,24 @@ from convoy.serving.client._call import (
     DescribeModel,
     Infer,
     ModelReady,
-    R,
     ReadConfig,
     ServerReady,
     Tensor,
 )
 from convoy.serving.client._classification import Classifier, batches, check_top_k, to_batch, to_predictions
 from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
+from convoy.serving.client._line import Chunk
+from convoy.serving.client._steps import Steps, ask, work
 
 if TYPE_CHECKING:
     from convoy.contract.image import ImageLike
     from convoy.contract.manifest import ModelInterface
 
-T = TypeVar("T")
+MOST_BYTES: Final = 16 << 20
+"""The most bytes of tensors in a request of a batch that is split: Triton's REST takes 64 MiB, proxies often less, and many
+requests of some size keep a server as busy as few huge ones, with less memory on both sides."""
 
 _NUMBER: Final = re.compile("[1-9][0-9]{0,18}")
-
-
-@dataclass(frozen=True)
-class Work(Generic[T]):
-    """A step that keeps a processor busy (decoding images): an event loop gives it to a thread."""
-
-    run: Callable[[], T]
-
-
-Steps: TypeAlias = Generator["Call[Any] | Work[Any]", Any, T]
-
-
-def ask(call: Call[R]) -> Steps[R]:
-    """One call as steps of their own, so that its answer keeps its type."""
-    answer: R = yield call
-    return answer
-
-
-def work(run: Callable[[], T]) -> Steps[T]:
-    """One piece of work as steps of their own, so that its result keeps its type."""
-    result: T = yield Work(run)
-    return result
 
 
 def is_up(call: Call[bool]) -> Steps[bool]:
@@ -88,6 +65,7 @@ class Session:
         self._endpoint = endpoint
         self._classifiers: dict[tuple[str, str], tuple[Classifier, str]] = {}  # with the version that answered, "" until one did
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
+        self._batch_sizes: dict[tuple[str, str], int] = {}  # max_batch_size; 0 where a model takes no batches, or nobody says
 
     def ready(self, model_name: str | None, model_version: str) -> Steps[bool]:
         """Whether the server, or one model, takes requests."""
@@ -104,52 +82,95 @@ class Session:
 
     def infer(
         self, model_name: str, inputs: Mapping[str, Array], outputs: Iterable[str] | None, model_version: str
-    ) -> Steps[InferResult]:
-        """Check the inputs against the server's own description, run the model, check the answer."""
+    ) -> Steps[list[Chunk[InferResult]]]:
+        """Check the inputs against the server's own description; give the requests that they take, one unless they are many."""
         key = (check_name(model_name), check_version(model_version))
         wanted = tuple(outputs or ())
         arrays = _as_arrays(inputs)
         known = self._metadata.get(key)
         metadata = known or (yield from self._describe(*key))
         try:
-            tensors = self._tensors(metadata, arrays, wanted, model_version)
+            self._check_inputs(metadata, arrays, wanted, model_version)
         except InvalidRequestError:
             if known is None:
                 raise
             # What was remembered may be the model before this one: ask again before the caller is told off.
-            tensors = self._tensors((yield from self._describe(*key)), arrays, wanted, model_version)
-        try:
-            return (yield from self._run(Infer(*key, inputs=tensors, outputs=wanted)))
-        except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
-            self._metadata.pop(key, None)
-            raise
+            metadata = yield from self._describe(*key)
+            self._check_inputs(metadata, arrays, wanted, model_version)
+        datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
+        rows = yield from self._rows_a_request(key, metadata, arrays)
+        if rows is None:
+            return [Chunk(0, 1, partial(self._infer_chunk, key, arrays, datatypes, wanted))]
+        n = len(next(iter(arrays.values())))
+        parts = ((start, {name: array[start : start + rows] for name, array in arrays.items()}) for start in range(0, n, rows))
+        return [
+            Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, datatypes, wanted)) for start, part in parts
+        ]
+
+    def join(
+        self, model_name: str, inputs: Mapping[str, Array], outputs: Iterable[str] | None, results: Sequence[InferResult]
+    ) -> Steps[InferResult]:
+        """The answer behind those of all chunks; where versions changed in between, what the older one answered is asked again."""
+        if len(results) == 1:
+            return results[0]
+        versions = {result.model_version for result in results}
+        if len(versions) > 1:
+            newest = max(versions, key=lambda version: (len(version), version))
+            again = yield from self.infer(model_name, inputs, outputs, newest)
+            results = list(results)
+            for i, chunk in enumerate(again):
+                if results[i].model_version != newest:
+                    results[i] = yield from chunk.begin()
+        first = results[0]
+        for result in results:
+            if result.outputs.keys() != first.outputs.keys():
+                raise InvalidResponseError(
+                    f"{self._endpoint}: model {model_name!r}: expected the outputs {sorted(first.outputs)} of every part, "
+                    f"found {sorted(result.outputs)}."
+                )
+        joined = {name: np.concatenate([result.outputs[name] for result in results]) for name in first.outputs}
+        return InferResult(first.model_name, first.model_version, joined)
 
     def classify(
         self, model_name: str, images: ImageLike | Iterable[ImageLike], model_version: str, top_k: int
-    ) -> Steps[list[Prediction]]:
-        """Bring images to the model's pixels, send them batch by batch, name the classes."""
+    ) -> Steps[Iterator[Chunk[list[Prediction]]]]:
+        """Look the model up; give the requests that bring images to its pixels and name the classes, read lazily."""
         key = (check_name(model_name), check_number(model_version))
         top_k = check_top_k(top_k)
         remembered = self._classifiers.get(key)
         classifier = remembered[0] if remembered else (yield from self._look_up(*key))
-        predictions: list[Prediction] = []
-        for batch in batches(images, classifier):
-            try:
-                answered = yield from self._classify_batch(key, classifier, batch, len(predictions), top_k)
-            except (InvalidRequestError, InvalidResponseError) as error:
-                # The model may have been replaced by one with other labels or another image since it was looked up.
-                renewed = yield from self._look_up(*key)
-                if renewed.interface == classifier.interface:
-                    raise
-                if len(batch) > renewed.max_batch_size:
-                    raise InvalidRequestError(f"{error} The model's configuration changed during the call: call again.") from error
-                answered = yield from self._classify_batch(key, renewed, batch, len(predictions), top_k)
-            except (ModelNotFoundError, UnavailableError):  # what comes back may be another model
-                self._classifiers.pop(key, None)
+        return self._classify_chunks(key, classifier, images, top_k)
+
+    def _classify_chunks(
+        self, key: tuple[str, str], classifier: Classifier, images: ImageLike | Iterable[ImageLike], top_k: int
+    ) -> Iterator[Chunk[list[Prediction]]]:
+        start = 0
+        for batch in batches(images, classifier, MOST_BYTES):
+            yield Chunk(start, len(batch), partial(self._classify_chunk, key, classifier, batch, start, top_k))
+            start += len(batch)
+
+    def _classify_chunk(
+        self,
+        key: tuple[str, str],
+        classifier: Classifier,
+        batch: list[ImageLike] | npt.NDArray[np.uint8],
+        start: int,
+        top_k: int,
+    ) -> Steps[list[Prediction]]:
+        classifier = self._classifiers.get(key, (classifier, ""))[0]  # another version may have answered since
+        try:
+            return (yield from self._classify_batch(key, classifier, batch, start, top_k))
+        except (InvalidRequestError, InvalidResponseError) as error:
+            # The model may have been replaced by one with other labels or another image since it was looked up.
+            renewed = yield from self._look_up(*key)
+            if renewed.interface == classifier.interface:
                 raise
-            predictions += answered
-            classifier = self._classifiers.get(key, (classifier, ""))[0]  # another version may answer from here on
-        return predictions
+            if len(batch) > renewed.max_batch_size:
+                raise InvalidRequestError(f"{error} The model's configuration changed during the call: call again.") from error
+            return (yield from self._classify_batch(key, renewed, batch, start, top_k))
+        except (ModelNotFoundError, UnavailableError):  # what comes back may be another model
+            self._classifiers.pop(key, None)
+            raise
 
     def _classify_batch(
         self,
@@ -209,32 +230,70 @@ class Session:
             raise InvalidResponseError(f"{self._endpoint}: expected an answer of {call.subject}, found {found}.")
         return result
 
-    def _tensors(
-        self, metadata: ModelMetadata, arrays: dict[str, Array], outputs: tuple[str, ...], model_version: str
-    ) -> tuple[Tensor, ...]:
-        """The inputs in the wire's form, where the model takes them."""
-        where = f"{self._endpoint}: {Infer(metadata.name, model_version, inputs=()).subject}"
+    def _rows_a_request(self, key: tuple[str, str], metadata: ModelMetadata, arrays: Mapping[str, Array]) -> Steps[int | None]:
+        """How many rows of a batch a request may carry; None where the inputs are sent as they are.
+
+        Split is what is more than ``max_batch_size`` rows, or more than ``MOST_BYTES``, of a model that takes batches. Servers that
+        tell nothing of batches get everything at once.
+        """
+        lengths = {array.shape[:1] for array in arrays.values()}
+        n = next(iter(lengths))[0] if len(lengths) == 1 and () not in lengths else 0
+        if n < 2 or any(tensor.shape[:1] != (-1,) for tensor in metadata.inputs):
+            return None
+        if key not in self._batch_sizes:
+            try:
+                config = yield from ask(ReadConfig(*key))
+                self._batch_sizes[key] = int(config.get("max_batch_size") or 0)
+            except (InvalidRequestError, ModelNotFoundError, TypeError, ValueError):  # a server without configurations
+                self._batch_sizes[key] = 0
+        most = self._batch_sizes[key]
+        if most < 1:
+            return None
+        n_bytes = max(1, sum(prod(array.shape[1:]) * array.itemsize for array in arrays.values()))
+        rows = min(most, max(1, MOST_BYTES // n_bytes))
+        return rows if rows < n else None
+
+    def _infer_chunk(
+        self, key: tuple[str, str], arrays: Mapping[str, Array], datatypes: Mapping[str, str], wanted: tuple[str, ...]
+    ) -> Steps[InferResult]:
+        tensors = tuple(
+            Tensor(name, datatypes[name], array.shape, encode(array, datatypes[name])) for name, array in arrays.items()
+        )
+        try:
+            return (yield from self._run(Infer(*key, inputs=tensors, outputs=wanted)))
+        except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
+            self._metadata.pop(key, None)
+            self._batch_sizes.pop(key, None)
+            raise
+
+    def _check_inputs(
+        self, metadata: ModelMetadata, arrays: Mapping[str, Array], outputs: tuple[str, ...], model_version: str
+    ) -> None:
         known = {tensor.name: tensor for tensor in metadata.inputs}
-        tensors = []
         for name, array in arrays.items():
+            found = ""
             if name not in known:
-                raise InvalidRequestError(f"{where}: expected the inputs {sorted(known)}, found {name!r}. Nothing was sent.")
-            datatype, shape = known[name].datatype, known[name].shape
-            if not fits(array, datatype):
+                found = f"expected the inputs {sorted(known)}, found {name!r}."
+            elif not fits(array, known[name].datatype):
+                datatype = known[name].datatype
                 dtype = NUMPY_DTYPES[datatype].name if datatype in NUMPY_DTYPES else {"BF16": "float32"}.get(datatype, "object")
-                raise InvalidRequestError(
-                    f"{where}: input {name!r}: expected {datatype}, found dtype {array.dtype} "
-                    f"({datatype_of(array) or 'no datatype'}). Convert it, with .astype({dtype!r}) say. Nothing was sent."
+                found = (
+                    f"input {name!r}: expected {datatype}, found dtype {array.dtype} ({datatype_of(array) or 'no datatype'}). "
+                    f"Convert it, with .astype({dtype!r}) say."
                 )
-            if len(shape) != array.ndim or any(want not in (-1, have) for want, have in zip(shape, array.shape, strict=True)):
-                raise InvalidRequestError(
-                    f"{where}: input {name!r}: expected shape {list(shape)} (-1: any), found {list(array.shape)}. Nothing was sent."
-                )
-            tensors.append(Tensor(name, datatype, array.shape, encode(array, datatype)))
+            elif not _matches(array.shape, known[name].shape):
+                found = f"input {name!r}: expected shape {list(known[name].shape)} (-1: any), found {list(array.shape)}."
+            if found:
+                where = f"{self._endpoint}: {Infer(metadata.name, model_version, inputs=()).subject}"
+                raise InvalidRequestError(f"{where}: {found} Nothing was sent.")
         offered = [tensor.name for tensor in metadata.outputs]
         if offered and (unknown := [name for name in outputs if name not in offered]):
+            where = f"{self._endpoint}: {Infer(metadata.name, model_version, inputs=()).subject}"
             raise InvalidRequestError(f"{where}: expected outputs among {offered}, found {unknown[0]!r}. Nothing was sent.")
-        return tuple(tensors)
+
+
+def _matches(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return len(shape) == len(wanted) and all(want in (-1, have) for want, have in zip(wanted, shape, strict=True))
 
 
 def check_name(model_name: str) -> str:

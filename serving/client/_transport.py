@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from convoy.contract.errors import UsageError
@@ -42,26 +44,61 @@ class AsyncTransport(Protocol):
         ...
 
 
-def open_transport(endpoint: Endpoint, headers: Mapping[str, str]) -> Transport:
+@dataclass(frozen=True)
+class Tls:
+    """Whom to trust, and who we are, where TLS stands before the server.
+
+    Attributes:
+        ca_file: Certificates of those who may vouch for the server, PEM; None: those of this machine.
+        certificate_file: Our own certificate and those that vouch for it, PEM; None: we show none.
+        key_file: Its key, PEM, without a password.
+
+    Raises:
+        UsageError: A certificate is without its key, or the other way round.
+    """
+
+    ca_file: Path | str | None = None
+    certificate_file: Path | str | None = None
+    key_file: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise UsageError("tls: certificate_file and key_file go together: give both, or neither.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What holds for every request to every server.
+
+    Attributes:
+        headers: Headers, names in lower case.
+        tls: Of ``grpcs`` and ``https``.
+    """
+
+    headers: Mapping[str, str]
+    tls: Tls
+
+
+def open_transport(endpoint: Endpoint, options: Options) -> Transport:
     """The transport for an endpoint. Nothing is connected yet; grpc or httpx is imported here, whichever is needed."""
     if endpoint.uses_grpc:
         from convoy.serving.client._grpc_channel import GrpcTransport
 
-        return GrpcTransport(endpoint, headers)
+        return GrpcTransport(endpoint, options)
     from convoy.serving.client._http_connection import HttpTransport
 
-    return HttpTransport(endpoint, headers)
+    return HttpTransport(endpoint, options)
 
 
-def open_async_transport(endpoint: Endpoint, headers: Mapping[str, str]) -> AsyncTransport:
+def open_async_transport(endpoint: Endpoint, options: Options) -> AsyncTransport:
     """``open_transport`` for coroutines."""
     if endpoint.uses_grpc:
         from convoy.serving.client._grpc_channel import AsyncGrpcTransport
 
-        return AsyncGrpcTransport(endpoint, headers)
+        return AsyncGrpcTransport(endpoint, options)
     from convoy.serving.client._http_connection import AsyncHttpTransport
 
-    return AsyncHttpTransport(endpoint, headers)
+    return AsyncHttpTransport(endpoint, options)
 
 
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:

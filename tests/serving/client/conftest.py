@@ -310,6 +310,14 @@ def served(request: pytest.FixtureRequest, fake: FakeTransport) -> Any:
     return request.getfixturevalue("http_double")(served_by_http(fake))
 
 
+@pytest.fixture(params=["grpc", "http"])
+def served_twice(request: pytest.FixtureRequest, fake: FakeTransport) -> Any:
+    """Two real servers on one of the wires that serve what ``fake`` does."""
+    double = request.getfixturevalue(f"{request.param}_double")
+    behave = served_by_grpc if request.param == "grpc" else served_by_http
+    return [double(behave(fake)) for _ in range(2)]
+
+
 @pytest.fixture(scope="session")
 def echo() -> dict[str, Any]:
     """The identity model of each wire, as a function."""

@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convoy.contract.errors import (
+    AuthenticationError,
+    ClientError,
     DeadlineExceededError,
     ImageError,
     InvalidRequestError,
     InvalidResponseError,
     ModelNotFoundError,
-    OverloadedError,
+    ServerFailureError,
     UnavailableError,
     UsageError,
 )
@@ -86,7 +88,7 @@ def test_split_and_joined_images_keep_their_order_and_the_servers_batch_size(
     array = pixels_of(*classes) if classes else np.empty((0, 4, 4, 1), np.uint8)
     predictions = Client(transport=fake).classify("digits", list(array) if as_list else array)
     assert [prediction.index for prediction in predictions] == classes
-    sizes = [call.inputs[0].shape[0] for call in infers(fake)]
+    sizes = sorted((call.inputs[0].shape[0] for call in infers(fake)), reverse=True)
     assert sum(sizes) == len(classes)
     assert all(size == max_batch_size for size in sizes[:-1])
 
@@ -104,7 +106,7 @@ def test_a_generator_of_images_is_read_no_further_than_it_is_sent(fake: FakeTran
     )
     with pytest.raises(InvalidResponseError):
         Client(transport=fake).classify("digits", images())
-    assert len(read) == 4
+    assert 4 <= len(read) <= 16  # two requests under way, and two that could follow
 
 
 def test_top_k_is_cut_to_the_number_of_classes_and_ties_go_to_the_first(fake: FakeTransport) -> None:
@@ -219,7 +221,7 @@ def test_a_model_that_vanished_is_forgotten(fake: FakeTransport) -> None:
 
 
 def test_a_model_that_was_not_ready_is_looked_up_again(fake: FakeTransport) -> None:
-    client = Client(transport=fake)
+    client = Client(transport=fake, retry=None)
     client.classify("digits", pixels_of(0))
     fake.failures.append(UnavailableError("no available versions"))
     with pytest.raises(UnavailableError):
@@ -264,11 +266,12 @@ def test_an_array_of_another_dtype_is_one_kind_of_error_and_says_which_dtype(
         Client(transport=fake).classify("digits", np.zeros(shape, dtype))
 
 
-def test_other_failures_are_raised_and_nothing_is_sent_twice(fake: FakeTransport) -> None:
+@pytest.mark.parametrize("error", [ServerFailureError, AuthenticationError, InvalidResponseError, DeadlineExceededError])
+def test_other_failures_are_raised_and_nothing_is_sent_twice(fake: FakeTransport, error: type[ClientError]) -> None:
     client = Client(transport=fake)
     client.classify("digits", pixels_of(0))
-    fake.failures.append(OverloadedError("full"))
-    with pytest.raises(OverloadedError):
+    fake.failures.append(error("at work"))
+    with pytest.raises(error):
         client.classify("digits", pixels_of(0))
     assert len(infers(fake)) == 2
 

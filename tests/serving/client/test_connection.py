@@ -13,7 +13,6 @@ import pytest
 from convoy.contract.errors import (
     ClientError,
     DeadlineExceededError,
-    InvalidRequestError,
     ModelNotFoundError,
     UnavailableError,
     UsageError,
@@ -60,8 +59,10 @@ async def test_both_clients_do_everything_on_both_wires(served: Any, fake: FakeT
                 client.classify("nobody", pixels(0))
             with pytest.raises(ModelNotFoundError):
                 client.classify("digits", pixels(0), model_version="9")
-            with pytest.raises(InvalidRequestError):
-                client.infer("digits", {"image": np.zeros((9, 4, 4, 1), np.uint8)})
+            many = np.arange(9, dtype=np.uint8).repeat(16).reshape(9, 4, 4, 1)
+            joined = client.infer("digits", {"image": many})["probabilities"]  # in batches of 4
+            assert joined.argmax(axis=1).tolist() == [0, 1, 2] * 3
+            assert np.array_equal((await aclient.infer("digits", {"image": many}))["probabilities"], joined)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -1,0 +1,106 @@
+"""What ``Client`` and ``AsyncClient`` are made of, whatever drives the I/O."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from convoy.contract.errors import UsageError
+from convoy.serving.client._deadline import Deadline, check_timeout
+from convoy.serving.client._endpoint import Endpoint
+from convoy.serving.client._retry import NEVER, Retry
+from convoy.serving.client._router import Router, look_up, parse_all
+from convoy.serving.client._session import Session
+from convoy.serving.client._transport import Options, Tls, check_headers
+
+Progress = Callable[[int], None]
+"""Is told how many rows (images) are answered so far."""
+
+
+class BaseClient:
+    """The servers, the options and the memory of a client. The arguments are those of ``Client``.
+
+    Args:
+        open_transport: Opens the connections to one server.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        timeout_s: float,
+        headers: Mapping[str, str] | None,
+        tls: Tls | None,
+        retry: Retry | None,
+        hedge_after_s: float | None,
+        max_in_flight: int,
+        transport: Any,
+        open_transport: Callable[[Endpoint, Options], Any],
+    ) -> None:
+        self._endpoints = parse_all(url)
+        self._timeout_s = check_timeout(timeout_s)
+        if hedge_after_s is not None:
+            hedge_after_s = check_timeout(hedge_after_s, "hedge_after_s")
+        if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
+            raise UsageError(f"max_in_flight: expected a whole number of requests from 1, found {max_in_flight!r}.")
+        if retry is not None and not isinstance(retry, Retry):
+            raise UsageError(f"retry: expected a convoy.serving.client.Retry, or None for no retry, found {type(retry).__name__}.")
+        options = Options(check_headers(headers), tls or Tls())
+        given = _by_url(transport, self._endpoints)
+        self._max_in_flight = max_in_flight
+        self._retry = retry or NEVER
+        self._session = Session(", ".join(map(str, self._endpoints)))
+        self._closed = False
+
+        def new_router() -> Router:
+            return Router(
+                self._endpoints,
+                (lambda endpoint: open_transport(endpoint, options)) if given is None else given.__getitem__,
+                retry=self._retry,
+                hedge_after_s=hedge_after_s,
+                look_up=look_up if given is None else None,
+            )
+
+        self._new_router = new_router
+        self._router = new_router()
+        self._pid = os.getpid()
+
+    @property
+    def url(self) -> str:
+        """Where the server is, the port written out; several are apart by commas."""
+        return ", ".join(map(str, self._endpoints))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _begin(self, timeout_s: float | None) -> Deadline:
+        """The deadline of a call that begins now."""
+        self._check_open()
+        return Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+
+    def _check_open(self) -> None:
+        """Make sure that calls can be made: not after ``close``; in a child process over connections of its own."""
+        if self._closed:
+            raise UsageError(f"{self.url}: the client is closed; make a new one.")
+        if self._pid != os.getpid():
+            self._leave_parent()
+
+    def _leave_parent(self) -> None:
+        """This is a child process: what the parent connected, and what its threads may have locked, is not ours."""
+        self._pid = os.getpid()
+        self._inherited = self._router  # kept, since to let go of it would say good-bye on the parent's connections
+        self._router = self._new_router()
+
+
+def _by_url(transport: Any, endpoints: Sequence[Endpoint]) -> dict[Endpoint, Any] | None:
+    """The transport of each server where a caller brought them along."""
+    if transport is None:
+        return None
+    if not isinstance(transport, Mapping):
+        return dict.fromkeys(endpoints, transport)
+    by_endpoint = {Endpoint.parse(url): one for url, one in transport.items()}
+    for endpoint in endpoints:
+        if endpoint not in by_endpoint:
+            raise UsageError(f"transport: expected one for each URL, found none for {endpoint}.")
+    return by_endpoint

@@ -1,0 +1,210 @@
+"""How a call finds its answer: which server is asked, when another is, when the same again. No I/O: steps, see ``_steps``."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from convoy.contract.errors import ClientError, ConvoyError, DeadlineExceededError, UnavailableError, UsageError
+from convoy.serving.client._call import Call, Infer, LoadModel, ModelReady, R, ServerLive, ServerReady, UnloadModel
+from convoy.serving.client._deadline import Deadline
+from convoy.serving.client._endpoint import Endpoint
+from convoy.serving.client._fleet import Fleet, Node
+from convoy.serving.client._retry import RETRIED, Retry, RetryBudget
+from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Steps, work
+
+_log = logging.getLogger("convoy.client")
+
+PROBE_S: Final = 2.0
+"""How long a server that rests may take to say that it is ready again."""
+LOOK_UP_S: Final = 30.0
+"""How often the addresses behind a name are looked up."""
+
+_HEALTH: Final = (ServerLive, ServerReady, ModelReady)
+_EVERYWHERE: Final = (LoadModel, UnloadModel)
+
+
+class Router:
+    """Carries calls to servers: spreads them, tries again, hedges. Safe under threads.
+
+    Args:
+        endpoints: Where the servers are.
+        open_transport: Opens the connections to one.
+        retry: When a request is sent again.
+        hedge_after_s: After how long without an answer an inference is sent a second time; None: never.
+        look_up: The addresses behind a name; None: names are left to the wire.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        open_transport: Callable[[Endpoint], Any],
+        *,
+        retry: Retry,
+        hedge_after_s: float | None = None,
+        look_up: Callable[[Endpoint], Sequence[str]] | None = None,
+    ) -> None:
+        self.fleet = Fleet(endpoints, open_transport)
+        self.discarded: list[Node] = []  # servers that DNS names no more, until they are idle
+        self._retry = retry
+        self._budget = RetryBudget(retry)
+        self._hedge_after_s = hedge_after_s
+        self._look_up = look_up
+        self._names = tuple(endpoint for endpoint in endpoints if look_up is not None and _is_name(endpoint.host))
+        self._looked_up_s = float("-inf")
+
+    def route(self, call: Call[R], deadline: Deadline) -> Steps[R]:
+        """The steps that end with the call's answer, or with the error that no other try could mend.
+
+        Raises:
+            ClientError: The call failed.
+        """
+        if self._names and time.monotonic() - self._looked_up_s >= LOOK_UP_S:
+            self._looked_up_s = time.monotonic()
+            yield Aside(self._resolve())
+        if (node := self.fleet.due()) is not None:
+            yield Aside(self._probe(node))
+        if isinstance(call, _EVERYWHERE):
+            return (yield from self._ask_all(cast("Call[R]", call), deadline))
+        if self._hedge_after_s is not None and isinstance(call, Infer):
+            asked: list[Node] = []
+            first = self._try(call, deadline, asked)
+            answer: R = yield Race(first, lambda: self._hedge(call, deadline, asked), self._hedge_after_s)
+            return answer
+        return (yield from self._try(call, deadline, []))
+
+    def _try(self, call: Call[R], deadline: Deadline, asked: list[Node]) -> Steps[R]:
+        """Ask until there is an answer, or nothing that another try could mend.
+
+        Args:
+            call: The question.
+            deadline: Its end.
+            asked: Servers that are not the first choice; those that this asks are added.
+        """
+        self._budget.pay_in()
+        tried = list(asked)
+        n = 0
+        while True:
+            node = self.fleet.pick(tried)
+            asked.append(node)
+            try:
+                return (yield from self._attempt(node, call, deadline))
+            except RETRIED as error:
+                tried.append(node)
+                n += 1
+                if isinstance(error, UnavailableError) and self.fleet.has_other(tried):
+                    _log.info("%s: asking another server: %s", node.endpoint, error)
+                    continue  # it brings nobody more work than was to come: each server is asked once
+                if isinstance(call, _HEALTH) or n >= self._retry.attempts or not self._budget.take():
+                    raise
+                pause_s = self._retry.pause_s(n)
+                if pause_s >= deadline.left_s:
+                    raise
+                _log.info("%s: trying again in %.3f s: %s", node.endpoint, pause_s, error)
+                yield Pause(pause_s)
+
+    def _attempt(self, node: Node, call: Call[R], deadline: Deadline) -> Steps[R]:
+        left_s = deadline.left_s
+        if left_s <= 0:
+            raise deadline.passed(f"{node.endpoint}: {call.subject}")
+        self.fleet.begin(node)
+        try:
+            answer: R = yield Attempt(node, call, left_s)
+        except ClientError as error:
+            self.fleet.failed(node, error)
+            if isinstance(error, DeadlineExceededError):
+                raise deadline.missed(error) from (error.__cause__ or error)
+            raise
+        else:
+            self.fleet.succeeded(node)
+            return answer
+        finally:
+            self.fleet.end(node)
+
+    def _hedge(self, call: Call[R], deadline: Deadline, asked: list[Node]) -> Steps[R] | None:
+        return self._try(call, deadline, list(asked)) if self._budget.take() else None
+
+    def _ask_all(self, call: Call[R], deadline: Deadline) -> Steps[R]:
+        """What changes a server is asked of each, once; the first error is raised when all were asked."""
+        answers: list[R] = []
+        errors: list[ClientError] = []
+        for node in self.fleet.nodes:
+            try:
+                answers.append((yield from self._attempt(node, call, deadline)))
+            except ClientError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+        return answers[0]
+
+    def _probe(self, node: Node) -> Steps[None]:
+        """Ask a server that rests whether it is ready; the answer ends or prolongs its rest."""
+        try:
+            ready = yield from self._attempt(node, ServerReady(), Deadline.after(PROBE_S))
+            if not ready:
+                self.fleet.failed(node, UnavailableError(f"{node.endpoint}: not ready."))
+            else:
+                _log.info("%s: the server is back", node.endpoint)
+        except ConvoyError:
+            pass  # what it means was noted already
+
+    def _resolve(self) -> Steps[None]:
+        """Look the addresses behind names up, and spread requests over them where there are several."""
+        assert self._look_up is not None
+        idle = [node for node in self.discarded if not node.busy]  # discarded a while ago: nobody is about to ask them
+        for node in idle:
+            self.discarded.remove(node)
+            yield Close(node)
+        for endpoint in self._names:
+            look_up = self._look_up
+            try:
+                addresses = yield from work(lambda: look_up(endpoint))  # noqa: B023  # runs before the next turn
+            except OSError as error:
+                _log.info("%s: its addresses cannot be looked up (%s); those that are known stay", endpoint, error)
+                continue
+            by = [endpoint.at(address) for address in addresses] if len(addresses) > 1 else [endpoint]
+            self.discarded += self.fleet.replace(endpoint, by)
+
+
+def look_up(endpoint: Endpoint) -> list[str]:
+    """The addresses behind a name, of one family: IPv4 where there are some, since most servers listen there.
+
+    Raises:
+        OSError: The name is not known, or nobody can be asked.
+    """
+    found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    by_family = {
+        family: [str(place[0]) for kind, *_, place in found if kind == family] for family in (socket.AF_INET, socket.AF_INET6)
+    }
+    return sorted(set(by_family[socket.AF_INET] or by_family[socket.AF_INET6]))
+
+
+def parse_all(urls: str | Sequence[str]) -> tuple[Endpoint, ...]:
+    """The endpoints of one URL or several.
+
+    Raises:
+        UsageError: One is none, two are the same, or there is none.
+    """
+    texts = list(urls) if isinstance(urls, Sequence) and not isinstance(urls, str) else [urls]
+    if not texts:
+        raise UsageError("url: expected the URL of a server, or several, found none.")
+    endpoints = tuple(Endpoint.parse(text) for text in texts)
+    for endpoint in endpoints:
+        if endpoints.count(endpoint) > 1:
+            raise UsageError(f"url: expected each server once, found {endpoint} {endpoints.count(endpoint)} times.")
+    return endpoints
+
+
+def _is_name(host: str) -> bool:
+    """Whether a host is a name that may stand for several servers; this machine is one."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return False
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return True
+    return False

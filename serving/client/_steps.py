@@ -1,0 +1,85 @@
+"""What a client does, step by step, without the I/O: generators that yield steps and are sent what the steps gave.
+
+``Client`` and ``AsyncClient`` drive the same generators; only how a step is carried out differs between them::
+
+    steps = session.classify("lenet5", images, ...)      # yields steps, is sent what each gave, returns the result
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from convoy.serving.client._call import Call, R
+
+if TYPE_CHECKING:
+    from convoy.serving.client._fleet import Node
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """Something that keeps a processor busy (decoding images): an event loop gives it to a thread."""
+
+    run: Callable[[], T]
+
+
+@dataclass(frozen=True)
+class Attempt(Generic[R]):
+    """One request to one server."""
+
+    node: Node
+    call: Call[R]
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Close:
+    """Let go of a server's connections."""
+
+    node: Node
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Race(Generic[T]):
+    """Start ``first``; where it has not ended after ``after_s``, start what ``later`` gives beside it.
+
+    What succeeds first is the step's result, and the other goes on unheard; where all fail, the last error is raised. ``later``
+    may give nothing; it is asked once at the most, and not at all where ``first`` has failed before.
+    """
+
+    first: Steps[T]
+    later: Callable[[], Steps[T] | None]
+    after_s: float
+
+
+@dataclass(frozen=True)
+class Aside:
+    """Start these steps and go on; what becomes of them nobody waits for, and their errors are nobody's."""
+
+    steps: Steps[Any]
+
+
+Step: TypeAlias = "Call[Any] | Work[Any] | Attempt[Any] | Close | Pause | Race[Any] | Aside"
+Steps: TypeAlias = Generator[Step, Any, T]
+
+
+def ask(call: Call[R]) -> Steps[R]:
+    """One call as steps of their own, so that its answer keeps its type."""
+    answer: R = yield call
+    return answer
+
+
+def work(run: Callable[[], T]) -> Steps[T]:
+    """One piece of work as steps of their own, so that its result keeps its type."""
+    result: T = yield Work(run)
+    return result
