@@ -7,7 +7,7 @@ from typing import Final
 
 _FEW_WAIT: Final = 2.0
 _MANY_WAIT: Final = 4.0
-_FORGET: Final = 1.002  # an answer: the shortest time that was seen loses its hold within some hundreds
+_LOOK_AGAIN: Final = 500
 
 
 class Window:
@@ -15,7 +15,8 @@ class Window:
 
     After TCP Vegas (Brakmo and Peterson 1995): of ``limit`` requests under way ``limit * (1 - shortest / latest)`` wait, by the
     time that answers take and the shortest time that one took. Between 2 and 4 waiting requests keep a server busy and cost its
-    other callers little. One thread at a time may use it.
+    other callers little. Every 500 answers half as many are under way for a moment, to see anew how short the shortest is: the
+    server may have become slower, or faster. One thread at a time may use it.
 
     Args:
         most: The most requests under way.
@@ -27,6 +28,8 @@ class Window:
         self._shortest_s = math.inf
         self._rows = 0
         self._starting = True
+        self._until_look = _LOOK_AGAIN
+        self._looking: tuple[int, float] | None = None  # for how many answers still, and the limit before
 
     @property
     def limit(self) -> int:
@@ -44,17 +47,29 @@ class Window:
             return
         if rows > self._rows:
             self._rows, self._shortest_s = rows, math.inf
-        self._shortest_s = min(self._shortest_s * _FORGET, seconds)
+        self._shortest_s = min(self._shortest_s, seconds)
+        if self._looking is not None:
+            left, before = self._looking
+            self._looking = (left - 1, before) if left > 1 else None
+            self._limit = self._limit if left > 1 else before
+            return
+        self._until_look -= 1
+        if self._until_look == 0:
+            self._until_look = _LOOK_AGAIN
+            self._looking = (2 * self.limit, self._limit)
+            self._limit, self._shortest_s = max(1.0, self._limit / 2), math.inf
+            return
         waiting = self._limit * (1 - self._shortest_s / seconds)
         if waiting < _FEW_WAIT:
             self._limit += 1 if self._starting else 1 / self._limit
         else:
             self._starting = False
-            if waiting > _MANY_WAIT:
-                self._limit -= 1 / self._limit
+            if waiting > _MANY_WAIT:  # in one round of answers as many fewer as wait for nothing
+                self._limit -= (waiting - _MANY_WAIT) / self._limit
         self._limit = min(self._most, max(1.0, self._limit))
 
     def refused(self) -> None:
         """The server had no room."""
         self._starting = False
+        self._looking = None
         self._limit = max(1.0, self._limit / 2)
