@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from convoy.cli.connection import naming_the_served
 from convoy.cli.console import json_option, print_json, remark, stdout_console
-from convoy.cli.predict import naming_the_served
 
 if TYPE_CHECKING:
     from convoy.serving.load import Load, Target

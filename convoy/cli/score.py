@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from convoy.cli.connection import Connection, naming_the_served, server_options
 from convoy.cli.console import json_option, print_json, progress, remark
-from convoy.cli.predict import naming_the_served, server_options
 
 if TYPE_CHECKING:
     from convoy.serving.scoring import ScoreSummary
@@ -42,9 +42,8 @@ def command(
     labels_from_folders: bool,
     in_flight: int,
     force: bool,
-    url: str,
     model_version: str,
-    timeout_s: float,
+    server: Connection,
     as_json: bool,
 ) -> None:
     """Classify every image of SOURCE with MODEL through a running server, and write one row an input to OUT.parquet.
@@ -63,18 +62,19 @@ def command(
     from convoy.serving.scoring import score
 
     try:
-        with _stoppable(), naming_the_served(url, timeout_s), _shown(model_name) as on_progress:
+        naming = naming_the_served(server.urls, server.timeout_s, server.headers)
+        with _stoppable(), naming, server.client() as client, _shown(model_name) as on_progress:
             summary = score(
                 model_name,
                 source,
                 out,
-                url=url,
+                client=client,
                 model_version=model_version,
                 top_k=top_k,
                 labels_from_folders=labels_from_folders,
                 in_flight=in_flight,
                 force=force,
-                timeout_s=timeout_s,
+                timeout_s=server.timeout_s,
                 on_progress=on_progress,
             )
     except KeyboardInterrupt as interrupt:

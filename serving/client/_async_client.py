@@ -22,13 +22,13 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
-from convoy.serving.client._deadline import Deadline
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
 from convoy.serving.client._line import Chunk, Line, look_ahead
 from convoy.serving.client._retry import Retry
+from convoy.serving.client._router import Talk
 from convoy.serving.client._session import check_name, check_version, is_up
-from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work, ask
+from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work
 from convoy.serving.client._transport import AsyncTransport, Tls, open_async_transport
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ class AsyncClient(BaseClient):
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Say what is on images; see ``Client.classify``."""
-        deadline = self._begin(timeout_s)
-        chunks = await self._drive(self._session.classify(model_name, images, model_version, top_k), deadline)
+        talk = self._begin(timeout_s)
+        chunks = await self._drive(self._session.classify(talk, model_name, images, model_version, top_k))
         only, chunks = look_ahead(chunks)
         if only is not None:
-            return await self._drive(only.begin(), deadline)
-        answers = self._answer_all(chunks, lambda: deadline, in_order=True, progress=progress)
+            return await self._drive(only.begin(talk))
+        answers = self._answer_all(chunks, lambda: talk, in_order=True, progress=progress)
         return [prediction async for _, predictions in answers for prediction in predictions]
 
     async def classify_iter(
@@ -122,7 +122,7 @@ class AsyncClient(BaseClient):
         progress: Progress | None = None,
     ) -> AsyncIterator[tuple[int, Prediction]]:
         """Say what is on images, one by one, as answers come; see ``Client.classify_iter``. Not awaited: ``async for``."""
-        chunks = await self._drive(self._session.classify(model_name, images, model_version, top_k), self._begin(timeout_s))
+        chunks = await self._drive(self._session.classify(self._begin(timeout_s), model_name, images, model_version, top_k))
         async for start, predictions in self._answer_all(
             chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress
         ):
@@ -140,50 +140,50 @@ class AsyncClient(BaseClient):
         progress: Progress | None = None,
     ) -> InferResult:
         """Run a model on tensors; see ``Client.infer``."""
-        deadline = self._begin(timeout_s)
+        talk = self._begin(timeout_s)
         outputs = None if outputs is None else tuple(outputs)
-        chunks = await self._drive(self._session.infer(model_name, inputs, outputs, model_version), deadline)
-        if len(chunks) == 1:
-            return await self._drive(chunks[0].begin(), deadline)
-        answers = self._answer_all(iter(chunks), lambda: deadline, in_order=True, progress=progress)
+        chunks = await self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
+        if isinstance(chunks, InferResult):
+            return chunks
+        answers = self._answer_all(iter(chunks), lambda: talk, in_order=True, progress=progress)
         results = [answer async for _, answer in answers]
-        return await self._drive(self._session.join(model_name, inputs, outputs, results), deadline)
+        return await self._drive(self._session.join(talk, model_name, inputs, outputs, results))
 
     async def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote; see ``Client.interface``."""
-        return await self._run(self._session.interface(model_name, model_version), timeout_s)
+        return await self._drive(self._session.interface(self._begin(timeout_s), model_name, model_version))
 
     async def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives; see ``Client.metadata``."""
-        return await self._run(ask(DescribeModel(check_name(model_name), check_version(model_version))), timeout_s)
+        return await self._drive(self._begin(timeout_s).ask(DescribeModel(check_name(model_name), check_version(model_version))))
 
     async def config(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> dict[str, Any]:
         """The configuration with which Triton serves a model: ``ModelConfig`` in its JSON form; see ``Client.config``."""
-        return await self._run(ask(ReadConfig(check_name(model_name), check_version(model_version))), timeout_s)
+        return await self._drive(self._begin(timeout_s).ask(ReadConfig(check_name(model_name), check_version(model_version))))
 
     async def statistics(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """What Triton counted of a model since it was loaded; see ``Client.statistics``."""
-        return await self._run(ask(ReadStatistics(check_name(model_name), check_version(model_version))), timeout_s)
+        return await self._drive(self._begin(timeout_s).ask(ReadStatistics(check_name(model_name), check_version(model_version))))
 
     async def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time; see ``Client.live``."""
-        return await self._run(is_up(ServerLive()), timeout_s)
+        return await self._drive(is_up(self._begin(timeout_s), ServerLive()))
 
     async def ready(self, model_name: str | None = None, model_version: str = "", *, timeout_s: float | None = None) -> bool:
         """Whether the server, or one model, takes requests; False where no server answers, or not in time; see ``Client.ready``."""
-        return await self._run(self._session.ready(model_name, model_version), timeout_s)
+        return await self._drive(self._session.ready(self._begin(timeout_s), model_name, model_version))
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
         """Every version of every model that the server knows, with its state; see ``Client.models``."""
-        return await self._run(ask(ListModels()), timeout_s)
+        return await self._drive(self._begin(timeout_s).ask(ListModels()))
 
     async def load(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Load a model, or load it again with what its repository holds now; see ``Client.load``."""
-        await self._run(ask(LoadModel(check_name(model_name))), timeout_s)
+        await self._drive(self._begin(timeout_s).ask(LoadModel(check_name(model_name))))
 
     async def unload(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Unload a model; see ``Client.unload``."""
-        await self._run(ask(UnloadModel(check_name(model_name))), timeout_s)
+        await self._drive(self._begin(timeout_s).ask(UnloadModel(check_name(model_name))))
 
     async def close(self) -> None:
         """Let go of the connections. May be called more than once."""
@@ -205,16 +205,14 @@ class AsyncClient(BaseClient):
         if node.opened is not None:
             await node.opened.close()
 
-    async def _run(self, steps: Steps[T], timeout_s: float | None) -> T:
-        return await self._drive(steps, self._begin(timeout_s))
-
-    async def _drive(self, steps: Steps[T], deadline: Deadline) -> T:
+    async def _drive(self, steps: Steps[T]) -> T:
         """Carry out steps, one by one, until their result is there."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._carry_out(step, deadline)
+                    # requests first and by themselves: the way of every call
+                    answer = await (step.send() if isinstance(step, Attempt) else self._carry_out(step))
                 except Exception as error:  # noqa: BLE001  # the steps decide what an error means; they raise it again where not
                     step = steps.throw(error)
                 else:
@@ -225,9 +223,7 @@ class AsyncClient(BaseClient):
         finally:
             steps.close()
 
-    async def _carry_out(self, step: Step, deadline: Deadline) -> Any:
-        if isinstance(step, Attempt):
-            return await step.node.transport.send(step.call, step.timeout_s)
+    async def _carry_out(self, step: Step) -> Any:
         if isinstance(step, Work):
             import asyncio
 
@@ -237,22 +233,21 @@ class AsyncClient(BaseClient):
 
             return await asyncio.sleep(step.seconds)
         if isinstance(step, Race):
-            return await self._race(step, deadline)
+            return await self._race(step)
         if isinstance(step, Close):
             return await self._close(step.node)
-        if isinstance(step, Aside):
-            return self._start_aside(step.steps, deadline)
-        return await self._drive(self._router.route(step, deadline), deadline)
+        assert isinstance(step, Aside)
+        return self._start_aside(step.steps)
 
-    async def _race(self, race: Race[T], deadline: Deadline) -> T:
+    async def _race(self, race: Race[T]) -> T:
         import asyncio
 
-        first = self._start(race.first, deadline)
+        first = self._start(race.first)
         running = {first}
         try:
             await asyncio.wait(running, timeout=race.after_s)
             if not first.done() and (later := race.later()) is not None:
-                running.add(self._start(later, deadline))
+                running.add(self._start(later))
             while True:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 best = next((task for task in done if task.exception() is None), None)
@@ -264,10 +259,10 @@ class AsyncClient(BaseClient):
             for task in running:
                 task.cancel()
 
-    def _start_aside(self, steps: Steps[Any], deadline: Deadline) -> None:
+    def _start_aside(self, steps: Steps[Any]) -> None:
         async def run() -> None:
             with suppress(ConvoyError):
-                await self._drive(steps, deadline)
+                await self._drive(steps)
 
         import asyncio
 
@@ -278,7 +273,7 @@ class AsyncClient(BaseClient):
     async def _answer_all(
         self,
         chunks: Iterator[Chunk[T]],
-        deadline: Callable[[], Deadline],
+        talk: Callable[[], Talk],
         *,
         in_order: bool,
         progress: Progress | None,
@@ -286,7 +281,7 @@ class AsyncClient(BaseClient):
         """Have chunks answered, several at a time, and give each one's place and answer; chunks are taken as they can be sent."""
         import asyncio
 
-        line = Line(chunks, most=self._max_in_flight, in_order=in_order, deadline=deadline, retry=self._retry, start=self._start)
+        line = Line(chunks, most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start)
         try:
             while line.fill():
                 answer = line.take()
@@ -299,7 +294,7 @@ class AsyncClient(BaseClient):
         finally:
             line.close()
 
-    def _start(self, steps: Steps[T], deadline: Deadline) -> asyncio.Task[T]:
+    def _start(self, steps: Steps[T]) -> asyncio.Task[T]:
         import asyncio
 
-        return asyncio.ensure_future(self._drive(steps, deadline))
+        return asyncio.ensure_future(self._drive(steps))

@@ -10,7 +10,7 @@ from convoy.contract.errors import UsageError
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._retry import NEVER, Retry
-from convoy.serving.client._router import Router, look_up, parse_all
+from convoy.serving.client._router import Router, Talk, look_up, parse_all
 from convoy.serving.client._session import Session
 from convoy.serving.client._transport import Options, Tls, check_headers
 
@@ -74,10 +74,10 @@ class BaseClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-    def _begin(self, timeout_s: float | None) -> Deadline:
-        """The deadline of a call that begins now."""
+    def _begin(self, timeout_s: float | None) -> Talk:
+        """A call of a method begins."""
         self._check_open()
-        return Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        return Talk(self._router, Deadline.after(self._timeout_s if timeout_s is None else timeout_s))
 
     def _check_open(self) -> None:
         """Make sure that calls can be made: not after ``close``; in a child process over connections of its own."""

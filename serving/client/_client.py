@@ -25,13 +25,13 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
-from convoy.serving.client._deadline import Deadline
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
 from convoy.serving.client._line import Chunk, Line, look_ahead
 from convoy.serving.client._retry import Retry
+from convoy.serving.client._router import Talk
 from convoy.serving.client._session import check_name, check_version, is_up
-from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work, ask
+from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work
 from convoy.serving.client._transport import Tls, Transport, open_transport
 
 if TYPE_CHECKING:
@@ -132,12 +132,12 @@ class Client(BaseClient):
             UsageError: The model was not deployed by Convoy (use ``infer``), or an argument is wrong.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
-        deadline = self._begin(timeout_s)
-        chunks = self._drive(self._session.classify(model_name, images, model_version, top_k), deadline)
+        talk = self._begin(timeout_s)
+        chunks = self._drive(self._session.classify(talk, model_name, images, model_version, top_k))
         only, chunks = look_ahead(chunks)
         if only is not None:
-            return self._drive(only.begin(), deadline)
-        answers = self._answer_all(chunks, lambda: deadline, in_order=True, progress=progress)
+            return self._drive(only.begin(talk))
+        answers = self._answer_all(chunks, lambda: talk, in_order=True, progress=progress)
         return [prediction for _, predictions in answers for prediction in predictions]
 
     def classify_iter(
@@ -171,7 +171,7 @@ class Client(BaseClient):
         Raises:
             ConvoyError: As ``classify`` does; images whose predictions were not taken by then have none.
         """
-        chunks = self._drive(self._session.classify(model_name, images, model_version, top_k), self._begin(timeout_s))
+        chunks = self._drive(self._session.classify(self._begin(timeout_s), model_name, images, model_version, top_k))
         answers = self._answer_all(chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress)
         return ((start + i, prediction) for start, predictions in answers for i, prediction in enumerate(predictions))
 
@@ -206,13 +206,13 @@ class Client(BaseClient):
             InvalidRequestError: A tensor's name, datatype or shape is not the model's.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
-        deadline = self._begin(timeout_s)
+        talk = self._begin(timeout_s)
         outputs = None if outputs is None else tuple(outputs)
-        chunks = self._drive(self._session.infer(model_name, inputs, outputs, model_version), deadline)
-        if len(chunks) == 1:
-            return self._drive(chunks[0].begin(), deadline)
-        answers = self._answer_all(iter(chunks), lambda: deadline, in_order=True, progress=progress)
-        return self._drive(self._session.join(model_name, inputs, outputs, [answer for _, answer in answers]), deadline)
+        chunks = self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
+        if isinstance(chunks, InferResult):
+            return chunks
+        answers = self._answer_all(iter(chunks), lambda: talk, in_order=True, progress=progress)
+        return self._drive(self._session.join(talk, model_name, inputs, outputs, [answer for _, answer in answers]))
 
     def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote, as the server has them now.
@@ -221,7 +221,7 @@ class Client(BaseClient):
             UsageError: The model was not deployed by Convoy.
             ClientError: The call failed.
         """
-        return self._run(self._session.interface(model_name, model_version), timeout_s)
+        return self._drive(self._session.interface(self._begin(timeout_s), model_name, model_version))
 
     def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives.
@@ -229,7 +229,7 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed.
         """
-        return self._run(ask(DescribeModel(check_name(model_name), check_version(model_version))), timeout_s)
+        return self._drive(self._begin(timeout_s).ask(DescribeModel(check_name(model_name), check_version(model_version))))
 
     def config(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> dict[str, Any]:
         """The configuration with which Triton serves a model: ``ModelConfig`` in its JSON form.
@@ -237,7 +237,7 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed.
         """
-        return self._run(ask(ReadConfig(check_name(model_name), check_version(model_version))), timeout_s)
+        return self._drive(self._begin(timeout_s).ask(ReadConfig(check_name(model_name), check_version(model_version))))
 
     def statistics(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """What Triton counted of a model since it was loaded: one ``ModelStatistics`` in JSON form a version that is served.
@@ -245,18 +245,18 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed, or the server keeps no statistics.
         """
-        return self._run(ask(ReadStatistics(check_name(model_name), check_version(model_version))), timeout_s)
+        return self._drive(self._begin(timeout_s).ask(ReadStatistics(check_name(model_name), check_version(model_version))))
 
     def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time."""
-        return self._run(is_up(ServerLive()), timeout_s)
+        return self._drive(is_up(self._begin(timeout_s), ServerLive()))
 
     def ready(self, model_name: str | None = None, model_version: str = "", *, timeout_s: float | None = None) -> bool:
         """Whether the server, or one model, takes requests; False where no server answers, or not in time.
 
         Triton says ready of a model whose process has died; only an inference proves that a model works.
         """
-        return self._run(self._session.ready(model_name, model_version), timeout_s)
+        return self._drive(self._session.ready(self._begin(timeout_s), model_name, model_version))
 
     def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
         """Every version of every model that the server knows, with its state.
@@ -264,7 +264,7 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed.
         """
-        return self._run(ask(ListModels()), timeout_s)
+        return self._drive(self._begin(timeout_s).ask(ListModels()))
 
     def load(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Load a model, or load it again with what its repository holds now.
@@ -272,7 +272,7 @@ class Client(BaseClient):
         Raises:
             ClientError: It cannot be loaded (the server's reason is in the message), or the server allows no such call.
         """
-        self._run(ask(LoadModel(check_name(model_name))), timeout_s)
+        self._drive(self._begin(timeout_s).ask(LoadModel(check_name(model_name))))
 
     def unload(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Unload a model. Triton answers at once; the model may take its last requests to their end after that.
@@ -280,7 +280,7 @@ class Client(BaseClient):
         Raises:
             ClientError: It cannot be unloaded, or the server allows no such call.
         """
-        self._run(ask(UnloadModel(check_name(model_name))), timeout_s)
+        self._drive(self._begin(timeout_s).ask(UnloadModel(check_name(model_name))))
 
     def close(self) -> None:
         """Let go of the connections. May be called more than once."""
@@ -302,16 +302,14 @@ class Client(BaseClient):
         if node.opened is not None:
             node.opened.close()
 
-    def _run(self, steps: Steps[T], timeout_s: float | None) -> T:
-        return self._drive(steps, self._begin(timeout_s))
-
-    def _drive(self, steps: Steps[T], deadline: Deadline) -> T:
+    def _drive(self, steps: Steps[T]) -> T:
         """Carry out steps, one by one, until their result is there."""
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = self._carry_out(step, deadline)
+                    # requests first and by themselves: the way of every call
+                    answer = step.send() if isinstance(step, Attempt) else self._carry_out(step)
                 except Exception as error:  # noqa: BLE001  # the steps decide what an error means; they raise it again where not
                     step = steps.throw(error)
                 else:
@@ -322,27 +320,24 @@ class Client(BaseClient):
         finally:
             steps.close()
 
-    def _carry_out(self, step: Step, deadline: Deadline) -> Any:
-        if isinstance(step, Attempt):
-            return step.node.transport.send(step.call, step.timeout_s)
+    def _carry_out(self, step: Step) -> Any:
         if isinstance(step, Work):
             return step.run()
         if isinstance(step, Pause):
             return time.sleep(step.seconds)
         if isinstance(step, Race):
-            return self._race(step, deadline)
+            return self._race(step)
         if isinstance(step, Close):
             return self._close(step.node)
-        if isinstance(step, Aside):
-            return self._start_aside(step.steps, deadline)
-        return self._drive(self._router.route(step, deadline), deadline)
+        assert isinstance(step, Aside)
+        return self._start_aside(step.steps)
 
-    def _race(self, race: Race[T], deadline: Deadline) -> T:
-        first = self._start(self._races, race.first, deadline)
+    def _race(self, race: Race[T]) -> T:
+        first = self._start(self._races, race.first)
         running = {first}
         wait(running, race.after_s)
         if not first.done() and (later := race.later()) is not None:
-            running.add(self._start(self._races, later, deadline))
+            running.add(self._start(self._races, later))
         while True:
             done, running = wait(running, return_when=FIRST_COMPLETED)
             best = next((future for future in done if future.exception() is None), None)
@@ -351,25 +346,23 @@ class Client(BaseClient):
             if not running:
                 return done.pop().result()
 
-    def _start_aside(self, steps: Steps[Any], deadline: Deadline) -> None:
+    def _start_aside(self, steps: Steps[Any]) -> None:
         def run() -> None:
             with suppress(ConvoyError):
-                self._drive(steps, deadline)
+                self._drive(steps)
 
         threading.Thread(target=run, name="convoy-aside", daemon=True).start()
 
     def _answer_all(
         self,
         chunks: Iterator[Chunk[T]],
-        deadline: Callable[[], Deadline],
+        talk: Callable[[], Talk],
         *,
         in_order: bool,
         progress: Progress | None,
     ) -> Iterator[tuple[int, T]]:
         """Have chunks answered, several at a time, and give each one's place and answer; chunks are taken as they can be sent."""
-        line = Line(
-            chunks, most=self._max_in_flight, in_order=in_order, deadline=deadline, retry=self._retry, start=self._start_request
-        )
+        line = Line(chunks, most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start_request)
         try:
             while line.fill():
                 answer = line.take()
@@ -382,12 +375,12 @@ class Client(BaseClient):
         finally:
             line.close()
 
-    def _start_request(self, steps: Steps[T], deadline: Deadline) -> Future[T]:
-        return self._start(self._requests, steps, deadline)
+    def _start_request(self, steps: Steps[T]) -> Future[T]:
+        return self._start(self._requests, steps)
 
-    def _start(self, threads: ThreadPoolExecutor, steps: Steps[T], deadline: Deadline) -> Future[T]:
+    def _start(self, threads: ThreadPoolExecutor, steps: Steps[T]) -> Future[T]:
         try:
-            return threads.submit(self._drive, steps, deadline)
+            return threads.submit(self._drive, steps)
         except RuntimeError as error:  # of a pool that was shut down
             raise UsageError(f"{self.url}: the client was closed while it was in use.") from error
 

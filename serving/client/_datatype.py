@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from typing import Any, Final, TypeAlias
 
@@ -47,16 +48,22 @@ NUMPY_DTYPES: Final[dict[str, np.dtype[Any]]] = {
 
 DATATYPES: Final = (*NUMPY_DTYPES, "BF16", "BYTES")
 
+_NATIVE: Final = {datatype: dtype.newbyteorder("=") for datatype, dtype in NUMPY_DTYPES.items()}
 _BY_DTYPE: Final = {(dtype.kind, dtype.itemsize): datatype for datatype, dtype in NUMPY_DTYPES.items()}
 
 
 def datatype_of(array: Array) -> str | None:
     """The datatype that ``array`` has on the wire; None where the wire knows none (complex numbers, times, records)."""
-    if array.dtype.name == "bfloat16":
+    return _datatype_of(array.dtype)
+
+
+@lru_cache(maxsize=256)
+def _datatype_of(dtype: np.dtype[Any]) -> str | None:
+    if dtype.name == "bfloat16":
         return "BF16"
-    if array.dtype.kind in "OSU":
+    if dtype.kind in "OSU":
         return "BYTES"
-    return _BY_DTYPE.get((array.dtype.kind, array.dtype.itemsize))
+    return _BY_DTYPE.get((dtype.kind, dtype.itemsize))
 
 
 def fits(array: Array, datatype: str) -> bool:
@@ -77,8 +84,8 @@ def encode(array: Array, datatype: str) -> Buffer:
         return _encode_bytes(array)
     if array.size == 0:
         return b""
-    wire = _to_bfloat16(array) if datatype == "BF16" else array.astype(NUMPY_DTYPES[datatype], copy=False)
-    return np.ascontiguousarray(wire).reshape(-1).view(np.uint8).data
+    wire = _to_bfloat16(array) if datatype == "BF16" else array.astype(NUMPY_DTYPES[datatype], order="C", copy=False)
+    return wire.reshape(-1).view(np.uint8).data
 
 
 def decode(data: Buffer, datatype: str, shape: Sequence[int]) -> Array:
@@ -98,7 +105,7 @@ def decode(data: Buffer, datatype: str, shape: Sequence[int]) -> Array:
     dtype = NUMPY_DTYPES[datatype]
     flat = np.frombuffer(_exactly(data, size * dtype.itemsize, datatype, shape), np.uint8 if datatype == "BOOL" else dtype)
     # A copy, so that callers own what they get and may write to it; a byte other than 0 and 1 is no valid numpy bool.
-    native: Array = flat != 0 if datatype == "BOOL" else flat.astype(dtype.newbyteorder("="), copy=True)
+    native: Array = flat != 0 if datatype == "BOOL" else flat.astype(_NATIVE[datatype], copy=True)
     return native.reshape(shape)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 from convoy.contract.errors import DeadlineExceededError, UsageError
 
@@ -24,7 +23,6 @@ def check_timeout(timeout_s: float, name: str = "timeout_s") -> float:
     return float(timeout_s)
 
 
-@dataclass(frozen=True)
 class Deadline:
     """One call's end, kept across all the requests that the call makes.
 
@@ -33,8 +31,11 @@ class Deadline:
         at_s: The end, on the monotonic clock.
     """
 
-    timeout_s: float
-    at_s: float
+    __slots__ = ("at_s", "timeout_s")
+
+    def __init__(self, timeout_s: float, at_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.at_s = at_s
 
     @classmethod
     def after(cls, timeout_s: float) -> Deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,33 +43,46 @@ deadline cancels (triton-inference-server/server #7368, #8034, seen up to 25.01)
 server from all others. The time that the caller has goes to the server with the request, for the policy of its queue.
 """
 
+PATIENT_S: Final = 5.0
+"""From this timeout on an inference is left to gRPC's own deadline, which does cancel it, until one was missed.
+
+The way that cancels nothing costs a blocking caller a thread's start an inference (a third of a millisecond where one is under way
+at a time). A patient caller's deadline is missed where a server hangs, and then once: for ``WARY_S`` after it no inference is
+cancelled."""
+
+WARY_S: Final = 300.0
+
 
 class GrpcTransport:
     """A ``Transport`` on one grpc channel."""
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._metadata = tuple(options.headers.items())
+        self._metadata = tuple(options.headers.items()) or None
         self._channel = _open(grpc, endpoint, options)
         self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
+        self._wary_until_s = 0.0
         self._abandoned: set[Any] = set()  # grpc cancels a call that nobody holds
 
     def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
         request = encode_request(call, timeout_s)
+        method = self._methods[method_of(call)]
         try:
-            if isinstance(call, Infer):
-                response = self._infer(call, request, timeout_s)
+            if isinstance(call, Infer) and (timeout_s < PATIENT_S or time.monotonic() < self._wary_until_s):
+                response = self._infer(call, method, request, timeout_s)
             else:
-                response = self._methods[method_of(call)](request, timeout=timeout_s, metadata=self._metadata)
+                response = method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
+            if isinstance(call, Infer) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._wary_until_s = time.monotonic() + WARY_S
             raise _translated(error, self._endpoint, call) from error
         except ValueError as error:  # what grpc raises on a channel that another thread has closed
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
         return _decoded(call, response, self._endpoint)
 
-    def _infer(self, call: Infer, request: bytes, timeout_s: float) -> Any:
-        sent = self._methods[method_of(call)].future(request, timeout=timeout_s + ABANDONED_S, metadata=self._metadata)
+    def _infer(self, call: Call[Any], method: Any, request: bytes, timeout_s: float) -> Any:
+        sent = method.future(request, timeout=timeout_s + ABANDONED_S, metadata=self._metadata)
         try:
             return sent.result(timeout_s)
         except grpc.FutureTimeoutError as error:
@@ -90,47 +104,52 @@ class AsyncGrpcTransport:
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._metadata = tuple(options.headers.items())
+        self._metadata = tuple(options.headers.items()) or None
         self._options = options
         self._channel: Any = None
         self._methods: dict[str, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._abandoned: set[asyncio.Task[Any]] = set()
+        self._wary_until_s = 0.0
+        self._abandoned: set[Any] = set()  # grpc cancels a call that nobody holds
 
     async def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
-        request = encode_request(call, timeout_s)
         method = self._method(method_of(call))
+        request = encode_request(call, timeout_s)
         try:
             if isinstance(call, Infer):
                 response = await self._infer(call, method, request, timeout_s)
             else:
                 response = await method(request, timeout=timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
+            if isinstance(call, Infer) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._wary_until_s = time.monotonic() + WARY_S
             raise _translated(error, self._endpoint, call) from error
         except grpc.aio.UsageError as error:
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
         return _decoded(call, response, self._endpoint)
 
     async def _infer(self, call: Infer, method: Any, request: bytes, timeout_s: float) -> Any:
-        async def sent() -> Any:
-            return await method(request, timeout=timeout_s + ABANDONED_S, metadata=self._metadata)
+        """Wait for the answer without waiting on grpc's call itself: who gives up on that, cancels it."""
+        assert self._loop is not None
+        patient = timeout_s >= PATIENT_S and time.monotonic() >= self._wary_until_s
+        sent = method(request, timeout=timeout_s if patient else timeout_s + ABANDONED_S, metadata=self._metadata)
+        ended: asyncio.Future[None] = self._loop.create_future()
 
-        task = asyncio.ensure_future(sent())
+        def answered(_: Any) -> None:
+            if not ended.done():
+                ended.set_result(None)
+
+        sent.add_done_callback(answered)
         try:
-            await asyncio.wait({task}, timeout=timeout_s)
+            await (ended if patient else asyncio.wait({ended}, timeout=timeout_s))
         finally:
-            if not task.done():
-                self._abandoned.add(task)
-                task.add_done_callback(self._let_go)
-        if not task.done():
+            if not sent.done():
+                self._abandoned.add(sent)
+                sent.add_done_callback(self._abandoned.discard)
+        if not ended.done():
             raise _too_late(self._endpoint, call, timeout_s)
-        return task.result()
-
-    def _let_go(self, task: asyncio.Task[Any]) -> None:
-        self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()  # nobody waits for it; asyncio complains of those that nobody looked at
+        return await sent
 
     async def close(self) -> None:
         """See ``Transport.close``."""
@@ -170,7 +189,7 @@ def _credentials(tls: Tls) -> Any:
     return grpc.ssl_channel_credentials(content(tls.ca_file), content(tls.key_file), content(tls.certificate_file))
 
 
-def _too_late(endpoint: Endpoint, call: Infer, timeout_s: float) -> ClientError:
+def _too_late(endpoint: Endpoint, call: Call[Any], timeout_s: float) -> ClientError:
     return failure(GRPC_STATUS["DEADLINE_EXCEEDED"], endpoint, call, f"DEADLINE_EXCEEDED: no answer within {timeout_s:.3g} s")
 
 

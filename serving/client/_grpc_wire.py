@@ -9,10 +9,11 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
 
 from convoy.contract.errors import InvalidResponseError
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, TensorMetadata
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata, TensorMetadata
 from convoy.serving.client._call import (
     Call,
     DescribeModel,
+    DescribeServer,
     Infer,
     ListModels,
     LoadModel,
@@ -32,6 +33,7 @@ _SERVICE: Final = "/inference.GRPCInferenceService/"
 _METHODS: Final[dict[type[Call[Any]], str]] = {
     ServerLive: "ServerLive",
     ServerReady: "ServerReady",
+    DescribeServer: "ServerMetadata",
     ModelReady: "ModelReady",
     DescribeModel: "ModelMetadata",
     ReadConfig: "ModelConfig",
@@ -68,13 +70,13 @@ def method_of(call: Call[Any]) -> str:
 
 def encode_request(call: Call[Any], timeout_s: float) -> bytes:
     """``call`` as its method's request, serialised."""
+    if isinstance(call, Infer):
+        return cast(bytes, _infer_request(call, timeout_s).SerializeToString())
     request = getattr(service_pb2, _METHODS[type(call)] + "Request")()
     if isinstance(call, (ModelReady, DescribeModel, ReadConfig, ReadStatistics)):
         request.name, request.version = call.model_name, call.model_version
     elif isinstance(call, (LoadModel, UnloadModel)):
         request.model_name = call.model_name
-    elif isinstance(call, Infer):
-        _fill_infer(request, call, timeout_s)
     return cast(bytes, request.SerializeToString())
 
 
@@ -90,10 +92,14 @@ def decode_response(call: Call[R], data: bytes) -> R:
     except DecodeError as error:
         raise InvalidResponseError(f"expected a {type(response).__name__} message, found {len(data)} other bytes") from error
     answer: Any = None
-    if isinstance(call, ServerLive):
+    if isinstance(call, Infer):
+        answer = InferResult(response.model_name, response.model_version, _outputs(response))
+    elif isinstance(call, ServerLive):
         answer = bool(response.live)
     elif isinstance(call, (ServerReady, ModelReady)):
         answer = bool(response.ready)
+    elif isinstance(call, DescribeServer):
+        answer = ServerMetadata(response.name, response.version, tuple(response.extensions))
     elif isinstance(call, DescribeModel):
         answer = ModelMetadata(
             response.name, tuple(response.versions), response.platform, _tensors(response.inputs), _tensors(response.outputs)
@@ -103,21 +109,24 @@ def decode_response(call: Call[R], data: bytes) -> R:
     elif isinstance(call, ReadStatistics):
         answer = [_plain(version) for version in response.model_stats]
     elif isinstance(call, ListModels):
-        answer = [ModelStatus(model.name, model.version, model.state, model.reason) for model in response.models]
-    elif isinstance(call, Infer):
-        answer = InferResult(response.model_name, response.model_version, _outputs(response))
+        # MLServer 1.7 writes its enumeration's own name before the state: "State.READY".
+        answer = [ModelStatus(m.name, m.version, m.state.rpartition(".")[2], m.reason) for m in response.models]
     return cast(R, answer)
 
 
-def _fill_infer(request: Any, call: Infer, timeout_s: float) -> None:
-    request.model_name, request.model_version = call.model_name, call.model_version
+def _infer_request(call: Infer, timeout_s: float) -> Any:
+    request = service_pb2.ModelInferRequest(
+        model_name=call.model_name,
+        model_version=call.model_version,
+        raw_input_contents=[bytes(tensor.data) for tensor in call.inputs],
+    )
     # How long the request may wait in Triton's queue; counts where the model's queue policy allows it.
     request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
     for tensor in call.inputs:
         request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        request.raw_input_contents.append(bytes(tensor.data))
     for name in call.outputs:
         request.outputs.add(name=name)
+    return request
 
 
 def _tensors(tensors: Any) -> tuple[TensorMetadata, ...]:
@@ -130,15 +139,15 @@ def _outputs(response: Any) -> dict[str, Array]:
         raise InvalidResponseError(f"expected raw contents for {len(response.outputs)} outputs, found {len(raw)}")
     outputs: dict[str, Array] = {}
     for index, tensor in enumerate(response.outputs):
-        shape = tuple(tensor.shape)
+        name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
         try:
             if raw:
-                outputs[tensor.name] = decode(raw[index], tensor.datatype, shape)
+                outputs[name] = decode(raw[index], datatype, shape)
             else:
-                values = getattr(tensor.contents, _CONTENTS[tensor.datatype]) if tensor.datatype in _CONTENTS else ()
-                outputs[tensor.name] = from_values(list(values), tensor.datatype, shape)
+                values = getattr(tensor.contents, _CONTENTS[datatype]) if datatype in _CONTENTS else ()
+                outputs[name] = from_values(list(values), datatype, shape)
         except InvalidResponseError as error:
-            raise InvalidResponseError(f"output {tensor.name!r}: {error}") from error
+            raise InvalidResponseError(f"output {name!r}: {error}") from error
     return outputs
 
 

@@ -9,8 +9,8 @@ from itertools import chain, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from convoy.contract.errors import OverloadedError
-from convoy.serving.client._deadline import Deadline
 from convoy.serving.client._retry import Retry
+from convoy.serving.client._router import Talk
 from convoy.serving.client._steps import Pause, Steps
 from convoy.serving.client._window import Window
 
@@ -31,7 +31,7 @@ class Chunk(Generic[T]):
 
     start: int
     rows: int
-    begin: Callable[[], Steps[T]]
+    begin: Callable[[Talk], Steps[T]]
 
 
 class Outcome(Protocol):
@@ -57,7 +57,7 @@ class Outcome(Protocol):
 @dataclass
 class _Sent(Generic[T]):
     chunk: Chunk[T]
-    deadline: Deadline
+    talk: Talk
     outcome: Outcome
     refusals: int = 0
 
@@ -69,7 +69,7 @@ class Line(Generic[T]):
         chunks: The parts of the input, read as they can be sent.
         most: The most requests under way.
         in_order: Whether answers come in the order of the chunks, or as they are there.
-        deadline: The end of a chunk that is sent now.
+        talk: The talk of a chunk that is sent now.
         retry: How long to leave a server alone that has no room.
         start: Begins to carry steps out.
     """
@@ -80,14 +80,14 @@ class Line(Generic[T]):
         *,
         most: int,
         in_order: bool,
-        deadline: Callable[[], Deadline],
+        talk: Callable[[], Talk],
         retry: Retry,
-        start: Callable[[Steps[tuple[T, float]], Deadline], Outcome],
+        start: Callable[[Steps[tuple[T, float]]], Outcome],
     ) -> None:
         self._chunks = chunks
         self._window = Window(most)
         self._in_order = in_order
-        self._deadline = deadline
+        self._talk = talk
         self._retry = retry
         self._start = start
         self._sent: list[_Sent[T]] = []
@@ -102,8 +102,8 @@ class Line(Generic[T]):
             if chunk is None:
                 self._more = False
                 break
-            deadline = self._deadline()
-            self._sent.append(_Sent(chunk, deadline, self._start(_timed(chunk, 0.0), deadline)))
+            talk = self._talk()
+            self._sent.append(_Sent(chunk, talk, self._start(_timed(chunk, talk, 0.0))))
         return bool(self._sent)
 
     @property
@@ -121,12 +121,12 @@ class Line(Generic[T]):
         sent = next((sent for sent in candidates if sent.outcome.done()), None)
         if sent is None:
             return None
-        if isinstance(sent.outcome.exception(), OverloadedError) and sent.deadline.left_s > 0:
+        if isinstance(sent.outcome.exception(), OverloadedError) and sent.talk.deadline.left_s > 0:
             self._window.refused()
             sent.refusals += 1
             pause_s = self._retry.pause_s(sent.refusals)
-            if pause_s < sent.deadline.left_s:
-                sent.outcome = self._start(_timed(sent.chunk, pause_s), sent.deadline)
+            if pause_s < sent.talk.deadline.left_s:
+                sent.outcome = self._start(_timed(sent.chunk, sent.talk, pause_s))
                 return None
         answer, seconds = sent.outcome.result()
         self._sent.remove(sent)
@@ -146,10 +146,10 @@ def look_ahead(chunks: Iterator[Chunk[T]]) -> tuple[Chunk[T] | None, Iterator[Ch
     return (first[0] if len(first) == 1 else None), chain(first, chunks)
 
 
-def _timed(chunk: Chunk[T], pause_s: float) -> Steps[tuple[T, float]]:
+def _timed(chunk: Chunk[T], talk: Talk, pause_s: float) -> Steps[tuple[T, float]]:
     """A chunk's answer and how many seconds it took."""
     if pause_s:
         yield Pause(pause_s)
     started = time.monotonic()
-    answer = yield from chunk.begin()
+    answer = yield from chunk.begin(talk)
     return answer, time.monotonic() - started

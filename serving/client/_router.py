@@ -28,6 +28,28 @@ _HEALTH: Final = (ServerLive, ServerReady, ModelReady)
 _EVERYWHERE: Final = (LoadModel, UnloadModel)
 
 
+class Talk:
+    """One call of a client's method: all requests that it makes, until its deadline.
+
+    Attributes:
+        deadline: The end of them all.
+    """
+
+    __slots__ = ("_route", "deadline")
+
+    def __init__(self, router: Router, deadline: Deadline) -> None:
+        self._route = router.route
+        self.deadline = deadline
+
+    def ask(self, call: Call[R]) -> Steps[R]:
+        """The steps that end with an answer, or with the error that no other try could mend.
+
+        Raises:
+            ClientError: The call failed.
+        """
+        return self._route(call, self.deadline)
+
+
 class Router:
     """Carries calls to servers: spreads them, tries again, hedges. Safe under threads.
 
@@ -58,11 +80,7 @@ class Router:
         self._looked_up_s = float("-inf")
 
     def route(self, call: Call[R], deadline: Deadline) -> Steps[R]:
-        """The steps that end with the call's answer, or with the error that no other try could mend.
-
-        Raises:
-            ClientError: The call failed.
-        """
+        """See ``Talk.ask``."""
         if self._names and time.monotonic() - self._looked_up_s >= LOOK_UP_S:
             self._looked_up_s = time.monotonic()
             yield Aside(self._resolve())

@@ -33,7 +33,8 @@ from convoy.serving.client._call import (
 from convoy.serving.client._classification import Classifier, batches, check_top_k, to_batch, to_predictions
 from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
 from convoy.serving.client._line import Chunk
-from convoy.serving.client._steps import Steps, ask, work
+from convoy.serving.client._router import Talk
+from convoy.serving.client._steps import Steps, work
 
 if TYPE_CHECKING:
     from convoy.contract.image import ImageLike
@@ -46,10 +47,10 @@ requests of some size keep a server as busy as few huge ones, with less memory o
 _NUMBER: Final = re.compile("[1-9][0-9]{0,18}")
 
 
-def is_up(call: Call[bool]) -> Steps[bool]:
+def is_up(talk: Talk, call: Call[bool]) -> Steps[bool]:
     """A health question: no server, and one that does not answer in time, is a no and no error."""
     try:
-        return (yield from ask(call))
+        return (yield from talk.ask(call))
     except (UnavailableError, DeadlineExceededError, ModelNotFoundError):
         return False
 
@@ -67,40 +68,40 @@ class Session:
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
         self._batch_sizes: dict[tuple[str, str], int] = {}  # max_batch_size; 0 where a model takes no batches, or nobody says
 
-    def ready(self, model_name: str | None, model_version: str) -> Steps[bool]:
+    def ready(self, talk: Talk, model_name: str | None, model_version: str) -> Steps[bool]:
         """Whether the server, or one model, takes requests."""
         if model_name is None:
             if model_version:
                 raise UsageError("ready: a model_version was given without a model_name.")
-            return (yield from is_up(ServerReady()))
-        return (yield from is_up(ModelReady(check_name(model_name), check_version(model_version))))
+            return (yield from is_up(talk, ServerReady()))
+        return (yield from is_up(talk, ModelReady(check_name(model_name), check_version(model_version))))
 
-    def interface(self, model_name: str, model_version: str) -> Steps[ModelInterface]:
+    def interface(self, talk: Talk, model_name: str, model_version: str) -> Steps[ModelInterface]:
         """The model's labels, image rule and tensors, as the server has them now."""
-        classifier = yield from self._look_up(check_name(model_name), check_number(model_version))
+        classifier = yield from self._look_up(talk, check_name(model_name), check_number(model_version))
         return classifier.interface
 
     def infer(
-        self, model_name: str, inputs: Mapping[str, Array], outputs: Iterable[str] | None, model_version: str
-    ) -> Steps[list[Chunk[InferResult]]]:
-        """Check the inputs against the server's own description; give the requests that they take, one unless they are many."""
+        self, talk: Talk, model_name: str, inputs: Mapping[str, Array], outputs: Iterable[str] | None, model_version: str
+    ) -> Steps[InferResult | list[Chunk[InferResult]]]:
+        """Check the inputs against the server's own description and have them answered, or give the requests that they take."""
         key = (check_name(model_name), check_version(model_version))
         wanted = tuple(outputs or ())
         arrays = _as_arrays(inputs)
         known = self._metadata.get(key)
-        metadata = known or (yield from self._describe(*key))
+        metadata = known or (yield from self._describe(talk, *key))
         try:
             self._check_inputs(metadata, arrays, wanted, model_version)
         except InvalidRequestError:
             if known is None:
                 raise
             # What was remembered may be the model before this one: ask again before the caller is told off.
-            metadata = yield from self._describe(*key)
+            metadata = yield from self._describe(talk, *key)
             self._check_inputs(metadata, arrays, wanted, model_version)
         datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
-        rows = yield from self._rows_a_request(key, metadata, arrays)
+        rows = yield from self._rows_a_request(talk, key, metadata, arrays)
         if rows is None:
-            return [Chunk(0, 1, partial(self._infer_chunk, key, arrays, datatypes, wanted))]
+            return (yield from self._infer_chunk(key, arrays, datatypes, wanted, talk))
         n = len(next(iter(arrays.values())))
         parts = ((start, {name: array[start : start + rows] for name, array in arrays.items()}) for start in range(0, n, rows))
         return [
@@ -108,19 +109,24 @@ class Session:
         ]
 
     def join(
-        self, model_name: str, inputs: Mapping[str, Array], outputs: Iterable[str] | None, results: Sequence[InferResult]
+        self,
+        talk: Talk,
+        model_name: str,
+        inputs: Mapping[str, Array],
+        outputs: Iterable[str] | None,
+        results: Sequence[InferResult],
     ) -> Steps[InferResult]:
         """The answer behind those of all chunks; where versions changed in between, what the older one answered is asked again."""
-        if len(results) == 1:
-            return results[0]
         versions = {result.model_version for result in results}
         if len(versions) > 1:
             newest = max(versions, key=lambda version: (len(version), version))
-            again = yield from self.infer(model_name, inputs, outputs, newest)
+            again = yield from self.infer(talk, model_name, inputs, outputs, newest)
+            if isinstance(again, InferResult):  # its batches became larger
+                return again
             results = list(results)
             for i, chunk in enumerate(again):
                 if results[i].model_version != newest:
-                    results[i] = yield from chunk.begin()
+                    results[i] = yield from chunk.begin(talk)
         first = results[0]
         for result in results:
             if result.outputs.keys() != first.outputs.keys():
@@ -132,13 +138,13 @@ class Session:
         return InferResult(first.model_name, first.model_version, joined)
 
     def classify(
-        self, model_name: str, images: ImageLike | Iterable[ImageLike], model_version: str, top_k: int
+        self, talk: Talk, model_name: str, images: ImageLike | Iterable[ImageLike], model_version: str, top_k: int
     ) -> Steps[Iterator[Chunk[list[Prediction]]]]:
         """Look the model up; give the requests that bring images to its pixels and name the classes, read lazily."""
         key = (check_name(model_name), check_number(model_version))
         top_k = check_top_k(top_k)
         remembered = self._classifiers.get(key)
-        classifier = remembered[0] if remembered else (yield from self._look_up(*key))
+        classifier = remembered[0] if remembered else (yield from self._look_up(talk, *key))
         return self._classify_chunks(key, classifier, images, top_k)
 
     def _classify_chunks(
@@ -156,18 +162,19 @@ class Session:
         batch: list[ImageLike] | npt.NDArray[np.uint8],
         start: int,
         top_k: int,
+        talk: Talk,
     ) -> Steps[list[Prediction]]:
         classifier = self._classifiers.get(key, (classifier, ""))[0]  # another version may have answered since
         try:
-            return (yield from self._classify_batch(key, classifier, batch, start, top_k))
+            return (yield from self._classify_batch(key, classifier, batch, start, top_k, talk))
         except (InvalidRequestError, InvalidResponseError) as error:
             # The model may have been replaced by one with other labels or another image since it was looked up.
-            renewed = yield from self._look_up(*key)
+            renewed = yield from self._look_up(talk, *key)
             if renewed.interface == classifier.interface:
                 raise
             if len(batch) > renewed.max_batch_size:
                 raise InvalidRequestError(f"{error} The model's configuration changed during the call: call again.") from error
-            return (yield from self._classify_batch(key, renewed, batch, start, top_k))
+            return (yield from self._classify_batch(key, renewed, batch, start, top_k, talk))
         except (ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._classifiers.pop(key, None)
             raise
@@ -179,6 +186,7 @@ class Session:
         batch: list[ImageLike] | npt.NDArray[np.uint8],
         start: int,
         top_k: int,
+        talk: Talk,
     ) -> Steps[list[Prediction]]:
         from convoy.contract.manifest import INPUT_NAME, PROBABILITIES_NAME
 
@@ -190,21 +198,21 @@ class Session:
             pixels = yield from work(lambda: to_batch(images, spec, start))
         tensor = Tensor(INPUT_NAME, "UINT8", pixels.shape, encode(pixels, "UINT8"))
         call = Infer(*key, inputs=(tensor,), outputs=(PROBABILITIES_NAME,))
-        result = yield from self._run(call)
+        result = yield from self._run(talk, call)
         version = result.model_version
         seen = self._classifiers.get(key, (classifier, ""))[1]
         if seen != version:
             if seen:  # another version answers than the one that was looked up: its labels are what counts
-                classifier = yield from self._look_up(*key)
+                classifier = yield from self._look_up(talk, *key)
             self._classifiers[key] = (classifier, version)
         try:
             return to_predictions(result, classifier.interface.labels, len(pixels), top_k)
         except InvalidResponseError as error:
             raise InvalidResponseError(f"{self._endpoint}: {call.subject}: {error}") from error
 
-    def _look_up(self, model_name: str, model_version: str) -> Steps[Classifier]:
+    def _look_up(self, talk: Talk, model_name: str, model_version: str) -> Steps[Classifier]:
         self._classifiers.pop((model_name, model_version), None)
-        config = yield from ask(ReadConfig(model_name, model_version))
+        config = yield from talk.ask(ReadConfig(model_name, model_version))
         try:
             classifier = Classifier.from_config(model_name, config)
         except (UsageError, ClientError) as error:
@@ -212,13 +220,13 @@ class Session:
         self._classifiers[(model_name, model_version)] = (classifier, "")
         return classifier
 
-    def _describe(self, model_name: str, model_version: str) -> Steps[ModelMetadata]:
-        metadata = yield from ask(DescribeModel(model_name, model_version))
+    def _describe(self, talk: Talk, model_name: str, model_version: str) -> Steps[ModelMetadata]:
+        metadata = yield from talk.ask(DescribeModel(model_name, model_version))
         self._metadata[(model_name, model_version)] = metadata
         return metadata
 
-    def _run(self, call: Infer) -> Steps[InferResult]:
-        result = yield from ask(call)
+    def _run(self, talk: Talk, call: Infer) -> Steps[InferResult]:
+        result = yield from talk.ask(call)
         found = ""
         if result.model_name and result.model_name != call.model_name:
             found = f"an answer of model {result.model_name!r}"
@@ -230,19 +238,20 @@ class Session:
             raise InvalidResponseError(f"{self._endpoint}: expected an answer of {call.subject}, found {found}.")
         return result
 
-    def _rows_a_request(self, key: tuple[str, str], metadata: ModelMetadata, arrays: Mapping[str, Array]) -> Steps[int | None]:
+    def _rows_a_request(
+        self, talk: Talk, key: tuple[str, str], metadata: ModelMetadata, arrays: Mapping[str, Array]
+    ) -> Steps[int | None]:
         """How many rows of a batch a request may carry; None where the inputs are sent as they are.
 
         Split is what is more than ``max_batch_size`` rows, or more than ``MOST_BYTES``, of a model that takes batches. Servers that
         tell nothing of batches get everything at once.
         """
-        lengths = {array.shape[:1] for array in arrays.values()}
-        n = next(iter(lengths))[0] if len(lengths) == 1 and () not in lengths else 0
+        n = _common_length(arrays)
         if n < 2 or any(tensor.shape[:1] != (-1,) for tensor in metadata.inputs):
             return None
         if key not in self._batch_sizes:
             try:
-                config = yield from ask(ReadConfig(*key))
+                config = yield from talk.ask(ReadConfig(*key))
                 self._batch_sizes[key] = int(config.get("max_batch_size") or 0)
             except (InvalidRequestError, ModelNotFoundError, TypeError, ValueError):  # a server without configurations
                 self._batch_sizes[key] = 0
@@ -254,13 +263,13 @@ class Session:
         return rows if rows < n else None
 
     def _infer_chunk(
-        self, key: tuple[str, str], arrays: Mapping[str, Array], datatypes: Mapping[str, str], wanted: tuple[str, ...]
+        self, key: tuple[str, str], arrays: Mapping[str, Array], datatypes: Mapping[str, str], wanted: tuple[str, ...], talk: Talk
     ) -> Steps[InferResult]:
         tensors = tuple(
             Tensor(name, datatypes[name], array.shape, encode(array, datatypes[name])) for name, array in arrays.items()
         )
         try:
-            return (yield from self._run(Infer(*key, inputs=tensors, outputs=wanted)))
+            return (yield from self._run(talk, Infer(*key, inputs=tensors, outputs=wanted)))
         except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._metadata.pop(key, None)
             self._batch_sizes.pop(key, None)
@@ -292,8 +301,24 @@ class Session:
             raise InvalidRequestError(f"{where}: expected outputs among {offered}, found {unknown[0]!r}. Nothing was sent.")
 
 
+def _common_length(arrays: Mapping[str, Array]) -> int:
+    """How many rows all arrays have; 0 where they have not equally many."""
+    n = -1
+    for array in arrays.values():
+        rows = array.shape[0] if array.ndim else 0
+        if n not in (-1, rows):
+            return 0
+        n = rows
+    return n
+
+
 def _matches(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    return len(shape) == len(wanted) and all(want in (-1, have) for want, have in zip(wanted, shape, strict=True))
+    if len(shape) != len(wanted):
+        return False
+    for have, want in zip(shape, wanted):  # noqa: B905, SIM110  # checked; on the way of every call, where a generator costs as much
+        if want not in (-1, have):
+            return False
+    return True
 
 
 def check_name(model_name: str) -> str:

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Work(Generic[T]):
     """Something that keeps a processor busy (decoding images): an event loop gives it to a thread."""
 
     run: Callable[[], T]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Attempt(Generic[R]):
     """One request to one server."""
 
@@ -34,22 +34,26 @@ class Attempt(Generic[R]):
     call: Call[R]
     timeout_s: float
 
+    def send(self) -> Any:
+        """Send it: the answer, or in an ``AsyncClient`` what is awaited for it."""
+        return self.node.transport.send(self.call, self.timeout_s)
 
-@dataclass(frozen=True)
+
+@dataclass(slots=True)
 class Close:
     """Let go of a server's connections."""
 
     node: Node
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Pause:
     """Wait."""
 
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Race(Generic[T]):
     """Start ``first``; where it has not ended after ``after_s``, start what ``later`` gives beside it.
 
@@ -62,21 +66,15 @@ class Race(Generic[T]):
     after_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Aside:
     """Start these steps and go on; what becomes of them nobody waits for, and their errors are nobody's."""
 
     steps: Steps[Any]
 
 
-Step: TypeAlias = "Call[Any] | Work[Any] | Attempt[Any] | Close | Pause | Race[Any] | Aside"
+Step: TypeAlias = "Work[Any] | Attempt[Any] | Close | Pause | Race[Any] | Aside"
 Steps: TypeAlias = Generator[Step, Any, T]
-
-
-def ask(call: Call[R]) -> Steps[R]:
-    """One call as steps of their own, so that its answer keeps its type."""
-    answer: R = yield call
-    return answer
 
 
 def work(run: Callable[[], T]) -> Steps[T]:

@@ -108,7 +108,7 @@ def test_a_model_or_version_that_is_not_there_is_said(url: str, model_name: str,
 
 
 def test_the_command_line_names_the_served_models_where_one_is_not(url: str) -> None:
-    from convoy.cli.predict import naming_the_served
+    from convoy.cli.connection import naming_the_served
 
     served = r"The server serves: .*tiny \(version 1\)"
     with pytest.raises(ModelNotFoundError, match=served), naming_the_served(url, 30), Client(url) as client:
@@ -131,7 +131,6 @@ def test_a_version_that_is_no_number_is_refused_with_the_form_that_is_expected(u
     ("inputs", "message"),
     [
         ({"image": np.zeros((1, 5, 4, 1), np.uint8)}, "shape"),
-        ({"image": np.zeros((9, 4, 4, 1), np.uint8)}, "batch"),
         ({"image": np.zeros((1, 4, 4, 1), np.float32)}, "UINT8"),
         ({"picture": np.zeros((1, 4, 4, 1), np.uint8)}, "picture"),
     ],
@@ -141,20 +140,27 @@ def test_tensors_that_the_model_does_not_take_are_refused(url: str, inputs: dict
         client.infer("tiny", inputs)
 
 
-def test_what_the_server_itself_says_of_wrong_tensors_is_an_invalid_request(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from convoy.serving.client import _session
-
-    monkeypatch.setattr(_session.Session, "_tensors", _unchecked)
+def test_a_batch_of_any_size_is_answered_by_a_model_that_takes_eight(url: str) -> None:
     with Client(url) as client:
-        for inputs in (
-            {"image": np.zeros((1, 5, 4, 1), np.uint8)},
-            {"picture": np.zeros((1, 4, 4, 1), np.uint8)},
-            {"image": np.zeros((1, 4, 4, 1), np.float32)},
+        many = client.infer("tiny", {"image": images(203)})
+        assert many["probabilities"].shape == (203, 3)
+        one_by_one = [client.infer("tiny", {"image": image[None]})["logits"][0] for image in images(203)[::50]]
+        assert np.allclose(many["logits"][::50], one_by_one, atol=1e-5)
+        assert [p.index for p in client.classify("tiny", images(203))] == many["probabilities"].argmax(axis=1).tolist()
+
+
+def test_what_the_server_itself_says_of_wrong_tensors_is_an_invalid_request(url: str) -> None:
+    with Client(url) as client:
+        for name, array in (
+            ("image", np.zeros((1, 5, 4, 1), np.uint8)),
+            ("image", np.zeros((9, 4, 4, 1), np.uint8)),
+            ("picture", np.zeros((1, 4, 4, 1), np.uint8)),
+            ("image", np.zeros((1, 4, 4, 1), np.float32)),
         ):
             with pytest.raises(InvalidRequestError):
-                client.infer("tiny", inputs)
+                _send_unchecked(client, name, array)
         with pytest.raises(InvalidRequestError):
-            client.infer("tiny", {"image": images(1)}, outputs=["nothing"])
+            _send_unchecked(client, "image", images(1), outputs=("nothing",))
 
 
 def test_no_images_at_all_are_answered_by_none(url: str) -> None:
@@ -165,14 +171,13 @@ def test_no_images_at_all_are_answered_by_none(url: str) -> None:
             client.infer("tiny", {"image": images(0)})
 
 
-def _unchecked(self: Any, metadata: Any, arrays: dict[str, np.ndarray], *rest: Any) -> Any:
-    from convoy.serving.client._call import Tensor
+def _send_unchecked(client: Client, name: str, array: np.ndarray, outputs: tuple[str, ...] = ()) -> None:
+    from convoy.serving.client._call import Infer, Tensor
     from convoy.serving.client._datatype import datatype_of, encode
 
-    return tuple(
-        Tensor(name, datatype_of(array) or "", array.shape, encode(array, datatype_of(array) or ""))
-        for name, array in arrays.items()
-    )
+    datatype = datatype_of(array) or ""
+    tensor = Tensor(name, datatype, array.shape, encode(array, datatype))
+    client._drive(client._begin(None).ask(Infer("tiny", "", inputs=(tensor,), outputs=outputs)))
 
 
 def test_a_request_that_can_not_be_met_in_time_is_a_deadline_exceeded(url: str) -> None:

@@ -68,10 +68,10 @@ def test_a_folder_with_damaged_files_is_scored_as_the_client_would(
 def test_the_commands_answer_from_the_running_server(triton: TritonServer, folder: Path, tmp_path: Path) -> None:
     predicted = convoy("predict", "tiny", folder / "00.png", folder / "empty.png", "--url", triton.http_url, "--json")
     assert predicted.returncode == 1
-    first, second = json.loads(predicted.stdout)["predictions"]
+    first, second = map(json.loads, predicted.stdout.splitlines())
     assert (first["model_version"], first["error"], second["label"]) == ("1", None, None)
     assert "empty.png" in second["error"]
-    assert "1 of 2 images could not be read" in predicted.stderr
+    assert "1 of 2 inputs could not be read" in predicted.stderr
 
     shown = convoy("predict", "tiny", folder / "00.png", "--url", triton.grpc_url)
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -7,7 +7,7 @@ import json
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -94,10 +94,11 @@ class GrpcDouble:
 
 
 class HttpDouble:
-    """A REST server whose every answer is ``behave(method, path, headers, body)``."""
+    """A REST server whose every answer is ``behave(method, path, headers, body)``; it tells its ``extensions``, if any."""
 
-    def __init__(self, behave: HttpBehaviour) -> None:
+    def __init__(self, behave: HttpBehaviour, extensions: Sequence[str] | None = ("binary_tensor_data",)) -> None:
         self.behave = behave
+        self.extensions = extensions
         self.port = 0
         self._server: Any = None
         self._thread: Any = None
@@ -116,7 +117,11 @@ class HttpDouble:
             def do_GET(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                status, extra, answer = double.behave(self.command, self.path, headers, body)
+                if self.path == "/v2" and double.extensions is not None:
+                    metadata = {"name": "double", "version": "1", "extensions": double.extensions}
+                    status, extra, answer = 200, {}, json.dumps(metadata).encode()
+                else:
+                    status, extra, answer = double.behave(self.command, self.path, headers, body)
                 self.send_response(status)
                 for name, value in extra.items():
                     self.send_header(name, value)
@@ -289,12 +294,12 @@ def grpc_double() -> Iterator[Callable[[GrpcBehaviour], GrpcDouble]]:
 
 
 @pytest.fixture
-def http_double() -> Iterator[Callable[[HttpBehaviour], HttpDouble]]:
+def http_double() -> Iterator[Callable[..., HttpDouble]]:
     """Start REST servers that behave as the test says."""
     doubles: list[HttpDouble] = []
 
-    def start(behave: HttpBehaviour) -> HttpDouble:
-        doubles.append(HttpDouble(behave).start())
+    def start(behave: HttpBehaviour, **options: Any) -> HttpDouble:
+        doubles.append(HttpDouble(behave, **options).start())
         return doubles[-1]
 
     yield start

@@ -77,6 +77,24 @@ def test_a_server_that_does_not_list_its_models_leaves_the_first_error(program: 
     assert program("predict", "digit", folder / "one" / "b.png") == (1, "", "convoy: error: no model 'digit'.\n")
 
 
+def test_score_reaches_its_server_by_the_options_of_predict(
+    program: Any, folder: Path, tmp_path: Path, fake: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, dict[str, str]]] = []
+
+    def open_transport(endpoint: Any, options: Any) -> FakeTransport:
+        opened.append((str(endpoint), options.headers))
+        return fake
+
+    monkeypatch.setattr("convoy.serving.client._client.open_transport", open_transport)
+    arguments = ("--url", "http://box", "--tls", "--header", "Authorization: secret")
+    code, out, err = program("score", "digits", folder, tmp_path / "out.parquet", *arguments)
+    assert (code, err) == (0, "")
+    assert opened == [("https://box:443", {"authorization": "secret"})]
+    assert "secret" not in out
+    assert fake.closed
+
+
 def test_a_version_that_is_no_number_is_wrong_use(program: Any, folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
     for arguments in (("predict", "digits", folder / "one" / "b.png"), ("score", "digits", folder, tmp_path / "out.parquet")):
         code, _, err = program(*arguments, "--model-version", "v1")
@@ -104,59 +122,3 @@ def test_an_interrupted_score_says_that_nothing_was_written(
     assert (code, out) == (130, "")
     assert f"nothing was written to {out_path}." in err
     assert err.endswith("convoy: interrupted\n")
-
-
-def test_predict_prints_label_probability_and_version(program: Any, folder: Path) -> None:
-    code, out, err = program("predict", "digits", folder / "one" / "b.png")
-    assert (code, err) == (0, "")
-    header, row = out.strip().splitlines()
-    assert header.split() == ["image", "label", "probability", "version"]
-    assert row.split()[1:3] == ["one", "80.00%"]
-    assert row.split()[-1] == "3"
-
-
-def test_predict_lists_the_likeliest_classes(program: Any, folder: Path) -> None:
-    _, out, _ = program("predict", "digits", folder / "one" / "b.png", folder / "zero" / "a.png", "--top-k", "2")
-    assert [word for line in out.splitlines()[1:] for word in line.split() if word in ("zero", "one", "two")] == [
-        "one",
-        "zero",
-        "zero",
-        "one",
-    ]
-
-
-def test_predict_answers_the_readable_images_and_reports_the_others(program: Any, folder: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.png"
-    bad.write_text("no image")
-    images = (bad, folder / "one" / "b.png", tmp_path / "gone.png", folder)
-    code, out, err = program("predict", "digits", *images)
-    assert code == 1
-    assert "80.00%" in out
-    assert "bad.png: expected an image" in err
-    assert "gone.png: no such file" in err
-    assert "found a folder" in err
-    assert "3 of 4 images could not be read" in err
-
-    code, out, _ = program("predict", "digits", *images, "--json", "--top-k", "3")
-    assert code == 1
-    answers = json.loads(out)["predictions"]
-    assert [answer["image"] for answer in answers] == [str(image) for image in images]
-    assert [answer["label"] for answer in answers] == [None, "one", None, None]
-    assert answers[1]["error"] is None
-    assert "expected an image" in answers[0]["error"]
-    assert len(answers[1]["top_k"]) == 3
-
-
-def test_predict_takes_labels_and_names_as_they_are(program: Any, tmp_path: Path, fake: FakeTransport, write_image: Any) -> None:
-    model = fake.models["digits"]
-    parameter = model.config["parameters"]["convoy_interface"]
-    parameter["string_value"] = parameter["string_value"].replace('"zero"', '"[red]"')
-    _, out, _ = program("predict", "digits", write_image(tmp_path / "[bold].png", 0))
-    assert "[red]" in out
-    assert "[bold].png" in out
-
-
-def test_predict_with_unreadable_images_only_prints_no_table(program: Any, tmp_path: Path) -> None:
-    code, out, err = program("predict", "digits", tmp_path / "gone.png")
-    assert (code, out) == (1, "")
-    assert "1 of 1 image could not be read" in err
