@@ -81,6 +81,21 @@ class ModelStatus:
 
 
 @dataclass(frozen=True)
+class ServerMetadata:
+    """A server as it describes itself.
+
+    Attributes:
+        name: What it is: ``triton``, ``mlserver``.
+        version: Its version.
+        extensions: What it offers beyond the protocol's core: ``binary_tensor_data``, ``model_repository``.
+    """
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TensorMetadata:
     """One tensor at a model's border as the server describes it.
 

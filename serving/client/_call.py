@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata
 from convoy.serving.client._datatype import Buffer
 
 R = TypeVar("R")
@@ -64,6 +64,13 @@ class ServerReady(Call[bool]):
     """Is the server ready for requests?"""
 
     does: ClassVar = "reach"
+
+
+@dataclass(frozen=True)
+class DescribeServer(Call[ServerMetadata]):
+    """Who is the server, and what does it offer beyond the protocol's core?"""
+
+    does: ClassVar = "read the metadata of"
 
 
 @dataclass(frozen=True)

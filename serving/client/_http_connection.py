@@ -5,19 +5,44 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
-from convoy.contract.errors import ClientError, DeadlineExceededError, InvalidResponseError, UsageError
-from convoy.serving.client._call import Call, ModelReady, R, ServerLive, ServerReady
+from convoy.contract.errors import (
+    ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
+    InvalidResponseError,
+    ModelNotFoundError,
+    UsageError,
+)
+from convoy.serving.client._call import (
+    Call,
+    ListModels,
+    LoadModel,
+    ModelReady,
+    R,
+    ReadConfig,
+    ReadStatistics,
+    ServerLive,
+    ServerReady,
+    UnloadModel,
+)
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import HTTPX_ERRORS, failure, of_http_status
-from convoy.serving.client._http_wire import decode_response, encode_request, error_text
+from convoy.serving.client._http_dialect import Dialect, Exchange
+from convoy.serving.client._http_wire import HttpRequest, decode_response, encode_request, error_text
 from convoy.serving.client._transport import Options, Tls
 
 # Health questions are answered by the status alone; Triton says 400 for "not ready".
 _NOT_READY = (400, 404, 503)
+
+_EXTENSIONS: Final = (ReadConfig, ReadStatistics, ListModels, LoadModel, UnloadModel)
+"""Calls that a server of the protocol need not know."""
+
+_NO_SUCH_PATH: Final = ("not found", "404 page not found")
+"""What web frameworks say of a path that nobody serves; of a model that is not there servers say more."""
 
 
 class HttpTransport:
@@ -26,11 +51,30 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._client = httpx.Client(**_arguments(endpoint, options))
+        self._dialect = Dialect()
 
     def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
         deadline = time.monotonic() + timeout_s
-        outgoing = encode_request(call, timeout_s)
+        exchanges = self._dialect.exchanges(call)
+        try:
+            exchange = next(exchanges)
+            while True:
+                try:
+                    answer = self._exchange(exchange, deadline)
+                except ClientError as error:
+                    exchange = exchanges.throw(error)
+                else:
+                    exchange = exchanges.send(answer)
+        except StopIteration as done:
+            result: R = done.value
+            return result
+        finally:
+            exchanges.close()
+
+    def _exchange(self, exchange: Exchange[R], deadline: float) -> R:
+        call, timeout_s = exchange.call, _left_s(deadline, self._endpoint, exchange.call)
+        outgoing = _encoded(exchange, timeout_s, self._endpoint)
         try:
             request = self._client.build_request(
                 outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s
@@ -65,6 +109,7 @@ class AsyncHttpTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._client = httpx.AsyncClient(**_arguments(endpoint, options))
+        self._dialect = Dialect()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def send(self, call: Call[R], timeout_s: float) -> R:
@@ -73,7 +118,26 @@ class AsyncHttpTransport:
         self._loop = self._loop or loop
         if loop is not self._loop:
             raise UsageError("an AsyncClient lives in the event loop that first used it; make one client a loop.")
-        outgoing = encode_request(call, timeout_s)
+        deadline = time.monotonic() + timeout_s
+        exchanges = self._dialect.exchanges(call)
+        try:
+            exchange = next(exchanges)
+            while True:
+                try:
+                    answer = await self._exchange(exchange, deadline)
+                except ClientError as error:
+                    exchange = exchanges.throw(error)
+                else:
+                    exchange = exchanges.send(answer)
+        except StopIteration as done:
+            result: R = done.value
+            return result
+        finally:
+            exchanges.close()
+
+    async def _exchange(self, exchange: Exchange[R], deadline: float) -> R:
+        call, timeout_s = exchange.call, _left_s(deadline, self._endpoint, exchange.call)
+        outgoing = _encoded(exchange, timeout_s, self._endpoint)
         try:
             request = self._client.build_request(
                 outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s
@@ -127,6 +191,21 @@ def _no_password() -> str:
     raise UsageError("tls: expected a key without a password.")
 
 
+def _left_s(deadline: float, endpoint: Endpoint, call: Call[Any]) -> float:
+    """Seconds until ``deadline``, on the monotonic clock."""
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise failure(DeadlineExceededError, endpoint, call, "the requests before it took all the time")
+    return left_s
+
+
+def _encoded(exchange: Exchange[Any], timeout_s: float, endpoint: Endpoint) -> HttpRequest:
+    try:
+        return encode_request(exchange.call, timeout_s, binary=exchange.binary)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{endpoint}: {exchange.call.subject}: {error} Nothing was sent.") from error
+
+
 def _translated(error: httpx.HTTPError, endpoint: Endpoint, call: Call[Any]) -> ClientError:
     kind = HTTPX_ERRORS[type(error).__name__]
     return failure(kind, endpoint, call, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
@@ -137,7 +216,10 @@ def _decoded(call: Call[R], response: httpx.Response, body: bytes, endpoint: End
     if isinstance(call, (ServerLive, ServerReady, ModelReady)) and status in _NOT_READY:
         return False  # type: ignore[return-value]  # R is bool for these
     if status != httpx.codes.OK:
-        raise failure(of_http_status(status), endpoint, call, f"HTTP {status}: {error_text(body)}")
+        kind, words = of_http_status(status), error_text(body)
+        if kind is ModelNotFoundError and isinstance(call, _EXTENSIONS) and words.lower() in _NO_SUCH_PATH:
+            kind, words = InvalidRequestError, f"{words}: the server does not offer this"
+        raise failure(kind, endpoint, call, f"HTTP {status}: {words}")
     try:
         return decode_response(call, body, response.headers)
     except InvalidResponseError as error:

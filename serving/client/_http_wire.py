@@ -1,4 +1,4 @@
-"""Calls as KServe v2 REST requests, tensors in binary: a JSON header, then the raw bytes, both ways."""
+"""Calls as KServe v2 REST requests. Tensors go in binary (a JSON header, then the raw bytes) or as JSON alone; both are read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any, Final, cast
 from urllib.parse import quote
 
 from convoy.contract.errors import InvalidResponseError
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, TensorMetadata
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata, TensorMetadata
 from convoy.serving.client._call import (
     Call,
     DescribeModel,
+    DescribeServer,
     Infer,
     ListModels,
     LoadModel,
@@ -24,7 +25,8 @@ from convoy.serving.client._call import (
     ServerReady,
     UnloadModel,
 )
-from convoy.serving.client._datatype import Array, decode, from_values
+from convoy.serving.client._datatype import Array, decode
+from convoy.serving.client._http_values import from_json, to_json
 
 HEADER_LENGTH: Final = "inference-header-content-length"
 """The header that says how many of a body's bytes are JSON; tensors follow."""
@@ -47,21 +49,32 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def encode_request(call: Call[Any], timeout_s: float) -> HttpRequest:
-    """``call`` as a REST request."""
+def encode_request(call: Call[Any], timeout_s: float, *, binary: bool = True) -> HttpRequest:
+    """``call`` as a REST request.
+
+    Args:
+        call: What is asked.
+        timeout_s: How long the answer may take; told to servers that take tensors in binary, which are Triton or like it.
+        binary: Whether tensors go in binary, or as JSON alone.
+
+    Raises:
+        InvalidRequestError: JSON cannot carry an input.
+    """
     name = quote(call.model_name, safe="")
     model = f"/v2/models/{name}" + (f"/versions/{quote(call.model_version, safe='')}" if call.model_version else "")
     if isinstance(call, Infer):
-        return _infer_request(call, f"{model}/infer", timeout_s)
+        path = f"{model}/infer"
+        return _binary_request(call, path, timeout_s) if binary else _post(path, _plain_document(call))
     if isinstance(call, LoadModel):
-        return HttpRequest("POST", f"/v2/repository/models/{name}/load", b"{}")
+        return _post(f"/v2/repository/models/{name}/load", {})
     if isinstance(call, UnloadModel):
-        return HttpRequest("POST", f"/v2/repository/models/{name}/unload", b"{}")
+        return _post(f"/v2/repository/models/{name}/unload", {})
     if isinstance(call, ListModels):
-        return HttpRequest("POST", "/v2/repository/index", b"{}")
+        return _post("/v2/repository/index", {})
     paths: dict[type[Call[Any]], str] = {
         ServerLive: "/v2/health/live",
         ServerReady: "/v2/health/ready",
+        DescribeServer: "/v2",
         ModelReady: f"{model}/ready",
         DescribeModel: model,
         ReadConfig: f"{model}/config",
@@ -86,10 +99,13 @@ def decode_response(call: Call[R], body: bytes, headers: Mapping[str, str]) -> R
         answer = True
     elif isinstance(call, Infer):
         answer = _infer_result(body, headers)
-    elif isinstance(call, (DescribeModel, ReadConfig, ReadStatistics, ListModels)):
+    elif isinstance(call, (DescribeServer, DescribeModel, ReadConfig, ReadStatistics, ListModels)):
         document = _json(body)
         try:
-            if isinstance(call, DescribeModel):
+            if isinstance(call, DescribeServer):
+                extensions = tuple(str(extension) for extension in document.get("extensions") or ())
+                answer = ServerMetadata(_text(document, "name"), _text(document, "version"), extensions)
+            elif isinstance(call, DescribeModel):
                 answer = _metadata(document)
             elif isinstance(call, ReadConfig):
                 answer = dict(document)
@@ -97,7 +113,7 @@ def decode_response(call: Call[R], body: bytes, headers: Mapping[str, str]) -> R
                 answer = [dict(version) for version in document["model_stats"]]
             else:
                 keys = ("name", "version", "state", "reason")
-                answer = [ModelStatus(*(str(model.get(key, "")) for key in keys)) for model in document]
+                answer = [ModelStatus(*(_text(model, key) for key in keys)) for model in document]
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InvalidResponseError(f"the JSON document has another form than the protocol's: {error!r}") from error
     return cast(R, answer)
@@ -116,7 +132,7 @@ def error_text(body: bytes) -> str:
     return str(document)
 
 
-def _infer_request(call: Infer, path: str, timeout_s: float) -> HttpRequest:
+def _binary_request(call: Infer, path: str, timeout_s: float) -> HttpRequest:
     document: dict[str, Any] = {
         # How long the request may wait in Triton's queue, in microseconds; counts where the model's queue policy allows it.
         "parameters": {"timeout": max(1, int(timeout_s * 1e6))},
@@ -134,9 +150,26 @@ def _infer_request(call: Infer, path: str, timeout_s: float) -> HttpRequest:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs]
     else:
         document["parameters"]["binary_data_output"] = True
-    header = json.dumps(document, separators=(",", ":")).encode()
+    header = _json_bytes(document)
     body = b"".join([header, *(tensor.data for tensor in call.inputs)])
     return HttpRequest("POST", path, body, {HEADER_LENGTH: str(len(header)), "content-type": "application/octet-stream"})
+
+
+def _plain_document(call: Infer) -> dict[str, Any]:
+    # No parameters: the protocol names none, and a server makes of those it does not know what it likes.
+    document: dict[str, Any] = {
+        "inputs": [
+            {"name": tensor.name, "shape": list(tensor.shape), "datatype": tensor.datatype, "data": to_json(tensor)}
+            for tensor in call.inputs
+        ]
+    }
+    if call.outputs:
+        document["outputs"] = [{"name": name} for name in call.outputs]
+    return document
+
+
+def _post(path: str, document: dict[str, Any]) -> HttpRequest:
+    return HttpRequest("POST", path, _json_bytes(document), {"content-type": "application/json"})
 
 
 def _infer_result(body: bytes, headers: Mapping[str, str]) -> InferResult:
@@ -154,7 +187,7 @@ def _infer_result(body: bytes, headers: Mapping[str, str]) -> InferResult:
             size = (tensor.get("parameters") or {}).get("binary_data_size")
             try:
                 if size is None:
-                    outputs[name] = from_values(tensor["data"], datatype, shape)
+                    outputs[name] = from_json(tensor["data"], datatype, shape)
                     continue
                 if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(binary) - offset:
                     raise InvalidResponseError(f"binary_data_size is {size!r} where {len(binary) - offset} bytes are left")
@@ -162,7 +195,7 @@ def _infer_result(body: bytes, headers: Mapping[str, str]) -> InferResult:
                 offset += size
             except InvalidResponseError as error:
                 raise InvalidResponseError(f"output {name!r}: {error}") from error
-        model_name, model_version = str(document.get("model_name") or ""), str(document.get("model_version") or "")
+        model_name, model_version = _text(document, "model_name"), _text(document, "model_version")
     except (TypeError, KeyError, AttributeError) as error:
         raise InvalidResponseError(f"the JSON document has another form than the protocol's: {error!r}") from error
     if offset != len(binary):
@@ -178,7 +211,17 @@ def _metadata(document: Any) -> ModelMetadata:
         )
 
     versions = tuple(str(version) for version in document.get("versions") or ())
-    return ModelMetadata(str(document["name"]), versions, str(document.get("platform", "")), tensors("inputs"), tensors("outputs"))
+    return ModelMetadata(str(document["name"]), versions, _text(document, "platform"), tensors("inputs"), tensors("outputs"))
+
+
+def _text(document: Any, key: str) -> str:
+    """What a document says under ``key``; empty where it says nothing, or null."""
+    value = document.get(key)
+    return "" if value is None else str(value)
+
+
+def _json_bytes(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _json(body: bytes) -> Any:

@@ -20,16 +20,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from convoy.contract.errors import ClientError, InvalidRequestError, ModelNotFoundError
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, TensorMetadata
+from convoy.contract.errors import ClientError, DeadlineExceededError, InvalidRequestError, ModelNotFoundError
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata, TensorMetadata
 from convoy.serving.client._call import (
     Call,
     DescribeModel,
+    DescribeServer,
     Infer,
     ListModels,
     LoadModel,
     R,
     ReadConfig,
+    ReadStatistics,
     ServerLive,
     ServerReady,
     UnloadModel,
@@ -49,12 +51,14 @@ class FakeModel:
         inputs: Input tensors: name to datatype and shape with the batch axis (-1: any extent).
         config: What ``Client.config`` answers.
         version: The version that answers.
+        takes_s: How long an inference takes. Nobody waits for it: a call that has less time is a ``DeadlineExceededError`` at once.
     """
 
     run: Callable[[dict[str, Array]], Mapping[str, Array]]
     inputs: Mapping[str, tuple[str, tuple[int, ...]]]
     config: dict[str, Any] = field(default_factory=dict)
     version: str = "1"
+    takes_s: float = 0.0
 
     @classmethod
     def of_tensors(
@@ -63,9 +67,10 @@ class FakeModel:
         run: Callable[[dict[str, Array]], Mapping[str, Array]],
         *,
         version: str = "1",
+        takes_s: float = 0.0,
     ) -> FakeModel:
         """A model for ``infer`` that Convoy did not deploy."""
-        return cls(run, inputs, {"max_batch_size": 0}, version)
+        return cls(run, inputs, {"max_batch_size": 0}, version, takes_s)
 
     @classmethod
     def classifier(
@@ -118,12 +123,15 @@ class FakeTransport:
         self.closed = False
         self._lock = threading.Lock()
 
-    def send(self, call: Call[R], timeout_s: float) -> R:  # noqa: ARG002  # answers at once
+    def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
         with self._lock:
             self.calls.append(call)
             if self.failures:
                 raise self.failures.popleft()
+        takes_s = self.models[call.model_name].takes_s if isinstance(call, Infer) and call.model_name in self.models else 0.0
+        if timeout_s < takes_s:
+            raise DeadlineExceededError(f"fake: {call.subject} takes {takes_s:g} s, and the call had {timeout_s:.3g} s.")
         return cast(R, self._answer(call))
 
     def close(self) -> None:
@@ -133,6 +141,8 @@ class FakeTransport:
     def _answer(self, call: Call[Any]) -> Any:
         if isinstance(call, (ServerLive, ServerReady)):
             return True
+        if isinstance(call, DescribeServer):
+            return ServerMetadata("fake", "", ())
         if isinstance(call, ListModels):
             return [ModelStatus(name, model.version, "READY", "") for name, model in self.models.items()]
         model = self.models.get(call.model_name)
@@ -142,6 +152,8 @@ class FakeTransport:
             return None
         if isinstance(call, ReadConfig):
             return model.config
+        if isinstance(call, ReadStatistics):
+            raise InvalidRequestError("fake: this server keeps no statistics.")
         if isinstance(call, DescribeModel):
             tensors = tuple(TensorMetadata(name, datatype, shape) for name, (datatype, shape) in model.inputs.items())
             return ModelMetadata(call.model_name, (model.version,), "fake", tensors, ())
@@ -150,7 +162,10 @@ class FakeTransport:
             if set(inputs) != set(model.inputs):
                 raise InvalidRequestError(f"fake: expected the inputs {sorted(model.inputs)}, found {sorted(inputs)}.")
             outputs = model.run(inputs)
-            return InferResult(call.model_name, model.version, {name: np.asarray(output) for name, output in outputs.items()})
+            if missing := [name for name in call.outputs if name not in outputs]:
+                raise InvalidRequestError(f"fake: expected outputs among {sorted(outputs)}, found {missing[0]!r}.")
+            wanted = call.outputs or outputs
+            return InferResult(call.model_name, model.version, {name: np.asarray(outputs[name]) for name in wanted})
         return True  # ModelReady
 
 
