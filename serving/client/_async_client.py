@@ -28,7 +28,7 @@ from convoy.serving.client._line import Chunk, Line, look_ahead
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
 from convoy.serving.client._session import check_name, check_version, is_up
-from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work
+from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import AsyncTransport, Tls, open_async_transport
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class AsyncClient(BaseClient):
         retry: See ``Client``.
         hedge_after_s: See ``Client``.
         max_in_flight: See ``Client``.
+        merge: See ``Client``.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.AsyncFakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
 
@@ -76,6 +77,7 @@ class AsyncClient(BaseClient):
         retry: Retry | None = Retry(),  # noqa: B008  # frozen
         hedge_after_s: float | None = None,
         max_in_flight: int = 32,
+        merge: bool = True,
         transport: AsyncTransport | Mapping[str, AsyncTransport] | None = None,
     ) -> None:
         super().__init__(
@@ -86,8 +88,10 @@ class AsyncClient(BaseClient):
             retry=retry,
             hedge_after_s=hedge_after_s,
             max_in_flight=max_in_flight,
+            merge=merge,
             transport=transport,
             open_transport=open_async_transport,
+            new_signal=_Signal,
         )
         self._tasks: set[asyncio.Task[Any]] = set()  # asyncio forgets tasks that nobody holds
 
@@ -224,6 +228,8 @@ class AsyncClient(BaseClient):
             steps.close()
 
     async def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Wait):
+            return await step.signal.wait(step.seconds)
         if isinstance(step, Work):
             import asyncio
 
@@ -298,3 +304,24 @@ class AsyncClient(BaseClient):
         import asyncio
 
         return asyncio.ensure_future(self._drive(steps))
+
+
+class _Signal:
+    """What a coroutine waits for and another sets: ``threading.Event`` with ``await``, for one that waits."""
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[None] = self._loop.create_future()
+
+    def set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, seconds: float) -> None:
+        timer = self._loop.call_later(seconds, self.set)
+        try:
+            await self._future
+        finally:
+            timer.cancel()

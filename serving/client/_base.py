@@ -23,6 +23,7 @@ class BaseClient:
 
     Args:
         open_transport: Opens the connections to one server.
+        new_signal: Makes what a caller waits for; see ``Crowd``.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class BaseClient:
         retry: Retry | None,
         hedge_after_s: float | None,
         max_in_flight: int,
+        merge: bool,
         transport: Any,
         open_transport: Callable[[Endpoint, Options], Any],
+        new_signal: Callable[[], Any],
     ) -> None:
         self._endpoints = parse_all(url)
         self._timeout_s = check_timeout(timeout_s)
@@ -50,7 +53,7 @@ class BaseClient:
         given = _by_url(transport, self._endpoints)
         self._max_in_flight = max_in_flight
         self._retry = retry or NEVER
-        self._session = Session(", ".join(map(str, self._endpoints)))
+        self._session = Session(", ".join(map(str, self._endpoints)), new_signal, merge=merge)
         self._closed = False
 
         def new_router() -> Router:
@@ -91,6 +94,7 @@ class BaseClient:
         self._pid = os.getpid()
         self._inherited = self._router  # kept, since to let go of it would say good-bye on the parent's connections
         self._router = self._new_router()
+        self._session.leave_parent()
 
 
 def _by_url(transport: Any, endpoints: Sequence[Endpoint]) -> dict[Endpoint, Any] | None:

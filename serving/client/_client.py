@@ -31,7 +31,7 @@ from convoy.serving.client._line import Chunk, Line, look_ahead
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
 from convoy.serving.client._session import check_name, check_version, is_up
-from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Work
+from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import Tls, Transport, open_transport
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ class Client(BaseClient):
         hedge_after_s: After how long without an answer an inference is sent a second time, to another server where there is one;
             the first answer counts. Cuts the longest waits, costs the servers work. Within the budget of ``retry``. None: never.
         max_in_flight: The most requests of one call under way, where its input is split; how many there are adapts to the server.
+        merge: Whether small inferences of callers who wait for the same model share requests, where its configuration has
+            ``dynamic_batching``, so that the server would merge them too: many callers at once are served several times as fast.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.FakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
 
@@ -85,6 +87,7 @@ class Client(BaseClient):
         retry: Retry | None = Retry(),  # noqa: B008  # frozen
         hedge_after_s: float | None = None,
         max_in_flight: int = 32,
+        merge: bool = True,
         transport: Transport | Mapping[str, Transport] | None = None,
     ) -> None:
         super().__init__(
@@ -95,8 +98,10 @@ class Client(BaseClient):
             retry=retry,
             hedge_after_s=hedge_after_s,
             max_in_flight=max_in_flight,
+            merge=merge,
             transport=transport,
             open_transport=open_transport,
+            new_signal=threading.Event,
         )
         self._open_pools()
 
@@ -321,6 +326,8 @@ class Client(BaseClient):
             steps.close()
 
     def _carry_out(self, step: Step) -> Any:
+        if isinstance(step, Wait):
+            return step.signal.wait(step.seconds)
         if isinstance(step, Work):
             return step.run()
         if isinstance(step, Pause):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,9 @@ from convoy.serving.client._call import (
     Tensor,
 )
 from convoy.serving.client._classification import Classifier, batches, check_top_k, to_batch, to_predictions
+from convoy.serving.client._crowd import AT_ONCE, Crowd
 from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
+from convoy.serving.client._flight import Flights
 from convoy.serving.client._line import Chunk
 from convoy.serving.client._router import Talk
 from convoy.serving.client._steps import Steps, work
@@ -55,18 +58,50 @@ def is_up(talk: Talk, call: Call[bool]) -> Steps[bool]:
         return False
 
 
+@dataclass(frozen=True)
+class _Batching:
+    """How a model takes batches.
+
+    Attributes:
+        most_rows: Its ``max_batch_size``; 0 where it takes none, or the server does not say.
+        crowd: Who waits for it; None where requests of strangers are not to be merged.
+    """
+
+    most_rows: int
+    crowd: Crowd | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], new_signal: Callable[[], Any], *, merge: bool) -> _Batching:
+        """Read a model's configuration: with ``dynamic_batching`` the server merges requests itself."""
+        most_rows = int(config.get("max_batch_size") or 0)
+        merges = merge and most_rows > 1 and config.get("dynamic_batching") is not None
+        return cls(most_rows, Crowd(most_rows, new_signal) if merges else None)
+
+
 class Session:
     """What one client remembers of its server. Safe under threads: entries are replaced whole.
 
     Args:
         endpoint: Where the server is, for messages.
+        new_signal: Makes what a caller waits for: has ``set`` and ``wait``, as ``threading.Event`` has.
+        merge: Whether callers who wait for one model share requests.
     """
 
-    def __init__(self, endpoint: object) -> None:
+    def __init__(self, endpoint: object, new_signal: Callable[[], Any], *, merge: bool) -> None:
         self._endpoint = endpoint
+        self._new_signal = new_signal
+        self._merge = merge
+        self._flights = Flights(new_signal)
         self._classifiers: dict[tuple[str, str], tuple[Classifier, str]] = {}  # with the version that answered, "" until one did
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
-        self._batch_sizes: dict[tuple[str, str], int] = {}  # max_batch_size; 0 where a model takes no batches, or nobody says
+        self._batchings: dict[tuple[str, str], _Batching] = {}
+        self._under_way: dict[tuple[str, str], int] = {}  # inferences of models of whose batches nothing is known yet
+
+    def leave_parent(self) -> None:
+        """This is a child process: who waits for whom in the parent is nothing to us."""
+        self._flights = Flights(self._new_signal)
+        self._batchings = {}
+        self._under_way = {}
 
     def ready(self, talk: Talk, model_name: str | None, model_version: str) -> Steps[bool]:
         """Whether the server, or one model, takes requests."""
@@ -89,7 +124,7 @@ class Session:
         wanted = tuple(outputs or ())
         arrays = _as_arrays(inputs)
         known = self._metadata.get(key)
-        metadata = known or (yield from self._describe(talk, *key))
+        metadata = known or (yield from self._metadata_of(talk, key))
         try:
             self._check_inputs(metadata, arrays, wanted, model_version)
         except InvalidRequestError:
@@ -99,13 +134,13 @@ class Session:
             metadata = yield from self._describe(talk, *key)
             self._check_inputs(metadata, arrays, wanted, model_version)
         datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
-        rows = yield from self._rows_a_request(talk, key, metadata, arrays)
-        if rows is None:
-            return (yield from self._infer_chunk(key, arrays, datatypes, wanted, talk))
-        n = len(next(iter(arrays.values())))
+        n = _common_length(arrays) if all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs) else 0
+        rows = 0 if n < 2 else (yield from self._rows_a_request(talk, key, arrays))
+        if not 0 < rows < n:
+            return (yield from self._infer_chunk(key, arrays, datatypes, wanted, n, talk))
         parts = ((start, {name: array[start : start + rows] for name, array in arrays.items()}) for start in range(0, n, rows))
         return [
-            Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, datatypes, wanted)) for start, part in parts
+            Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, datatypes, wanted, 0)) for start, part in parts
         ]
 
     def join(
@@ -144,7 +179,7 @@ class Session:
         key = (check_name(model_name), check_number(model_version))
         top_k = check_top_k(top_k)
         remembered = self._classifiers.get(key)
-        classifier = remembered[0] if remembered else (yield from self._look_up(talk, *key))
+        classifier = remembered[0] if remembered else (yield from self._classifier_of(talk, key))
         return self._classify_chunks(key, classifier, images, top_k)
 
     def _classify_chunks(
@@ -198,7 +233,7 @@ class Session:
             pixels = yield from work(lambda: to_batch(images, spec, start))
         tensor = Tensor(INPUT_NAME, "UINT8", pixels.shape, encode(pixels, "UINT8"))
         call = Infer(*key, inputs=(tensor,), outputs=(PROBABILITIES_NAME,))
-        result = yield from self._run(talk, call)
+        result = yield from self._send(talk, call, len(pixels))
         version = result.model_version
         seen = self._classifiers.get(key, (classifier, ""))[1]
         if seen != version:
@@ -220,6 +255,19 @@ class Session:
         self._classifiers[(model_name, model_version)] = (classifier, "")
         return classifier
 
+    def _classifier_of(self, talk: Talk, key: tuple[str, str]) -> Steps[Classifier]:
+        def known() -> Classifier | None:
+            remembered = self._classifiers.get(key)
+            return remembered[0] if remembered else None
+
+        return (yield from self._flights.share(talk, ("classifier", key), known, lambda: self._look_up(talk, *key)))
+
+    def _metadata_of(self, talk: Talk, key: tuple[str, str]) -> Steps[ModelMetadata]:
+        def known() -> ModelMetadata | None:
+            return self._metadata.get(key)
+
+        return (yield from self._flights.share(talk, ("metadata", key), known, lambda: self._describe(talk, *key)))
+
     def _describe(self, talk: Talk, model_name: str, model_version: str) -> Steps[ModelMetadata]:
         metadata = yield from talk.ask(DescribeModel(model_name, model_version))
         self._metadata[(model_name, model_version)] = metadata
@@ -238,41 +286,70 @@ class Session:
             raise InvalidResponseError(f"{self._endpoint}: expected an answer of {call.subject}, found {found}.")
         return result
 
-    def _rows_a_request(
-        self, talk: Talk, key: tuple[str, str], metadata: ModelMetadata, arrays: Mapping[str, Array]
-    ) -> Steps[int | None]:
-        """How many rows of a batch a request may carry; None where the inputs are sent as they are.
+    def _send(self, talk: Talk, call: Infer, rows: int) -> Steps[InferResult]:
+        """Have an inference answered: with those of others, where many wait and the model's rows are each other's strangers.
 
-        Split is what is more than ``max_batch_size`` rows, or more than ``MOST_BYTES``, of a model that takes batches. Servers that
-        tell nothing of batches get everything at once.
+        Args:
+            talk: The call.
+            call: The inference.
+            rows: Its rows; 0 where it is to be sent as it is.
         """
-        n = _common_length(arrays)
-        if n < 2 or any(tensor.shape[:1] != (-1,) for tensor in metadata.inputs):
-            return None
-        if key not in self._batch_sizes:
+        key = (call.model_name, call.model_version)
+        if not rows or not self._merge:
+            return (yield from self._run(talk, call))
+        batching = self._batchings.get(key)
+        if batching is None:
+            under_way = self._under_way[key] = self._under_way.get(key, 0) + 1
+            try:
+                if under_way <= AT_ONCE:
+                    return (yield from self._run(talk, call))
+                batching = yield from self._batching(talk, key)
+            finally:
+                self._under_way[key] = self._under_way.get(key, 1) - 1
+        if batching.crowd is None:
+            return (yield from self._run(talk, call))
+        return (yield from batching.crowd.infer(call, rows, talk.deadline, partial(self._run, talk)))
+
+    def _batching(self, talk: Talk, key: tuple[str, str]) -> Steps[_Batching]:
+        """What the server says of the model's batches, asked once."""
+
+        def ask() -> Steps[_Batching]:
             try:
                 config = yield from talk.ask(ReadConfig(*key))
-                self._batch_sizes[key] = int(config.get("max_batch_size") or 0)
+                batching = _Batching.of(config, self._new_signal, merge=self._merge)
             except (InvalidRequestError, ModelNotFoundError, TypeError, ValueError):  # a server without configurations
-                self._batch_sizes[key] = 0
-        most = self._batch_sizes[key]
-        if most < 1:
-            return None
+                batching = _Batching(0, None)
+            self._batchings[key] = batching
+            return batching
+
+        return (yield from self._flights.share(talk, ("batching", key), lambda: self._batchings.get(key), ask))
+
+    def _rows_a_request(self, talk: Talk, key: tuple[str, str], arrays: Mapping[str, Array]) -> Steps[int]:
+        """How many rows of a batch a request may carry; 0 where that is not known, and everything is sent at once.
+
+        A request carries no more rows than ``max_batch_size``, and no more than ``MOST_BYTES`` where it has several.
+        """
+        most = (yield from self._batching(talk, key)).most_rows
         n_bytes = max(1, sum(prod(array.shape[1:]) * array.itemsize for array in arrays.values()))
-        rows = min(most, max(1, MOST_BYTES // n_bytes))
-        return rows if rows < n else None
+        return min(most, max(1, MOST_BYTES // n_bytes))
 
     def _infer_chunk(
-        self, key: tuple[str, str], arrays: Mapping[str, Array], datatypes: Mapping[str, str], wanted: tuple[str, ...], talk: Talk
+        self,
+        key: tuple[str, str],
+        arrays: Mapping[str, Array],
+        datatypes: Mapping[str, str],
+        wanted: tuple[str, ...],
+        rows: int,
+        talk: Talk,
     ) -> Steps[InferResult]:
         tensors = tuple(
-            Tensor(name, datatypes[name], array.shape, encode(array, datatypes[name])) for name, array in arrays.items()
+            [Tensor(name, datatypes[name], array.shape, encode(array, datatypes[name])) for name, array in arrays.items()]
         )
         try:
-            return (yield from self._run(talk, Infer(*key, inputs=tensors, outputs=wanted)))
+            return (yield from self._send(talk, Infer(*key, inputs=tensors, outputs=wanted), rows))
         except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._metadata.pop(key, None)
-            self._batch_sizes.pop(key, None)
+            self._batchings.pop(key, None)
             raise
 
     def _check_inputs(

@@ -54,6 +54,19 @@ class Pause:
 
 
 @dataclass(slots=True)
+class Wait:
+    """Wait until somebody else sets the signal, or the time is over.
+
+    Attributes:
+        signal: Of the client's own kind; has ``wait``.
+        seconds: How long, at the most.
+    """
+
+    signal: Any
+    seconds: float
+
+
+@dataclass(slots=True)
 class Race(Generic[T]):
     """Start ``first``; where it has not ended after ``after_s``, start what ``later`` gives beside it.
 
@@ -73,7 +86,7 @@ class Aside:
     steps: Steps[Any]
 
 
-Step: TypeAlias = "Work[Any] | Attempt[Any] | Close | Pause | Race[Any] | Aside"
+Step: TypeAlias = "Work[Any] | Attempt[Any] | Close | Pause | Wait | Race[Any] | Aside"
 Steps: TypeAlias = Generator[Step, Any, T]
 
 
