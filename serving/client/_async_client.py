@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy.typing as npt
 from typing_extensions import Self
 
-from convoy.contract.errors import ConvoyError
+from convoy.contract.errors import ClientError, ConvoyError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
 from convoy.serving.client._base import BaseClient, Progress
 from convoy.serving.client._call import (
@@ -145,7 +145,14 @@ class AsyncClient(BaseClient):
     ) -> InferResult:
         """Run a model on tensors; see ``Client.infer``."""
         talk = self._begin(timeout_s)
-        outputs = None if outputs is None else tuple(outputs)
+        outputs = () if outputs is None else tuple(outputs)
+        straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
+        if straight is not None:
+            try:
+                answer = await straight.send()
+            except ClientError as error:
+                return await self._drive(self._session.failed(talk, straight, error))
+            return self._session.arrived(straight, answer)
         chunks = await self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
         if isinstance(chunks, InferResult):
             return chunks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,8 @@ class BaseClient:
     def _begin(self, timeout_s: float | None) -> Talk:
         """A call of a method begins."""
         self._check_open()
-        return Talk(self._router, Deadline.after(self._timeout_s if timeout_s is None else timeout_s))
+        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+        return Talk(self._router, Deadline(timeout_s, time.monotonic() + timeout_s))
 
     def _check_open(self) -> None:
         """Make sure that calls can be made: not after ``close``; in a child process over connections of its own."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy.typing as npt
 from typing_extensions import Self
 
-from convoy.contract.errors import ConvoyError, UsageError
+from convoy.contract.errors import ClientError, ConvoyError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
 from convoy.serving.client._base import BaseClient, Progress
 from convoy.serving.client._call import (
@@ -212,7 +212,14 @@ class Client(BaseClient):
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
         talk = self._begin(timeout_s)
-        outputs = None if outputs is None else tuple(outputs)
+        outputs = () if outputs is None else tuple(outputs)
+        straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
+        if straight is not None:
+            try:
+                answer = straight.send()
+            except ClientError as error:
+                return self._drive(self._session.failed(talk, straight, error))
+            return self._session.arrived(straight, answer)
         chunks = self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
         if isinstance(chunks, InferResult):
             return chunks

@@ -67,6 +67,11 @@ class Crowd:
         self._apart = False  # an answer had not a row for each row of the request
         self._lock = threading.Lock()
 
+    @property
+    def n_under_way(self) -> int:
+        """How many requests have no answer yet."""
+        return self._under_way
+
     def infer(self, call: Infer, rows: int, deadline: Deadline, send: Send) -> Steps[InferResult]:
         """Have an inference answered, alone or with others.
 

@@ -49,6 +49,7 @@ NUMPY_DTYPES: Final[dict[str, np.dtype[Any]]] = {
 DATATYPES: Final = (*NUMPY_DTYPES, "BF16", "BYTES")
 
 _NATIVE: Final = {datatype: dtype.newbyteorder("=") for datatype, dtype in NUMPY_DTYPES.items()}
+_PLAIN: Final = {datatype: dtype for datatype, dtype in NUMPY_DTYPES.items() if dtype.isnative and datatype != "BOOL"}
 _BY_DTYPE: Final = {(dtype.kind, dtype.itemsize): datatype for datatype, dtype in NUMPY_DTYPES.items()}
 
 
@@ -95,6 +96,9 @@ def decode(data: Buffer, datatype: str, shape: Sequence[int]) -> Array:
         InvalidResponseError: The bytes are not as many as datatype and shape say, or the datatype or shape is none.
     """
     size = _size(shape)
+    plain = _PLAIN.get(datatype)
+    if plain is not None and len(data) == size * plain.itemsize:  # most answers, on the way of every call
+        return np.frombuffer(bytearray(data), plain).reshape(shape)
     if datatype == "BYTES":
         return _decode_bytes(data, size).reshape(shape)
     if datatype == "BF16":
@@ -137,8 +141,9 @@ def _flatten(values: Any) -> Any:
 
 
 def _size(shape: Sequence[int]) -> int:
-    if any(isinstance(extent, bool) or not isinstance(extent, int) or extent < 0 for extent in shape):
-        raise InvalidResponseError(f"expected a shape of whole numbers from 0, found {list(shape)}.")
+    for extent in shape:
+        if type(extent) is not int or extent < 0:  # a bool is an int to isinstance
+            raise InvalidResponseError(f"expected a shape of whole numbers from 0, found {list(shape)}.")
     return prod(shape)
 
 

@@ -30,6 +30,9 @@ CHANNEL_OPTIONS: Final = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # Clients of one process do not share connections, and so neither their state nor their fate.
     ("grpc.use_local_subchannel_pool", 1),
+    # gRPC's own retries and idle timer cost each call some; ours are in `_router`, and the keep-alive is above.
+    ("grpc.enable_retries", 0),
+    ("grpc.minimal_stack", 1),
     # Calls go to the server that the URL names, whatever proxy the environment names for the web.
     ("grpc.enable_http_proxy", 0),
 )

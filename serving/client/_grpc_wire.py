@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -25,7 +26,7 @@ from convoy.serving.client._call import (
     ServerReady,
     UnloadModel,
 )
-from convoy.serving.client._datatype import Array, decode, from_values
+from convoy.serving.client._datatype import Array, Buffer, decode, from_values
 
 _SERVICE: Final = "/inference.GRPCInferenceService/"
 
@@ -71,7 +72,7 @@ def method_of(call: Call[Any]) -> str:
 def encode_request(call: Call[Any], timeout_s: float) -> bytes:
     """``call`` as its method's request, serialised."""
     if isinstance(call, Infer):
-        return cast(bytes, _infer_request(call, timeout_s).SerializeToString())
+        return _infer_request(call, timeout_s)
     request = getattr(service_pb2, _METHODS[type(call)] + "Request")()
     if isinstance(call, (ModelReady, DescribeModel, ReadConfig, ReadStatistics)):
         request.name, request.version = call.model_name, call.model_version
@@ -114,19 +115,50 @@ def decode_response(call: Call[R], data: bytes) -> R:
     return cast(R, answer)
 
 
-def _infer_request(call: Infer, timeout_s: float) -> Any:
-    request = service_pb2.ModelInferRequest(
-        model_name=call.model_name,
-        model_version=call.model_version,
-        raw_input_contents=[bytes(tensor.data) for tensor in call.inputs],
-    )
+def _infer_request(call: Infer, timeout_s: float) -> bytes:
+    """A ``ModelInferRequest``, serialised: fields may stand in any order, and what says the same in every call is made once."""
+    parts: list[Buffer] = [
+        _header(
+            call.model_name,
+            call.model_version,
+            call.outputs,
+            tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in call.inputs]),
+        )
+    ]
     # How long the request may wait in Triton's queue; counts where the model's queue policy allows it.
-    request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
+    timeout = _varint(max(1, int(timeout_s * 1e6)))
+    value = b"\x12" + _varint(len(timeout) + 1) + b"\x10" + timeout
+    parts += (b"\x22", _varint(len(_TIMEOUT_KEY) + len(value)), _TIMEOUT_KEY, value)
     for tensor in call.inputs:
-        request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-    for name in call.outputs:
+        parts += (b"\x3a", _varint(len(tensor.data)), tensor.data)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _header(
+    model_name: str, model_version: str, outputs: tuple[str, ...], inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
+) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name=model_name, model_version=model_version)
+    for name, datatype, shape in inputs:
+        request.inputs.add(name=name, datatype=datatype, shape=shape)
+    for name in outputs:
         request.outputs.add(name=name)
-    return request
+    return cast(bytes, request.SerializeToString())
+
+
+_TIMEOUT_KEY: Final = b"\x0a\x07timeout"
+"""The key of an entry of ``parameters`` (field 4, ``\x22``); its value is an ``InferParameter`` whose ``int64_param`` is field 2.
+Field 7, ``\x3a``, is ``raw_input_contents``."""
+
+
+def _varint(number: int) -> bytes:
+    """A whole number from 0 as protobuf writes it: seven bits a byte, the lowest first."""
+    data = bytearray()
+    while number > 0x7F:
+        data.append(number & 0x7F | 0x80)
+        number >>= 7
+    data.append(number)
+    return bytes(data)
 
 
 def _tensors(tensors: Any) -> tuple[TensorMetadata, ...]:

@@ -35,10 +35,10 @@ class Talk:
         deadline: The end of them all.
     """
 
-    __slots__ = ("_route", "deadline")
+    __slots__ = ("_router", "deadline")
 
     def __init__(self, router: Router, deadline: Deadline) -> None:
-        self._route = router.route
+        self._router = router
         self.deadline = deadline
 
     def ask(self, call: Call[R]) -> Steps[R]:
@@ -47,7 +47,18 @@ class Talk:
         Raises:
             ClientError: The call failed.
         """
-        return self._route(call, self.deadline)
+        return self._router.route(call, self.deadline)
+
+    def straight(self, call: Call[R]) -> Attempt[R] | None:
+        """The one request that ``ask`` mostly is, where there is nothing to choose from; where it fails, ``resume`` goes on.
+
+        On the way of every call, where each generator between the caller and the wire is felt.
+        """
+        return self._router.straight(call, self.deadline)
+
+    def resume(self, attempt: Attempt[R], error: ClientError) -> Steps[R]:
+        """What ``ask`` does after a failed request."""
+        return self._router.resume(attempt, self.deadline, error)
 
 
 class Router:
@@ -78,6 +89,7 @@ class Router:
         self._look_up = look_up
         self._names = tuple(endpoint for endpoint in endpoints if look_up is not None and _is_name(endpoint.host))
         self._looked_up_s = float("-inf")
+        self._is_simple = len(endpoints) == 1 and not self._names and hedge_after_s is None
 
     def route(self, call: Call[R], deadline: Deadline) -> Steps[R]:
         """See ``Talk.ask``."""
@@ -95,17 +107,35 @@ class Router:
             return answer
         return (yield from self._try(call, deadline, []))
 
-    def _try(self, call: Call[R], deadline: Deadline, asked: list[Node]) -> Steps[R]:
+    def straight(self, call: Call[R], deadline: Deadline) -> Attempt[R] | None:
+        """See ``Talk.straight``."""
+        left_s = deadline.left_s
+        if not self._is_simple or left_s <= 0:
+            return None
+        self._budget.pay_in()
+        return Attempt(self.fleet.nodes[0], call, left_s)
+
+    def resume(self, attempt: Attempt[R], deadline: Deadline, error: ClientError) -> Steps[R]:
+        """See ``Talk.resume``."""
+        if isinstance(error, DeadlineExceededError):
+            raise deadline.missed(error) from (error.__cause__ or error)
+        if not isinstance(error, RETRIED):
+            raise error
+        yield from self._rest(attempt.node, attempt.call, deadline, error, n=1)
+        return (yield from self._try(attempt.call, deadline, [], n=1))
+
+    def _try(self, call: Call[R], deadline: Deadline, asked: list[Node], n: int = 0) -> Steps[R]:
         """Ask until there is an answer, or nothing that another try could mend.
 
         Args:
             call: The question.
             deadline: Its end.
             asked: Servers that are not the first choice; those that this asks are added.
+            n: How often it was asked before.
         """
-        self._budget.pay_in()
+        if n == 0:
+            self._budget.pay_in()
         tried = list(asked)
-        n = 0
         while True:
             node = self.fleet.pick(tried)
             asked.append(node)
@@ -117,13 +147,17 @@ class Router:
                 if isinstance(error, UnavailableError) and self.fleet.has_other(tried):
                     _log.info("%s: asking another server: %s", node.endpoint, error)
                     continue  # it brings nobody more work than was to come: each server is asked once
-                if isinstance(call, _HEALTH) or n >= self._retry.attempts or not self._budget.take():
-                    raise
-                pause_s = self._retry.pause_s(n)
-                if pause_s >= deadline.left_s:
-                    raise
-                _log.info("%s: trying again in %.3f s: %s", node.endpoint, pause_s, error)
-                yield Pause(pause_s)
+                yield from self._rest(node, call, deadline, error, n)
+
+    def _rest(self, node: Node, call: Call[Any], deadline: Deadline, error: ClientError, n: int) -> Steps[None]:
+        """Wait before the ``n``-th retry; raise the error where there is to be none."""
+        if isinstance(call, _HEALTH) or n >= self._retry.attempts or not self._budget.take():
+            raise error
+        pause_s = self._retry.pause_s(n)
+        if pause_s >= deadline.left_s:
+            raise error
+        _log.info("%s: trying again in %.3f s: %s", node.endpoint, pause_s, error)
+        yield Pause(pause_s)
 
     def _attempt(self, node: Node, call: Call[R], deadline: Deadline) -> Steps[R]:
         left_s = deadline.left_s

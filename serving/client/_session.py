@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +38,7 @@ from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, en
 from convoy.serving.client._flight import Flights
 from convoy.serving.client._line import Chunk
 from convoy.serving.client._router import Talk
-from convoy.serving.client._steps import Steps, work
+from convoy.serving.client._steps import Attempt, Steps, work
 
 if TYPE_CHECKING:
     from convoy.contract.image import ImageLike
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 MOST_BYTES: Final = 16 << 20
 """The most bytes of tensors in a request of a batch that is split: Triton's REST takes 64 MiB, proxies often less, and many
 requests of some size keep a server as busy as few huge ones, with less memory on both sides."""
+
+_PLAIN_DTYPES: Final = {name: dtype for name, dtype in NUMPY_DTYPES.items() if dtype.isnative}
+"""Whose elements lie in memory as the wire wants them."""
 
 _NUMBER: Final = re.compile("[1-9][0-9]{0,18}")
 
@@ -92,6 +96,7 @@ class Session:
         self._new_signal = new_signal
         self._merge = merge
         self._flights = Flights(new_signal)
+        self._lock = threading.Lock()
         self._classifiers: dict[tuple[str, str], tuple[Classifier, str]] = {}  # with the version that answered, "" until one did
         self._metadata: dict[tuple[str, str], ModelMetadata] = {}
         self._batchings: dict[tuple[str, str], _Batching] = {}
@@ -100,6 +105,7 @@ class Session:
     def leave_parent(self) -> None:
         """This is a child process: who waits for whom in the parent is nothing to us."""
         self._flights = Flights(self._new_signal)
+        self._lock = threading.Lock()
         self._batchings = {}
         self._under_way = {}
 
@@ -142,6 +148,86 @@ class Session:
         return [
             Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, datatypes, wanted, 0)) for start, part in parts
         ]
+
+    def straight(
+        self, talk: Talk, model_name: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], model_version: str
+    ) -> Attempt[InferResult] | None:
+        """The request that ``infer`` comes down to for a caller who calls again and again, and alone.
+
+        That is one of the same model, with inputs of the same kind as an earlier one, of few enough rows, to the one server, while
+        few others are under way. None where it is not: ``infer`` takes everything. After it come ``arrived`` or ``failed``, in any
+        case. Here the cost of a call is decided, which is mostly that of the lines of Python between the caller and the wire.
+        """
+        key = (model_name, model_version)
+        metadata = self._metadata.get(key)
+        if metadata is None or type(inputs) is not dict or len(inputs) != len(metadata.inputs):
+            return None
+        tensors, rows = [], 0
+        for tensor in metadata.inputs:
+            array, shape = inputs.get(tensor.name), tensor.shape
+            if (
+                type(array) is not np.ndarray
+                or array.dtype is not _PLAIN_DTYPES.get(tensor.datatype)
+                or not array.flags.c_contiguous
+                or not shape
+                or shape[0] != -1
+                or array.shape[1:] != shape[1:]
+                or (rows and len(array) != rows)
+                or not len(array)
+            ):
+                return None
+            rows = len(array)
+            tensors.append(Tensor(tensor.name, tensor.datatype, array.shape, array.reshape(-1).view(np.uint8).data))
+        offered = [tensor.name for tensor in metadata.outputs]
+        for name in outputs:
+            if name not in offered:
+                return None
+        return self._start_straight(talk, Infer(model_name, model_version, inputs=tuple(tensors), outputs=outputs), rows)
+
+    def _start_straight(self, talk: Talk, call: Infer, rows: int) -> Attempt[InferResult] | None:
+        key = (call.model_name, call.model_version)
+        batching = self._batchings.get(key)
+        if rows > 1 and (batching is None or rows > batching.most_rows or sum(len(t.data) for t in call.inputs) > MOST_BYTES):
+            return None
+        if batching is not None and batching.crowd is not None and batching.crowd.n_under_way >= AT_ONCE:
+            return None
+        attempt = talk.straight(call)
+        if attempt is None:
+            return None
+        with self._lock:
+            under_way = self._under_way.get(key, 0)
+            if self._merge and under_way >= AT_ONCE:
+                return None
+            self._under_way[key] = under_way + 1
+        return attempt
+
+    def arrived(self, attempt: Attempt[InferResult], result: InferResult) -> InferResult:
+        """The answer to a straight request, where it is one.
+
+        Raises:
+            InvalidResponseError: It is not.
+        """
+        self._leave(attempt.call)
+        return self._checked(cast(Infer, attempt.call), result)
+
+    def failed(self, talk: Talk, attempt: Attempt[InferResult], error: ClientError) -> Steps[InferResult]:
+        """What ``infer`` does after a straight request that failed."""
+        self._leave(attempt.call)
+        call = cast(Infer, attempt.call)
+        try:
+            return self._checked(call, (yield from talk.resume(attempt, error)))
+        except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
+            self._forget((call.model_name, call.model_version))
+            raise
+
+    def _leave(self, call: Call[Any]) -> None:
+        with self._lock:
+            key = (call.model_name, call.model_version)
+            self._under_way[key] = max(0, self._under_way.get(key, 0) - 1)
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._metadata.pop(key, None)
+        self._batchings.pop(key, None)
 
     def join(
         self,
@@ -274,7 +360,17 @@ class Session:
         return metadata
 
     def _run(self, talk: Talk, call: Infer) -> Steps[InferResult]:
-        result = yield from talk.ask(call)
+        attempt = talk.straight(call)
+        if attempt is None:
+            result = yield from talk.ask(call)
+        else:
+            try:
+                result = yield attempt
+            except ClientError as error:
+                result = yield from talk.resume(attempt, error)
+        return self._checked(call, result)
+
+    def _checked(self, call: Infer, result: InferResult) -> InferResult:
         found = ""
         if result.model_name and result.model_name != call.model_name:
             found = f"an answer of model {result.model_name!r}"
@@ -299,13 +395,14 @@ class Session:
             return (yield from self._run(talk, call))
         batching = self._batchings.get(key)
         if batching is None:
-            under_way = self._under_way[key] = self._under_way.get(key, 0) + 1
+            with self._lock:
+                under_way = self._under_way[key] = self._under_way.get(key, 0) + 1
             try:
                 if under_way <= AT_ONCE:
                     return (yield from self._run(talk, call))
                 batching = yield from self._batching(talk, key)
             finally:
-                self._under_way[key] = self._under_way.get(key, 1) - 1
+                self._leave(call)
         if batching.crowd is None:
             return (yield from self._run(talk, call))
         return (yield from batching.crowd.infer(call, rows, talk.deadline, partial(self._run, talk)))
@@ -348,8 +445,7 @@ class Session:
         try:
             return (yield from self._send(talk, Infer(*key, inputs=tensors, outputs=wanted), rows))
         except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
-            self._metadata.pop(key, None)
-            self._batchings.pop(key, None)
+            self._forget(key)
             raise
 
     def _check_inputs(

@@ -241,7 +241,7 @@ def test_the_contents_name_every_section() -> None:
 
 
 def write_certificates(folder: Path) -> ssl.SSLContext:
-    """An authority (``ca.pem``) and a caller whom it vouches for (``me.pem``, ``me.key``); the context of a proxy that wants one."""
+    """An authority (``ca.pem``) and a caller whom it vouches for (``me.pem``, ``me.key``); a proxy's context."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
