@@ -52,6 +52,7 @@ lock: setup ## Resolve the dependencies anew into the lock files
 	@$(RESOLVE) pyproject.toml --extra all --group dev -o requirements.lock
 	@$(RESOLVE) pyproject.toml --extra score --no-config -o deploy/requirements-client.lock
 	@$(RESOLVE) deploy/requirements-build.in --no-config -o deploy/requirements-build.lock
+	@$(RESOLVE) tests/integration/mlserver/requirements.in --no-config -o tests/integration/mlserver/requirements.lock
 
 clean: ## Remove .venv, caches and what runs have made in this folder
-	@rm -rf $(VENV) runs exports demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) .venv-mlserver runs exports demo dist build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

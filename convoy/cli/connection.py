@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -29,17 +30,19 @@ class Connection:
         urls: Where it is.
         timeout_s: How long an answer may take, in seconds.
         headers: Sent with every request. They may be secrets: no part of what is printed.
+        ca_file: Certificates of those who may vouch for the server, PEM; None: those of this machine.
     """
 
     urls: tuple[str, ...]
     timeout_s: float
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_file: Path | None = None
 
     def client(self) -> Client:
         """A client for the server; the caller closes it."""
-        from convoy.serving.client import Client
+        from convoy.serving.client import Client, Tls
 
-        return Client(self.urls if len(self.urls) > 1 else self.urls[0], timeout_s=self.timeout_s, headers=self.headers)
+        return Client(self.urls, timeout_s=self.timeout_s, headers=self.headers, tls=Tls(ca_file=self.ca_file))
 
 
 def server_options(function: Any) -> Any:
@@ -47,9 +50,15 @@ def server_options(function: Any) -> Any:
 
     @functools.wraps(function)
     def connected(
-        *arguments: Any, urls: tuple[str, ...], tls: bool, headers: dict[str, str], timeout_s: float, **options: Any
+        *arguments: Any,
+        urls: tuple[str, ...],
+        tls: bool,
+        ca_file: Path | None,
+        headers: dict[str, str],
+        timeout_s: float,
+        **options: Any,
     ) -> Any:
-        server = Connection(tuple(map(_secured, urls)) if tls else urls, timeout_s, headers)
+        server = Connection(tuple(map(_secured, urls)) if tls else urls, timeout_s, headers, ca_file)
         return function(*arguments, server=server, **options)
 
     decorated: Any = connected
@@ -69,6 +78,13 @@ def server_options(function: Any) -> Any:
             metavar="'NAME: VALUE'",
             callback=_headers,
             help="Send a header with every request: credentials, say. May be given more than once.",
+        ),
+        click.option(
+            "--ca",
+            "ca_file",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE",
+            help="Certificates of those who may vouch for the server (PEM).  [default: those of this machine]",
         ),
         click.option("--tls", is_flag=True, help="Speak TLS: grpc:// becomes grpcs://, and http:// https://."),
         click.option("--model-version", default="", metavar="VERSION", help="The version to ask.  [default: the server's choice]"),

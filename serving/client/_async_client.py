@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy.typing as npt
 from typing_extensions import Self
 
-from convoy.contract.errors import ClientError, ConvoyError
+from convoy.contract.errors import ClientError, ConvoyError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
-from convoy.serving.client._base import BaseClient, Progress
+from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, tell
 from convoy.serving.client._call import (
     DescribeModel,
     ListModels,
@@ -24,10 +24,10 @@ from convoy.serving.client._call import (
 )
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
-from convoy.serving.client._line import Chunk, Line, look_ahead
+from convoy.serving.client._line import Chunk, Line
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
-from convoy.serving.client._session import check_name, check_version, is_up
+from convoy.serving.client._session import Classified, Reader, check_name, check_version, is_up
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import AsyncTransport, Tls, open_async_transport
 
@@ -44,7 +44,7 @@ class AsyncClient(BaseClient):
     """``Client`` for coroutines: the same methods, arguments and errors, to be awaited.
 
     Any number of calls may be under way at once. Images are decoded in threads, so that the event loop goes on. A client lives in
-    the event loop that first uses it. A call that is cancelled (``asyncio.timeout``, say) is over at once.
+    the event loop that first uses it, and no forked process. A call that is cancelled (``asyncio.timeout``, say) is over at once.
 
     Args:
         url: See ``Client``.
@@ -98,40 +98,61 @@ class AsyncClient(BaseClient):
     async def classify(
         self,
         model_name: str,
-        images: ImageLike | Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike] | AsyncIterable[ImageLike],
         *,
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
         progress: Progress | None = None,
     ) -> list[Prediction]:
-        """Say what is on images; see ``Client.classify``."""
+        """Say what is on images; see ``Client.classify``. They may come from an ``async`` iterable too."""
         talk = self._begin(timeout_s)
-        chunks = await self._drive(self._session.classify(talk, model_name, images, model_version, top_k))
-        only, chunks = look_ahead(chunks)
-        if only is not None:
-            return await self._drive(only.begin(talk))
-        answers = self._answer_all(chunks, lambda: talk, in_order=True, progress=progress)
-        return [prediction async for _, predictions in answers for prediction in predictions]
+        reader = await self._drive(
+            self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
+        )
+        chunks = _read(reader, images)
+        first = [chunk async for chunk in _islice(chunks, 2)]
+        if len(first) == 1:  # no line is needed
+            answer = await self._drive(first[0].begin(talk))
+            tell(progress, first[0].rows)
+            return [prediction for _, prediction in answer.predictions]
+        answers = self._answer_all(_chain(first, chunks), lambda: talk, in_order=True, progress=progress)
+        return [prediction async for answer in answers for _, prediction in answer.predictions]
 
     async def classify_iter(
         self,
         model_name: str,
-        images: ImageLike | Iterable[ImageLike],
+        images: ImageLike | Iterable[ImageLike] | AsyncIterable[ImageLike],
         *,
         in_order: bool = True,
+        batch_size: int | None = None,
+        on_unreadable: OnUnreadable | None = None,
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
         progress: Progress | None = None,
     ) -> AsyncIterator[tuple[int, Prediction]]:
-        """Say what is on images, one by one, as answers come; see ``Client.classify_iter``. Not awaited: ``async for``."""
-        chunks = await self._drive(self._session.classify(self._begin(timeout_s), model_name, images, model_version, top_k))
-        async for start, predictions in self._answer_all(
-            chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress
-        ):
-            for i, prediction in enumerate(predictions):
-                yield start + i, prediction
+        """Say what is on images, one by one, as answers come; see ``Client.classify_iter``. Not awaited: ``async for``.
+
+        Images may come from an ``async`` iterable too; one that is not is read in the event loop.
+        """
+        reader = await self._drive(
+            self._session.classify(
+                self._begin(timeout_s),
+                model_name,
+                model_version,
+                top_k=top_k,
+                batch_size=batch_size,
+                tolerant=on_unreadable is not None,
+            )
+        )
+        chunks = _read(reader, images)
+        async for answer in self._answer_all(chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress):
+            if on_unreadable is not None:
+                for place, error in answer.unreadable:
+                    on_unreadable(place, error)
+            for prediction in answer.predictions:
+                yield prediction
 
     async def infer(
         self,
@@ -156,8 +177,8 @@ class AsyncClient(BaseClient):
         chunks = await self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
         if isinstance(chunks, InferResult):
             return chunks
-        answers = self._answer_all(iter(chunks), lambda: talk, in_order=True, progress=progress)
-        results = [answer async for _, answer in answers]
+        answers = self._answer_all(_chain(chunks), lambda: talk, in_order=True, progress=progress)
+        results = [answer async for answer in answers]
         return await self._drive(self._session.join(talk, model_name, inputs, outputs, results))
 
     async def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
@@ -215,6 +236,11 @@ class AsyncClient(BaseClient):
     async def _close(self, node: Node) -> None:
         if node.opened is not None:
             await node.opened.close()
+
+    def _leave_parent(self) -> None:
+        if any(node.opened is not None for node in self._router.fleet.nodes):
+            raise UsageError(f"{self.url}: an AsyncClient does not outlive a fork, nor does its event loop: make a new one.")
+        super()._leave_parent()
 
     async def _drive(self, steps: Steps[T]) -> T:
         """Carry out steps, one by one, until their result is there."""
@@ -285,25 +311,28 @@ class AsyncClient(BaseClient):
 
     async def _answer_all(
         self,
-        chunks: Iterator[Chunk[T]],
+        chunks: AsyncIterator[Chunk[T]],
         talk: Callable[[], Talk],
         *,
         in_order: bool,
         progress: Progress | None,
-    ) -> AsyncIterator[tuple[int, T]]:
-        """Have chunks answered, several at a time, and give each one's place and answer; chunks are taken as they can be sent."""
+    ) -> AsyncIterator[T]:
+        """Have chunks answered, several at a time, and give the answers; chunks are taken as they can be sent."""
         import asyncio
 
-        line = Line(chunks, most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start)
+        line: Line[T] = Line(most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start)
         try:
-            while line.fill():
-                answer = line.take()
-                if answer is None:
+            while True:
+                while line.has_room:
+                    line.send(await anext(chunks, None))
+                if line.is_done:
+                    return
+                taken = line.take()
+                if taken is None:
                     await asyncio.wait(line.running, return_when=asyncio.FIRST_COMPLETED)
                     continue
-                if progress is not None:
-                    progress(line.n_answered)
-                yield answer
+                tell(progress, line.n_answered)
+                yield taken[0]
         finally:
             line.close()
 
@@ -332,3 +361,39 @@ class _Signal:
             await self._future
         finally:
             timer.cancel()
+
+
+async def _read(
+    reader: Reader, images: ImageLike | Iterable[ImageLike] | AsyncIterable[ImageLike]
+) -> AsyncIterator[Chunk[Classified]]:
+    """The requests, as ``Reader.read`` gives them."""
+    if not isinstance(images, AsyncIterable):
+        for chunk in reader.read(images):
+            yield chunk
+        return
+    start = 0
+    batch: list[ImageLike] = []
+    async for image in images:
+        batch.append(image)
+        if len(batch) == reader.size:
+            yield reader.chunk(batch, start)
+            start, batch = start + len(batch), []
+    if batch:
+        yield reader.chunk(batch, start)
+
+
+async def _islice(items: AsyncIterator[T], n: int) -> AsyncIterator[T]:
+    """The first items, and no more than these are taken."""
+    for _ in range(n):
+        try:
+            yield await anext(items)
+        except StopAsyncIteration:
+            return
+
+
+async def _chain(first: Iterable[T], items: AsyncIterator[T] | None = None) -> AsyncIterator[T]:
+    for item in first:
+        yield item
+    if items is not None:
+        async for item in items:
+            yield item

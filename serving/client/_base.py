@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from convoy.contract.errors import UsageError
+from convoy.contract.errors import ImageError, UsageError
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._retry import NEVER, Retry
@@ -17,6 +17,16 @@ from convoy.serving.client._transport import Options, Tls, check_headers
 
 Progress = Callable[[int], None]
 """Is told how many rows (images) are answered so far."""
+
+
+OnUnreadable = Callable[[int, ImageError], None]
+"""Is told the place of an image that cannot be read, from 0, and why."""
+
+
+def tell(progress: Progress | None, n: int) -> None:
+    """Tell of progress, where anybody wants to know."""
+    if progress is not None:
+        progress(n)
 
 
 class BaseClient:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
@@ -82,14 +81,14 @@ class Classifier:
 
 
 def batches(
-    images: ImageLike | Iterable[ImageLike], classifier: Classifier, most_bytes: int
+    images: ImageLike | Iterable[ImageLike], classifier: Classifier, size: int
 ) -> Iterator[list[ImageLike] | npt.NDArray[np.uint8]]:
-    """Split what a caller gave into batches of at most ``max_batch_size`` images.
+    """Split what a caller gave into batches.
 
     Args:
         images: One image, an iterable of images (read lazily), or an array of shape (N, H, W, C), or (N, H, W) for grey images.
         classifier: Whom they are for.
-        most_bytes: The most bytes of pixels in a batch; one image may have more.
+        size: The most images in a batch.
 
     Yields:
         Lists of images or, where ``images`` already is the model's pixels, views of it.
@@ -99,7 +98,6 @@ def batches(
     """
     from PIL import Image
 
-    size = min(classifier.max_batch_size, max(1, most_bytes // math.prod(classifier.interface.image.dims)))
     if isinstance(images, np.ndarray):
         # Three axes are one image with its channels last, unless they can not be, or are grey images of just the model's size.
         spec = classifier.interface.image
@@ -112,7 +110,9 @@ def batches(
             for start in range(0, len(array), size):
                 yield array[start : start + size]
             return
-        images = list(array) if stacked else [images]  # what has too few axes is refused as an image, by its shape
+        # paths or bytes, as a column of a table has them
+        listed = images.ndim == 1 and len(images) > 0 and isinstance(images[0], (str, bytes, os.PathLike, Image.Image))
+        images = images.tolist() if listed else list(array) if stacked else [images]  # too few axes: refused as an image
     if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
         images = [images]
     if not isinstance(images, Iterable):
@@ -122,39 +122,54 @@ def batches(
         yield batch
 
 
-def to_batch(images: list[ImageLike], spec: ImageSpec, start: int) -> npt.NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Batch:
+    """Images that were brought to the model's pixels.
+
+    Attributes:
+        pixels: Those that can be read: uint8, shape (n, height, width, channels).
+        places: Their places among all images of the call.
+        unreadable: The places of the others, and why they cannot be read; the message says which it is.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    places: Sequence[int]
+    unreadable: tuple[tuple[int, ImageError], ...] = ()
+
+
+def to_batch(images: list[ImageLike], spec: ImageSpec, start: int) -> Batch:
     """Bring images to the model's pixels.
 
     Args:
         images: The images of one batch.
         spec: The model's image.
-        start: How many images came before, for messages.
-
-    Returns:
-        uint8, shape (n, height, width, channels).
-
-    Raises:
-        ImageError: One cannot be read; the message says which.
+        start: How many images came before.
     """
     from convoy.contract.image import to_pixels
 
     pixels = np.empty((len(images), *spec.dims), dtype=np.uint8)
-    for index, image in enumerate(images):
+    places: list[int] = []
+    unreadable: list[tuple[int, ImageError]] = []
+    for place, image in enumerate(images, start):
         try:
-            pixels[index] = to_pixels(image, spec)
+            pixels[len(places)] = to_pixels(image, spec)
         except ImageError as error:
-            raise ImageError(f"image {start + index}: {error}") from error
-    return pixels
+            told = ImageError(f"image {place}: {error}")
+            told.__cause__ = error
+            unreadable.append((place, told))
+        else:
+            places.append(place)
+    return Batch(pixels[: len(places)], places, tuple(unreadable))
 
 
-def check_top_k(top_k: int) -> int:
-    """Return ``top_k`` where it is a number of candidates.
+def check_top_k(top_k: int, name: str = "top_k") -> int:
+    """Return ``top_k`` where it is a number of candidates (or of images).
 
     Raises:
         UsageError: It is no whole number from 1.
     """
     if isinstance(top_k, bool) or not isinstance(top_k, (int, np.integer)) or top_k < 1:
-        raise UsageError(f"top_k: expected a whole number from 1, found {top_k!r}.")
+        raise UsageError(f"{name}: expected a whole number from 1, found {top_k!r}.")
     return int(top_k)
 
 

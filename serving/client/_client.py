@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,7 +16,7 @@ from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
-from convoy.serving.client._base import BaseClient, Progress
+from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, tell
 from convoy.serving.client._call import (
     DescribeModel,
     ListModels,
@@ -27,10 +28,10 @@ from convoy.serving.client._call import (
 )
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
-from convoy.serving.client._line import Chunk, Line, look_ahead
+from convoy.serving.client._line import Chunk, Line
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
-from convoy.serving.client._session import check_name, check_version, is_up
+from convoy.serving.client._session import Classified, check_name, check_version, is_up
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import Tls, Transport, open_transport
 
@@ -138,12 +139,15 @@ class Client(BaseClient):
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
         talk = self._begin(timeout_s)
-        chunks = self._drive(self._session.classify(talk, model_name, images, model_version, top_k))
-        only, chunks = look_ahead(chunks)
-        if only is not None:
-            return self._drive(only.begin(talk))
-        answers = self._answer_all(chunks, lambda: talk, in_order=True, progress=progress)
-        return [prediction for _, predictions in answers for prediction in predictions]
+        reader = self._drive(self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False))
+        chunks = reader.read(images)
+        first = list(islice(chunks, 2))
+        if len(first) == 1:  # no line is needed
+            answer = self._drive(first[0].begin(talk))
+            tell(progress, first[0].rows)
+            return [prediction for _, prediction in answer.predictions]
+        answers = self._answer_all(chain(first, chunks), lambda: talk, in_order=True, progress=progress)
+        return [prediction for answer in answers for _, prediction in answer.predictions]
 
     def classify_iter(
         self,
@@ -151,6 +155,8 @@ class Client(BaseClient):
         images: ImageLike | Iterable[ImageLike],
         *,
         in_order: bool = True,
+        batch_size: int | None = None,
+        on_unreadable: OnUnreadable | None = None,
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
@@ -165,6 +171,10 @@ class Client(BaseClient):
             model_name: See ``classify``.
             images: See ``classify``.
             in_order: Whether predictions come in the order of the images, or as they are answered.
+            batch_size: The most images in a request. None: as many as the model takes; then a slow source of images (a camera)
+                fills a request before any is answered, which 1 prevents.
+            on_unreadable: Is told the place of each image that cannot be read, and why, and the others are answered. None: the
+                first such image ends the call.
             model_version: See ``classify``.
             top_k: See ``classify``.
             timeout_s: How long each batch may take, its retries included; the caller may take as long as he likes.
@@ -176,9 +186,18 @@ class Client(BaseClient):
         Raises:
             ConvoyError: As ``classify`` does; images whose predictions were not taken by then have none.
         """
-        chunks = self._drive(self._session.classify(self._begin(timeout_s), model_name, images, model_version, top_k))
-        answers = self._answer_all(chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress)
-        return ((start + i, prediction) for start, predictions in answers for i, prediction in enumerate(predictions))
+        reader = self._drive(
+            self._session.classify(
+                self._begin(timeout_s),
+                model_name,
+                model_version,
+                top_k=top_k,
+                batch_size=batch_size,
+                tolerant=on_unreadable is not None,
+            )
+        )
+        answers = self._answer_all(reader.read(images), lambda: self._begin(timeout_s), in_order=in_order, progress=progress)
+        return _predictions(answers, on_unreadable)
 
     def infer(
         self,
@@ -224,7 +243,7 @@ class Client(BaseClient):
         if isinstance(chunks, InferResult):
             return chunks
         answers = self._answer_all(iter(chunks), lambda: talk, in_order=True, progress=progress)
-        return self._drive(self._session.join(talk, model_name, inputs, outputs, [answer for _, answer in answers]))
+        return self._drive(self._session.join(talk, model_name, inputs, outputs, list(answers)))
 
     def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote, as the server has them now.
@@ -374,18 +393,21 @@ class Client(BaseClient):
         *,
         in_order: bool,
         progress: Progress | None,
-    ) -> Iterator[tuple[int, T]]:
-        """Have chunks answered, several at a time, and give each one's place and answer; chunks are taken as they can be sent."""
-        line = Line(chunks, most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start_request)
+    ) -> Iterator[T]:
+        """Have chunks answered, several at a time, and give the answers; chunks are taken as they can be sent."""
+        line: Line[T] = Line(most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start_request)
         try:
-            while line.fill():
-                answer = line.take()
-                if answer is None:
+            while True:
+                while line.has_room:
+                    line.send(next(chunks, None))
+                if line.is_done:
+                    return
+                taken = line.take()
+                if taken is None:
                     wait(line.running, return_when=FIRST_COMPLETED)
                     continue
-                if progress is not None:
-                    progress(line.n_answered)
-                yield answer
+                tell(progress, line.n_answered)
+                yield taken[0]
         finally:
             line.close()
 
@@ -406,3 +428,11 @@ class Client(BaseClient):
         # Two, so that requests that wait for their hedges do not keep these from starting. Threads start as they are needed.
         self._requests = ThreadPoolExecutor(self._max_in_flight, thread_name_prefix="convoy-request")
         self._races = ThreadPoolExecutor(_MOST_RACES, thread_name_prefix="convoy-race")
+
+
+def _predictions(answers: Iterator[Classified], on_unreadable: OnUnreadable | None) -> Iterator[tuple[int, Prediction]]:
+    for answer in answers:
+        if on_unreadable is not None:
+            for place, error in answer.unreadable:
+                on_unreadable(place, error)
+        yield from answer.predictions

@@ -98,6 +98,7 @@ _WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
     (UnavailableError, "unknown model", ModelNotFoundError),
     (InvalidRequestError, "unknown model", ModelNotFoundError),
     (ServerFailureError, "unknown model", ModelNotFoundError),
+    (ServerFailureError, "mlserver.errors.modelnotfound", ModelNotFoundError),  # MLServer's gRPC says UNKNOWN
     (InvalidRequestError, "failed to find model", ModelNotFoundError),
     (OverloadedError, "message larger than max", InvalidRequestError),
     (UnavailableError, "http1.x server", InvalidResponseError),

@@ -54,6 +54,7 @@ at a time). A patient caller's deadline is missed where a server hangs, and then
 cancelled."""
 
 WARY_S: Final = 300.0
+CLOSE_S: Final = 1.0
 
 
 class GrpcTransport:
@@ -98,7 +99,10 @@ class GrpcTransport:
                 sent.add_done_callback(self._abandoned.discard)
 
     def close(self) -> None:
-        """See ``Transport.close``."""
+        """See ``Transport.close``. Inferences whose callers gave up are given a moment to end by themselves: see ``ABANDONED_S``."""
+        until_s = time.monotonic() + CLOSE_S
+        while self._abandoned and time.monotonic() < until_s:
+            time.sleep(0.01)
         self._channel.close()
 
 
@@ -155,7 +159,10 @@ class AsyncGrpcTransport:
         return await sent
 
     async def close(self) -> None:
-        """See ``Transport.close``."""
+        """See ``Transport.close``, and ``GrpcTransport.close``."""
+        until_s = time.monotonic() + CLOSE_S
+        while self._abandoned and time.monotonic() < until_s:
+            await asyncio.sleep(0.01)
         if self._channel is not None:
             await self._channel.close()
 

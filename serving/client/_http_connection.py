@@ -51,6 +51,7 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._client = httpx.Client(**_arguments(endpoint, options))
+        self._extensions = _extensions(endpoint)
         self._dialect = Dialect()
 
     def send(self, call: Call[R], timeout_s: float) -> R:
@@ -77,7 +78,7 @@ class HttpTransport:
         outgoing = _encoded(exchange, timeout_s, self._endpoint)
         try:
             request = self._client.build_request(
-                outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s
+                outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s, extensions=self._extensions
             )
             response = self._client.send(request, stream=True)
             try:
@@ -109,6 +110,7 @@ class AsyncHttpTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._client = httpx.AsyncClient(**_arguments(endpoint, options))
+        self._extensions = _extensions(endpoint)
         self._dialect = Dialect()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -140,7 +142,7 @@ class AsyncHttpTransport:
         outgoing = _encoded(exchange, timeout_s, self._endpoint)
         try:
             request = self._client.build_request(
-                outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s
+                outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s, extensions=self._extensions
             )
             response = await asyncio.wait_for(self._client.send(request), timeout_s)
         except (asyncio.TimeoutError, TimeoutError) as error:  # one class from Python 3.11 on
@@ -170,6 +172,11 @@ def _arguments(endpoint: Endpoint, options: Options) -> dict[str, Any]:
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
         "follow_redirects": False,
     }
+
+
+def _extensions(endpoint: Endpoint) -> dict[str, Any]:
+    """The name that the server's certificate is for, where one of the addresses behind it is meant."""
+    return {"sni_hostname": endpoint.host} if endpoint.secure and endpoint.ip else {}
 
 
 def _host(endpoint: Endpoint) -> dict[str, str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 from convoy.contract.errors import OverloadedError
@@ -63,10 +62,9 @@ class _Sent(Generic[T]):
 
 
 class Line(Generic[T]):
-    """Takes chunks as there is room for them, and gives their answers.
+    """Takes chunks as it has room for them, and gives their answers.
 
     Args:
-        chunks: The parts of the input, read as they can be sent.
         most: The most requests under way.
         in_order: Whether answers come in the order of the chunks, or as they are there.
         talk: The talk of a chunk that is sent now.
@@ -76,7 +74,6 @@ class Line(Generic[T]):
 
     def __init__(
         self,
-        chunks: Iterator[Chunk[T]],
         *,
         most: int,
         in_order: bool,
@@ -84,7 +81,6 @@ class Line(Generic[T]):
         retry: Retry,
         start: Callable[[Steps[tuple[T, float]]], Outcome],
     ) -> None:
-        self._chunks = chunks
         self._window = Window(most)
         self._in_order = in_order
         self._talk = talk
@@ -94,25 +90,32 @@ class Line(Generic[T]):
         self._more = True
         self.n_answered = 0
 
-    def fill(self) -> bool:
-        """Send what there is room for; False where everything was sent and answered."""
+    @property
+    def has_room(self) -> bool:
+        """Whether another chunk may be sent now."""
         limit = self._window.limit
-        while self._more and len(self.running) < limit and len(self._sent) < _AHEAD * limit:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                self._more = False
-                break
-            talk = self._talk()
-            self._sent.append(_Sent(chunk, talk, self._start(_timed(chunk, talk, 0.0))))
-        return bool(self._sent)
+        return self._more and len(self.running) < limit and len(self._sent) < _AHEAD * limit
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything was sent and answered."""
+        return not self._more and not self._sent
+
+    def send(self, chunk: Chunk[T] | None) -> None:
+        """Send a chunk; None says that there are no more."""
+        if chunk is None:
+            self._more = False
+            return
+        talk = self._talk()
+        self._sent.append(_Sent(chunk, talk, self._start(_timed(chunk, talk, 0.0))))
 
     @property
     def running(self) -> list[Any]:
         """Those that have no answer yet."""
         return [sent.outcome for sent in self._sent if not sent.outcome.done()]
 
-    def take(self) -> tuple[int, T] | None:
-        """The place and the answer of the next chunk; None where it must be waited for.
+    def take(self) -> tuple[T] | None:
+        """The answer of the next chunk, by itself; None where it must be waited for.
 
         Raises:
             Exception: What became of the chunk.
@@ -132,18 +135,12 @@ class Line(Generic[T]):
         self._sent.remove(sent)
         self._window.answered(seconds, sent.chunk.rows)
         self.n_answered += sent.chunk.rows
-        return sent.chunk.start, answer
+        return (answer,)
 
     def close(self) -> None:
         """Nobody wants the answers that are left."""
         for sent in self._sent:
             sent.outcome.cancel()
-
-
-def look_ahead(chunks: Iterator[Chunk[T]]) -> tuple[Chunk[T] | None, Iterator[Chunk[T]]]:
-    """The only chunk, where there is just one and no line is needed, and all chunks as they were."""
-    first = list(islice(chunks, 2))
-    return (first[0] if len(first) == 1 else None), chain(first, chunks)
 
 
 def _timed(chunk: Chunk[T], talk: Talk, pause_s: float) -> Steps[tuple[T, float]]:

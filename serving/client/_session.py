@@ -16,6 +16,7 @@ import numpy.typing as npt
 from convoy.contract.errors import (
     ClientError,
     DeadlineExceededError,
+    ImageError,
     InvalidRequestError,
     InvalidResponseError,
     ModelNotFoundError,
@@ -32,7 +33,7 @@ from convoy.serving.client._call import (
     ServerReady,
     Tensor,
 )
-from convoy.serving.client._classification import Classifier, batches, check_top_k, to_batch, to_predictions
+from convoy.serving.client._classification import Batch, Classifier, batches, check_top_k, to_batch, to_predictions
 from convoy.serving.client._crowd import AT_ONCE, Crowd
 from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
 from convoy.serving.client._flight import Flights
@@ -60,6 +61,49 @@ def is_up(talk: Talk, call: Call[bool]) -> Steps[bool]:
         return (yield from talk.ask(call))
     except (UnavailableError, DeadlineExceededError, ModelNotFoundError):
         return False
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The answer to a batch of images.
+
+    Attributes:
+        predictions: The place of each image among all of the call, and the prediction for it.
+        unreadable: The places of images that cannot be read, and why.
+    """
+
+    predictions: tuple[tuple[int, Prediction], ...]
+    unreadable: tuple[tuple[int, ImageError], ...]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Turns images into requests.
+
+    Attributes:
+        size: The most images in one.
+        classifier: Whom they are for.
+        answer: Has images answered of which so many came before.
+    """
+
+    size: int
+    classifier: Classifier
+    answer: Callable[[list[ImageLike] | npt.NDArray[np.uint8], int, Talk], Steps[Classified]]
+
+    def read(self, images: ImageLike | Iterable[ImageLike]) -> Iterator[Chunk[Classified]]:
+        """The requests, one after the other, as they can be sent; images are read as far as they take.
+
+        Raises:
+            UsageError: These are no images.
+        """
+        start = 0
+        for batch in batches(images, self.classifier, self.size):
+            yield self.chunk(batch, start)
+            start += len(batch)
+
+    def chunk(self, images: list[ImageLike] | npt.NDArray[np.uint8], start: int) -> Chunk[Classified]:
+        """One request."""
+        return Chunk(start, len(images), lambda talk: self.answer(images, start, talk))
 
 
 @dataclass(frozen=True)
@@ -139,8 +183,9 @@ class Session:
             # What was remembered may be the model before this one: ask again before the caller is told off.
             metadata = yield from self._describe(talk, *key)
             self._check_inputs(metadata, arrays, wanted, model_version)
-        datatypes = {tensor.name: tensor.datatype for tensor in metadata.inputs}
-        n = _common_length(arrays) if all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs) else 0
+        datatypes = {name: datatype_of(array) or "" for name, array in arrays.items()}  # where the server declares none
+        datatypes |= {tensor.name: tensor.datatype for tensor in metadata.inputs}
+        n = _common_length(arrays) if metadata.inputs and all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs) else 0
         rows = 0 if n < 2 else (yield from self._rows_a_request(talk, key, arrays))
         if not 0 < rows < n:
             return (yield from self._infer_chunk(key, arrays, datatypes, wanted, n, talk))
@@ -259,43 +304,48 @@ class Session:
         return InferResult(first.model_name, first.model_version, joined)
 
     def classify(
-        self, talk: Talk, model_name: str, images: ImageLike | Iterable[ImageLike], model_version: str, top_k: int
-    ) -> Steps[Iterator[Chunk[list[Prediction]]]]:
-        """Look the model up; give the requests that bring images to its pixels and name the classes, read lazily."""
+        self, talk: Talk, model_name: str, model_version: str, *, top_k: int, batch_size: int | None, tolerant: bool
+    ) -> Steps[Reader]:
+        """Look the model up: give what turns images into the requests that name their classes.
+
+        Args:
+            talk: The call.
+            model_name: The model.
+            model_version: The version to ask; the server's choice where it is empty.
+            top_k: How many candidates a prediction lists.
+            batch_size: The most images in a request; as many as the model takes where it is None.
+            tolerant: Whether images that cannot be read are left out, and told of.
+        """
         key = (check_name(model_name), check_number(model_version))
         top_k = check_top_k(top_k)
         remembered = self._classifiers.get(key)
         classifier = remembered[0] if remembered else (yield from self._classifier_of(talk, key))
-        return self._classify_chunks(key, classifier, images, top_k)
-
-    def _classify_chunks(
-        self, key: tuple[str, str], classifier: Classifier, images: ImageLike | Iterable[ImageLike], top_k: int
-    ) -> Iterator[Chunk[list[Prediction]]]:
-        start = 0
-        for batch in batches(images, classifier, MOST_BYTES):
-            yield Chunk(start, len(batch), partial(self._classify_chunk, key, classifier, batch, start, top_k))
-            start += len(batch)
+        size = min(classifier.max_batch_size, max(1, MOST_BYTES // prod(classifier.interface.image.dims)))
+        if batch_size is not None:
+            size = min(size, check_top_k(batch_size, "batch_size"))
+        return Reader(size, classifier, partial(self._classify_chunk, key, classifier, top_k, tolerant))
 
     def _classify_chunk(
         self,
         key: tuple[str, str],
         classifier: Classifier,
-        batch: list[ImageLike] | npt.NDArray[np.uint8],
-        start: int,
         top_k: int,
+        tolerant: bool,
+        images: list[ImageLike] | npt.NDArray[np.uint8],
+        start: int,
         talk: Talk,
-    ) -> Steps[list[Prediction]]:
+    ) -> Steps[Classified]:
         classifier = self._classifiers.get(key, (classifier, ""))[0]  # another version may have answered since
         try:
-            return (yield from self._classify_batch(key, classifier, batch, start, top_k, talk))
+            return (yield from self._classify_batch(key, classifier, top_k, tolerant, images, start, talk))
         except (InvalidRequestError, InvalidResponseError) as error:
             # The model may have been replaced by one with other labels or another image since it was looked up.
             renewed = yield from self._look_up(talk, *key)
             if renewed.interface == classifier.interface:
                 raise
-            if len(batch) > renewed.max_batch_size:
+            if len(images) > renewed.max_batch_size:
                 raise InvalidRequestError(f"{error} The model's configuration changed during the call: call again.") from error
-            return (yield from self._classify_batch(key, renewed, batch, start, top_k, talk))
+            return (yield from self._classify_batch(key, renewed, top_k, tolerant, images, start, talk))
         except (ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._classifiers.pop(key, None)
             raise
@@ -304,22 +354,27 @@ class Session:
         self,
         key: tuple[str, str],
         classifier: Classifier,
-        batch: list[ImageLike] | npt.NDArray[np.uint8],
-        start: int,
         top_k: int,
+        tolerant: bool,
+        images: list[ImageLike] | npt.NDArray[np.uint8],
+        start: int,
         talk: Talk,
-    ) -> Steps[list[Prediction]]:
+    ) -> Steps[Classified]:
         from convoy.contract.manifest import INPUT_NAME, PROBABILITIES_NAME
 
         spec = classifier.interface.image
-        if isinstance(batch, np.ndarray) and batch.shape[1:] == spec.dims:
-            pixels = batch
+        if isinstance(images, np.ndarray) and images.shape[1:] == spec.dims:
+            batch = Batch(images, range(start, start + len(images)))
         else:
-            images: list[ImageLike] = list(batch)
-            pixels = yield from work(lambda: to_batch(images, spec, start))
-        tensor = Tensor(INPUT_NAME, "UINT8", pixels.shape, encode(pixels, "UINT8"))
+            several: list[ImageLike] = list(images)
+            batch = yield from work(lambda: to_batch(several, spec, start))
+        if batch.unreadable and not tolerant:
+            raise batch.unreadable[0][1]
+        if not len(batch.pixels):
+            return Classified((), batch.unreadable)
+        tensor = Tensor(INPUT_NAME, "UINT8", batch.pixels.shape, encode(batch.pixels, "UINT8"))
         call = Infer(*key, inputs=(tensor,), outputs=(PROBABILITIES_NAME,))
-        result = yield from self._send(talk, call, len(pixels))
+        result = yield from self._send(talk, call, len(batch.pixels))
         version = result.model_version
         seen = self._classifiers.get(key, (classifier, ""))[1]
         if seen != version:
@@ -327,9 +382,10 @@ class Session:
                 classifier = yield from self._look_up(talk, *key)
             self._classifiers[key] = (classifier, version)
         try:
-            return to_predictions(result, classifier.interface.labels, len(pixels), top_k)
+            predictions = to_predictions(result, classifier.interface.labels, len(batch.pixels), top_k)
         except InvalidResponseError as error:
             raise InvalidResponseError(f"{self._endpoint}: {call.subject}: {error}") from error
+        return Classified(tuple(zip(batch.places, predictions, strict=True)), batch.unreadable)
 
     def _look_up(self, talk: Talk, model_name: str, model_version: str) -> Steps[Classifier]:
         self._classifiers.pop((model_name, model_version), None)
@@ -454,7 +510,9 @@ class Session:
         known = {tensor.name: tensor for tensor in metadata.inputs}
         for name, array in arrays.items():
             found = ""
-            if name not in known:
+            if not known:  # a server that does not say what its models take
+                found = "" if datatype_of(array) else f"input {name!r}: expected an array of a datatype, found dtype {array.dtype}."
+            elif name not in known:
                 found = f"expected the inputs {sorted(known)}, found {name!r}."
             elif not fits(array, known[name].datatype):
                 datatype = known[name].datatype

@@ -115,5 +115,7 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise UsageError(f"headers: {name!r} is no header name: expected letters, digits, '-', '_' and '.'.")
         if not value.isascii() or not value.isprintable():
             raise UsageError(f"headers: the value of {name!r} may hold printable ASCII characters only.")
+        if value != value.strip():
+            raise UsageError(f"headers: the value of {name!r} may not begin or end with blanks. (Is a token empty?)")
         checked[name.lower()] = value
     return checked

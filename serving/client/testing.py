@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -73,6 +73,39 @@ class FakeModel:
         return cls(run, inputs, {"max_batch_size": 0}, version, takes_s)
 
     @classmethod
+    def of_labels(
+        cls,
+        labels: Sequence[str],
+        probabilities: Callable[[Array], Array],
+        *,
+        image_size_px: int = 28,
+        channels: int = 1,
+        max_batch_size: int = 32,
+        version: str = "1",
+    ) -> FakeModel:
+        """A model for ``classify``, of square images.
+
+        Args:
+            labels: What it tells apart.
+            probabilities: From pixels, uint8 (n, image_size_px, image_size_px, channels), to probabilities, (n, len(labels)).
+            image_size_px: Height and width to which images are brought.
+            channels: 1 for grey images, 3 for colours.
+            max_batch_size: The most images in one request; more are refused, as Triton would.
+            version: The version that answers.
+        """
+        from convoy.contract.image import ImageSpec
+        from convoy.contract.manifest import INPUT_NAME, PROBABILITIES_NAME, ModelInterface, TensorSpec
+
+        image = ImageSpec(height_px=image_size_px, width_px=image_size_px, channels=channels)
+        interface = ModelInterface(
+            labels=tuple(labels),
+            image=image,
+            inputs=(TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=image.dims),),
+            outputs=(TensorSpec(name=PROBABILITIES_NAME, datatype="FP32", dims=(len(labels),)),),
+        )
+        return cls.classifier(interface, probabilities, max_batch_size=max_batch_size, version=version)
+
+    @classmethod
     def classifier(
         cls,
         interface: ModelInterface,
@@ -122,6 +155,11 @@ class FakeTransport:
         self.failures: deque[ClientError] = deque()
         self.closed = False
         self._lock = threading.Lock()
+
+    @property
+    def inferences(self) -> list[Infer]:
+        """The inferences among ``calls``."""
+        return [call for call in self.calls if isinstance(call, Infer)]
 
     def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""

@@ -149,7 +149,6 @@ class Server:
         has_config: Whether it tells a model's configuration.
         has_statistics: Whether it counts requests.
         unloads: Whether it can be told which models to serve.
-        not_ready: What ``ready`` gives of a model that is not there: False (None), or an error.
         not_loaded: The error of ``load`` for a model that is not there.
     """
 
@@ -161,7 +160,6 @@ class Server:
     has_config: bool = True
     has_statistics: bool = True
     unloads: bool = True
-    not_ready: type[Exception] | None = None
     not_loaded: type[Exception] = ModelNotFoundError
 
 
@@ -204,8 +202,7 @@ def server(request: pytest.FixtureRequest) -> Server:
     if name == "triton":
         return by_url(url, not_loaded=ServerFailureError)  # Triton calls it a failure of its own
     # MLServer 1.7 fails at the question by gRPC, with the status UNKNOWN, where the model is not there.
-    not_ready = ServerFailureError if wire == "grpc" else None
-    return by_url(url, tells_versions=False, has_binary=wire == "grpc", has_config=False, has_statistics=False, not_ready=not_ready)
+    return by_url(url, tells_versions=False, has_binary=wire == "grpc", has_config=False, has_statistics=False)
 
 
 class Blocking:
@@ -340,11 +337,7 @@ def test_the_server_and_its_models_are_live_and_ready(client: Any, server: Serve
     assert client.ready("pairs")
     assert client.ready("pairs", "1")
     for absent in (("nobody", ""), ("pairs", "9")):
-        if server.not_ready is None:
-            assert not client.ready(*absent)
-        else:
-            with pytest.raises(server.not_ready, match="not found"):
-                client.ready(*absent)
+        assert not client.ready(*absent)
 
 
 def test_every_model_is_listed_with_its_version_and_state(client: Any) -> None:

@@ -5,6 +5,7 @@ import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,84 @@ def test_top_k_is_cut_to_the_number_of_classes_and_ties_go_to_the_first(fake: Fa
 def test_a_top_k_that_is_no_number_of_candidates_is_refused(top_k: Any, fake: FakeTransport) -> None:
     with pytest.raises(UsageError, match="top_k"):
         Client(transport=fake).classify("digits", pixels_of(0), top_k=top_k)
+
+
+@pytest.mark.parametrize("kind", [object, str])
+def test_a_column_of_paths_is_a_list_of_images(kind: type, fake: FakeTransport, tmp_path: Path) -> None:
+    for i in range(3):
+        Image.fromarray(pixels_of(i)[0, :, :, 0]).save(tmp_path / f"{i}.png")
+    paths = np.array([str(tmp_path / f"{i}.png") for i in (2, 0, 1)], dtype=kind)
+    assert labels_of(Client(transport=fake).classify("digits", paths)) == ["two", "zero", "one"]
+
+
+async def test_images_that_cannot_be_read_are_told_and_the_others_answered(fake: FakeTransport) -> None:
+    images = [b"no image" if i in (0, 3, 8, 9, 10, 11) else pixels_of(i % 3)[0] for i in range(14)]
+    told: dict[int, str] = {}
+
+    def tell(place: int, error: ImageError) -> None:
+        told[place] = str(error)
+
+    with Client(transport=fake) as client:
+        answers = list(client.classify_iter("digits", images, on_unreadable=tell))
+        assert answers[0][1].label == "one"
+        assert [(i, p.index) for i, p in answers] == [(i, i % 3) for i in range(14) if i not in told]
+        assert sorted(told) == [0, 3, 8, 9, 10, 11]
+        assert all(message.startswith(f"image {i}: ") for i, message in told.items())
+        with pytest.raises(ImageError, match="image 0: "):
+            list(client.classify_iter("digits", images))
+    told.clear()
+    async with AsyncClient(transport=AsyncFakeTransport(fake)) as aclient:
+        assert [pair async for pair in aclient.classify_iter("digits", images, on_unreadable=tell)] == answers
+    assert sorted(told) == [0, 3, 8, 9, 10, 11]
+
+
+async def test_a_slow_source_need_not_fill_a_request(fake: FakeTransport) -> None:
+    sent: list[int] = []
+
+    def images() -> Any:
+        for i in range(6):
+            sent.append(i)
+            yield pixels_of(i % 3)[0]
+
+    with Client(transport=fake, max_in_flight=1) as client:
+        for i, prediction in client.classify_iter("digits", images(), batch_size=1):
+            assert prediction.index == i % 3
+            assert len(sent) <= i + 3
+        assert {call.inputs[0].shape[0] for call in infers(fake)} == {1}
+        with pytest.raises(UsageError, match="batch_size: expected a whole number from 1, found 0"):
+            list(client.classify_iter("digits", images(), batch_size=0))
+
+
+async def test_images_may_come_from_an_async_generator(fake: FakeTransport) -> None:
+    async def images(n: int) -> Any:
+        for i in range(n):
+            await asyncio.sleep(0)
+            yield pixels_of(i % 3)[0]
+
+    async with AsyncClient(transport=AsyncFakeTransport(fake)) as client:
+        for n in (0, 1, 4, 23):
+            assert [p.index for p in await client.classify("digits", images(n))] == [i % 3 for i in range(n)]
+            answers = [(i, p.index) async for i, p in client.classify_iter("digits", images(n))]
+            assert answers == [(i, i % 3) for i in range(n)]
+
+
+def test_a_model_that_declares_no_tensors_takes_what_is_given(fake: FakeTransport) -> None:
+    class Silent(FakeTransport):
+        def _answer(self, call: Any) -> Any:
+            answer = super()._answer(call)
+            return replace(answer, inputs=(), outputs=()) if isinstance(call, DescribeModel) else answer
+
+    with Client(transport=Silent(fake.models)) as client:
+        for _ in range(2):
+            assert client.infer("echo", {"x": np.ones((3, 2), np.float32)}, outputs=["y"])["y"].shape == (3, 2)
+        with pytest.raises(InvalidRequestError, match="input 'x': expected an array of a datatype, found dtype complex128"):
+            client.infer("echo", {"x": np.ones((3, 2), complex)})
+
+
+def test_progress_is_told_of_a_single_request_too(fake: FakeTransport) -> None:
+    told: list[int] = []
+    Client(transport=fake).classify("digits", pixels_of(0, 1, 2), progress=told.append)
+    assert told == [3]
 
 
 def test_an_image_that_cannot_be_read_is_named_by_its_place(fake: FakeTransport) -> None:
@@ -347,7 +426,10 @@ def test_no_call_may_wait_for_ever(timeout_s: Any, fake: FakeTransport) -> None:
         Client(transport=fake).models(timeout_s=timeout_s)
 
 
-@pytest.mark.parametrize("headers", [{"a b": "c"}, {"": "c"}, {"a": "line\nbreak"}, {"a": "é"}, {"a": 3}, {3: "a"}])
+HEADERS = [{"a b": "c"}, {"": "c"}, {"a": "line\nbreak"}, {"a": "é"}, {"a": "Bearer "}, {"a": 3}, {3: "a"}]
+
+
+@pytest.mark.parametrize("headers", HEADERS)
 def test_headers_that_no_wire_can_carry_are_refused(headers: Any) -> None:
     with pytest.raises(UsageError, match="headers: "):
         Client(headers=headers)
@@ -414,7 +496,9 @@ def test_sync_and_async_clients_have_the_same_methods_with_the_same_arguments() 
 
     def surface(kind: type) -> dict[str, Any]:
         return {
-            name: inspect.signature(value).parameters if callable(value) else type(value)
+            name: str(inspect.signature(value)).split(" -> ")[0].replace(" | AsyncIterable[ImageLike]", "")
+            if callable(value)
+            else type(value)
             for name, value in vars(kind).items()
             if not name.startswith("_")
         }

@@ -39,3 +39,34 @@ def test_a_forked_process_connects_anew(served: Any) -> None:
         [sys.executable, "-W", "ignore", "-c", FORKS, served.url], capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (0, "all answered\n"), done.stderr
+
+
+FORKS_A_LOOP = """
+import asyncio, os, sys
+from convoy import AsyncClient
+from convoy.contract.errors import UsageError
+
+async def main():
+    async with AsyncClient(sys.argv[1]) as client:
+        assert await client.live()
+        child = os.fork()
+        if not child:
+            try:
+                await client.live()
+            except UsageError as error:
+                os._exit(7 if "does not outlive a fork" in str(error) else 8)
+            os._exit(9)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 7, status
+        assert await client.live()
+
+asyncio.run(main())
+print("all answered")
+"""
+
+
+def test_an_async_client_says_that_it_does_not_outlive_a_fork(served: Any) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS_A_LOOP, served.url], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "all answered\n"), done.stderr
