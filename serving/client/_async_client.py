@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from convoy.contract.image import ImageLike
     from convoy.contract.manifest import ModelInterface
+    from convoy.serving.client.metrics import ClientMetrics
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class AsyncClient(BaseClient):
         hedge_after_s: See ``Client``.
         max_in_flight: See ``Client``.
         merge: See ``Client``.
+        metrics: See ``Client``.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.AsyncFakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
 
@@ -78,6 +80,7 @@ class AsyncClient(BaseClient):
         hedge_after_s: float | None = None,
         max_in_flight: int = 32,
         merge: bool = True,
+        metrics: ClientMetrics | None = None,
         transport: AsyncTransport | Mapping[str, AsyncTransport] | None = None,
     ) -> None:
         super().__init__(
@@ -89,6 +92,7 @@ class AsyncClient(BaseClient):
             hedge_after_s=hedge_after_s,
             max_in_flight=max_in_flight,
             merge=merge,
+            metrics=metrics,
             transport=transport,
             open_transport=open_async_transport,
             new_signal=_Signal,
@@ -103,21 +107,22 @@ class AsyncClient(BaseClient):
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
+        request_id: str = "",
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Say what is on images; see ``Client.classify``. They may come from an ``async`` iterable too."""
-        talk = self._begin(timeout_s)
-        reader = await self._drive(
-            self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
-        )
-        chunks = _read(reader, images)
-        first = [chunk async for chunk in _islice(chunks, 2)]
-        if len(first) == 1:  # no line is needed
-            answer = await self._drive(first[0].begin(talk))
-            tell(progress, first[0].rows)
-            return [prediction for _, prediction in answer.predictions]
-        answers = self._answer_all(_chain(first, chunks), lambda: talk, in_order=True, progress=progress)
-        return [prediction async for answer in answers for _, prediction in answer.predictions]
+        with self._begin("classify", timeout_s, model_name, model_version, request_id) as talk:
+            reader = await self._drive(
+                self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
+            )
+            chunks = _read(reader, images)
+            first = [chunk async for chunk in _islice(chunks, 2)]
+            if len(first) == 1:  # no line is needed
+                answer = await self._drive(first[0].begin(talk))
+                tell(progress, first[0].rows)
+                return [prediction for _, prediction in answer.predictions]
+            answers = self._answer_all(_chain(first, chunks), lambda: talk, in_order=True, progress=progress)
+            return [prediction async for answer in answers for _, prediction in answer.predictions]
 
     async def classify_iter(
         self,
@@ -130,29 +135,33 @@ class AsyncClient(BaseClient):
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
+        request_id: str = "",
         progress: Progress | None = None,
     ) -> AsyncIterator[tuple[int, Prediction]]:
         """Say what is on images, one by one, as answers come; see ``Client.classify_iter``. Not awaited: ``async for``.
 
         Images may come from an ``async`` iterable too; one that is not is read in the event loop.
         """
-        reader = await self._drive(
-            self._session.classify(
-                self._begin(timeout_s),
-                model_name,
-                model_version,
-                top_k=top_k,
-                batch_size=batch_size,
-                tolerant=on_unreadable is not None,
+        with self._begin("classify_iter", timeout_s, model_name, model_version, request_id, lasting=True) as talk:
+            reader = await self._drive(
+                self._session.classify(
+                    talk,
+                    model_name,
+                    model_version,
+                    top_k=top_k,
+                    batch_size=batch_size,
+                    tolerant=on_unreadable is not None,
+                )
             )
-        )
-        chunks = _read(reader, images)
-        async for answer in self._answer_all(chunks, lambda: self._begin(timeout_s), in_order=in_order, progress=progress):
-            if on_unreadable is not None:
-                for place, error in answer.unreadable:
-                    on_unreadable(place, error)
-            for prediction in answer.predictions:
-                yield prediction
+            chunks = _read(reader, images)
+            async for answer in self._answer_all(
+                chunks, lambda: self._go_on(talk, timeout_s), in_order=in_order, progress=progress
+            ):
+                if on_unreadable is not None:
+                    for place, error in answer.unreadable:
+                        on_unreadable(place, error)
+                for prediction in answer.predictions:
+                    yield prediction
 
     async def infer(
         self,
@@ -162,60 +171,70 @@ class AsyncClient(BaseClient):
         outputs: Iterable[str] | None = None,
         model_version: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
         progress: Progress | None = None,
     ) -> InferResult:
         """Run a model on tensors; see ``Client.infer``."""
-        talk = self._begin(timeout_s)
-        outputs = () if outputs is None else tuple(outputs)
-        straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
-        if straight is not None:
-            try:
-                answer = await straight.send()
-            except ClientError as error:
-                return await self._drive(self._session.failed(talk, straight, error))
-            return self._session.arrived(straight, answer)
-        chunks = await self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
-        if isinstance(chunks, InferResult):
-            return chunks
-        answers = self._answer_all(_chain(chunks), lambda: talk, in_order=True, progress=progress)
-        results = [answer async for answer in answers]
-        return await self._drive(self._session.join(talk, model_name, inputs, outputs, results))
+        with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
+            outputs = () if outputs is None else tuple(outputs)
+            straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
+            if straight is not None:
+                try:
+                    answer = await straight.send()
+                except ClientError as error:
+                    return await self._drive(self._session.failed(talk, straight, error))
+                return self._session.arrived(straight, answer)
+            chunks = await self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
+            if isinstance(chunks, InferResult):
+                return chunks
+            answers = self._answer_all(_chain(chunks), lambda: talk, in_order=True, progress=progress)
+            results = [answer async for answer in answers]
+            return await self._drive(self._session.join(talk, model_name, inputs, outputs, results))
 
     async def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote; see ``Client.interface``."""
-        return await self._drive(self._session.interface(self._begin(timeout_s), model_name, model_version))
+        with self._begin("interface", timeout_s, model_name, model_version) as talk:
+            return await self._drive(self._session.interface(talk, model_name, model_version))
 
     async def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives; see ``Client.metadata``."""
-        return await self._drive(self._begin(timeout_s).ask(DescribeModel(check_name(model_name), check_version(model_version))))
+        with self._begin("metadata", timeout_s, model_name, model_version) as talk:
+            return await self._drive(talk.ask(DescribeModel(check_name(model_name), check_version(model_version))))
 
     async def config(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> dict[str, Any]:
         """The configuration with which Triton serves a model: ``ModelConfig`` in its JSON form; see ``Client.config``."""
-        return await self._drive(self._begin(timeout_s).ask(ReadConfig(check_name(model_name), check_version(model_version))))
+        with self._begin("config", timeout_s, model_name, model_version) as talk:
+            return await self._drive(talk.ask(ReadConfig(check_name(model_name), check_version(model_version))))
 
     async def statistics(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """What Triton counted of a model since it was loaded; see ``Client.statistics``."""
-        return await self._drive(self._begin(timeout_s).ask(ReadStatistics(check_name(model_name), check_version(model_version))))
+        with self._begin("statistics", timeout_s, model_name, model_version) as talk:
+            return await self._drive(talk.ask(ReadStatistics(check_name(model_name), check_version(model_version))))
 
     async def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time; see ``Client.live``."""
-        return await self._drive(is_up(self._begin(timeout_s), ServerLive()))
+        with self._begin("live", timeout_s) as talk:
+            return await self._drive(is_up(talk, ServerLive()))
 
     async def ready(self, model_name: str | None = None, model_version: str = "", *, timeout_s: float | None = None) -> bool:
         """Whether the server, or one model, takes requests; False where no server answers, or not in time; see ``Client.ready``."""
-        return await self._drive(self._session.ready(self._begin(timeout_s), model_name, model_version))
+        with self._begin("ready", timeout_s, model_name, model_version) as talk:
+            return await self._drive(self._session.ready(talk, model_name, model_version))
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
         """Every version of every model that the server knows, with its state; see ``Client.models``."""
-        return await self._drive(self._begin(timeout_s).ask(ListModels()))
+        with self._begin("models", timeout_s) as talk:
+            return await self._drive(talk.ask(ListModels()))
 
     async def load(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Load a model, or load it again with what its repository holds now; see ``Client.load``."""
-        await self._drive(self._begin(timeout_s).ask(LoadModel(check_name(model_name))))
+        with self._begin("load", timeout_s, model_name) as talk:
+            await self._drive(talk.ask(LoadModel(check_name(model_name))))
 
     async def unload(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Unload a model; see ``Client.unload``."""
-        await self._drive(self._begin(timeout_s).ask(UnloadModel(check_name(model_name))))
+        with self._begin("unload", timeout_s, model_name) as talk:
+            await self._drive(talk.ask(UnloadModel(check_name(model_name))))
 
     async def close(self) -> None:
         """Let go of the connections. May be called more than once."""

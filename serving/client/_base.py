@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convoy.contract.errors import ImageError, UsageError
+from convoy.serving.client._audience import Audience
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._endpoint import Endpoint
+from convoy.serving.client._request_id import RequestIds, check_request_id
 from convoy.serving.client._retry import NEVER, Retry
 from convoy.serving.client._router import Router, Talk, look_up, parse_all
 from convoy.serving.client._session import Session
 from convoy.serving.client._transport import Options, Tls, check_headers
+
+if TYPE_CHECKING:
+    from convoy.serving.client.metrics import ClientMetrics
 
 Progress = Callable[[int], None]
 """Is told how many rows (images) are answered so far."""
@@ -48,6 +53,7 @@ class BaseClient:
         hedge_after_s: float | None,
         max_in_flight: int,
         merge: bool,
+        metrics: ClientMetrics | None,
         transport: Any,
         open_transport: Callable[[Endpoint, Options], Any],
         new_signal: Callable[[], Any],
@@ -60,12 +66,19 @@ class BaseClient:
             raise UsageError(f"max_in_flight: expected a whole number of requests from 1, found {max_in_flight!r}.")
         if retry is not None and not isinstance(retry, Retry):
             raise UsageError(f"retry: expected a convoy.serving.client.Retry, or None for no retry, found {type(retry).__name__}.")
+        if metrics is not None:
+            from convoy.serving.client.metrics import ClientMetrics
+
+            if not isinstance(metrics, ClientMetrics):
+                raise UsageError(f"metrics: expected a ClientMetrics, or None for none, found {type(metrics).__name__}.")
         options = Options(check_headers(headers), tls or Tls())
         given = _by_url(transport, self._endpoints)
         self._max_in_flight = max_in_flight
         self._retry = retry or NEVER
         self._session = Session(", ".join(map(str, self._endpoints)), new_signal, merge=merge)
         self._closed = False
+        self._audience = Audience(metrics)
+        self._request_ids = RequestIds()
 
         def new_router() -> Router:
             return Router(
@@ -88,11 +101,38 @@ class BaseClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-    def _begin(self, timeout_s: float | None) -> Talk:
-        """A call of a method begins."""
+    def _begin(
+        self,
+        method: str,
+        timeout_s: float | None,
+        model_name: str | None = None,
+        model_version: str = "",
+        request_id: str = "",
+        *,
+        lasting: bool = False,
+    ) -> Talk:
+        """A call of a method begins; it ends with the ``with`` block of the talk.
+
+        Args:
+            method: The method.
+            timeout_s: How long it may take.
+            model_name: The model that it is about; None where it is about the server.
+            model_version: The version that was asked for.
+            request_id: What the caller calls its requests.
+            lasting: Whether the caller does other things before it has ended.
+        """
         self._check_open()
         timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
-        return Talk(self._router, Deadline(timeout_s, time.monotonic() + timeout_s))
+        deadline = Deadline(timeout_s, time.monotonic() + timeout_s)
+        request_id = self._request_ids.new() if request_id == "" else check_request_id(request_id)
+        observed = self._audience.begin(method, model_name or "", model_version, request_id, lasting=lasting)
+        return Talk(self._router, deadline, request_id, observed)
+
+    def _go_on(self, talk: Talk, timeout_s: float | None) -> Talk:
+        """The next request of a call whose requests each have a deadline of their own."""
+        self._check_open()
+        deadline = Deadline.after(self._timeout_s if timeout_s is None else timeout_s)
+        return Talk(self._router, deadline, talk.request_id, talk.observed)
 
     def _check_open(self) -> None:
         """Make sure that calls can be made: not after ``close``; in a child process over connections of its own."""
@@ -107,6 +147,7 @@ class BaseClient:
         self._inherited = self._router  # kept, since to let go of it would say good-bye on the parent's connections
         self._router = self._new_router()
         self._session.leave_parent()
+        self._request_ids = RequestIds()
 
 
 def _by_url(transport: Any, endpoints: Sequence[Endpoint]) -> dict[Endpoint, Any] | None:

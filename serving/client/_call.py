@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+
+from typing_extensions import Self
 
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata
 from convoy.serving.client._datatype import Buffer
 
 R = TypeVar("R")
+
+Headers: TypeAlias = "tuple[tuple[str, str], ...]"
+"""Names, in lower case, with their values."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Call(Generic[R]):
     Attributes:
         model_name: The model that is meant; empty where the server itself is.
         model_version: The version that is meant; empty for the server's choice.
+        headers: What goes with this one request beside the client's own headers (a trace's context); no part of the question.
     """
 
     does: ClassVar[str]
@@ -42,6 +48,11 @@ class Call(Generic[R]):
 
     model_name: str = ""
     model_version: str = ""
+    headers: Headers = field(default=(), kw_only=True, compare=False, repr=False)
+
+    def having(self, headers: Headers) -> Self:
+        """The same question with ``headers``."""
+        return replace(self, headers=headers) if headers else self
 
     @property
     def subject(self) -> str:
@@ -129,9 +140,11 @@ class Infer(Call[InferResult]):
     Attributes:
         inputs: The input tensors.
         outputs: The outputs to send back; empty for all.
+        request_id: What the request is called on the wire and in logs; no part of the question.
     """
 
     does: ClassVar = "run"
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...] = ()
+    request_id: str = field(default="", compare=False)

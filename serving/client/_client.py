@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from contextvars import copy_context
 from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -31,13 +32,14 @@ from convoy.serving.client._fleet import Node
 from convoy.serving.client._line import Chunk, Line
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
-from convoy.serving.client._session import Classified, check_name, check_version, is_up
+from convoy.serving.client._session import Classified, Reader, check_name, check_version, is_up
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import Tls, Transport, open_transport
 
 if TYPE_CHECKING:
     from convoy.contract.image import ImageLike
     from convoy.contract.manifest import ModelInterface
+    from convoy.serving.client.metrics import ClientMetrics
 
 T = TypeVar("T")
 
@@ -66,6 +68,7 @@ class Client(BaseClient):
         max_in_flight: The most requests of one call under way, where its input is split; how many there are adapts to the server.
         merge: Whether small inferences of callers who wait for the same model share requests, where its configuration has
             ``dynamic_batching``, so that the server would merge them too: many callers at once are served several times as fast.
+        metrics: Counts calls for Prometheus; see ``convoy.serving.client.metrics``. None: nobody does.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.FakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
 
@@ -89,6 +92,7 @@ class Client(BaseClient):
         hedge_after_s: float | None = None,
         max_in_flight: int = 32,
         merge: bool = True,
+        metrics: ClientMetrics | None = None,
         transport: Transport | Mapping[str, Transport] | None = None,
     ) -> None:
         super().__init__(
@@ -100,6 +104,7 @@ class Client(BaseClient):
             hedge_after_s=hedge_after_s,
             max_in_flight=max_in_flight,
             merge=merge,
+            metrics=metrics,
             transport=transport,
             open_transport=open_transport,
             new_signal=threading.Event,
@@ -114,6 +119,7 @@ class Client(BaseClient):
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
+        request_id: str = "",
         progress: Progress | None = None,
     ) -> list[Prediction]:
         """Say what is on images.
@@ -128,6 +134,8 @@ class Client(BaseClient):
             model_version: The version to ask; the server's choice where it is empty.
             top_k: How many candidates each prediction lists; at most all classes.
             timeout_s: How long the whole call may take, in seconds.
+            request_id: What the call is called in the logs of the server and of this client; made up where it is empty. Further
+                requests of a call that is split have their first row's number behind it.
             progress: Is told how many images are answered, in the calling thread.
 
         Returns:
@@ -138,16 +146,18 @@ class Client(BaseClient):
             UsageError: The model was not deployed by Convoy (use ``infer``), or an argument is wrong.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
-        talk = self._begin(timeout_s)
-        reader = self._drive(self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False))
-        chunks = reader.read(images)
-        first = list(islice(chunks, 2))
-        if len(first) == 1:  # no line is needed
-            answer = self._drive(first[0].begin(talk))
-            tell(progress, first[0].rows)
-            return [prediction for _, prediction in answer.predictions]
-        answers = self._answer_all(chain(first, chunks), lambda: talk, in_order=True, progress=progress)
-        return [prediction for answer in answers for _, prediction in answer.predictions]
+        with self._begin("classify", timeout_s, model_name, model_version, request_id) as talk:
+            reader = self._drive(
+                self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
+            )
+            chunks = reader.read(images)
+            first = list(islice(chunks, 2))
+            if len(first) == 1:  # no line is needed
+                answer = self._drive(first[0].begin(talk))
+                tell(progress, first[0].rows)
+                return [prediction for _, prediction in answer.predictions]
+            answers = self._answer_all(chain(first, chunks), lambda: talk, in_order=True, progress=progress)
+            return [prediction for answer in answers for _, prediction in answer.predictions]
 
     def classify_iter(
         self,
@@ -160,6 +170,7 @@ class Client(BaseClient):
         model_version: str = "",
         top_k: int = 5,
         timeout_s: float | None = None,
+        request_id: str = "",
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Prediction]]:
         """Say what is on images, one by one, as answers come: for more images than fit into memory, and for results at once.
@@ -178,6 +189,7 @@ class Client(BaseClient):
             model_version: See ``classify``.
             top_k: See ``classify``.
             timeout_s: How long each batch may take, its retries included; the caller may take as long as he likes.
+            request_id: See ``classify``.
             progress: Is told how many images are answered, in the calling thread.
 
         Yields:
@@ -186,18 +198,12 @@ class Client(BaseClient):
         Raises:
             ConvoyError: As ``classify`` does; images whose predictions were not taken by then have none.
         """
-        reader = self._drive(
-            self._session.classify(
-                self._begin(timeout_s),
-                model_name,
-                model_version,
-                top_k=top_k,
-                batch_size=batch_size,
-                tolerant=on_unreadable is not None,
-            )
-        )
-        answers = self._answer_all(reader.read(images), lambda: self._begin(timeout_s), in_order=in_order, progress=progress)
-        return _predictions(answers, on_unreadable)
+        talk = self._begin("classify_iter", timeout_s, model_name, model_version, request_id, lasting=True)
+        tolerant = on_unreadable is not None
+        steps = self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=batch_size, tolerant=tolerant)
+        predictions = self._iterate(talk, steps, images, timeout_s, in_order, on_unreadable, progress)
+        next(predictions)  # what is wrong is said now, not with the first image; and what has begun is ended, however it is left
+        return predictions
 
     def infer(
         self,
@@ -207,6 +213,7 @@ class Client(BaseClient):
         outputs: Iterable[str] | None = None,
         model_version: str = "",
         timeout_s: float | None = None,
+        request_id: str = "",
         progress: Progress | None = None,
     ) -> InferResult:
         """Run a model on tensors.
@@ -221,6 +228,7 @@ class Client(BaseClient):
             outputs: The outputs to send back; all where it is None.
             model_version: The version to ask; the server's choice where it is empty.
             timeout_s: How long the whole call may take, in seconds.
+            request_id: See ``classify``.
             progress: Is told how many rows are answered, in the calling thread, where the batch is sent in parts.
 
         Returns:
@@ -230,20 +238,20 @@ class Client(BaseClient):
             InvalidRequestError: A tensor's name, datatype or shape is not the model's.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
-        talk = self._begin(timeout_s)
-        outputs = () if outputs is None else tuple(outputs)
-        straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
-        if straight is not None:
-            try:
-                answer = straight.send()
-            except ClientError as error:
-                return self._drive(self._session.failed(talk, straight, error))
-            return self._session.arrived(straight, answer)
-        chunks = self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
-        if isinstance(chunks, InferResult):
-            return chunks
-        answers = self._answer_all(iter(chunks), lambda: talk, in_order=True, progress=progress)
-        return self._drive(self._session.join(talk, model_name, inputs, outputs, list(answers)))
+        with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
+            outputs = () if outputs is None else tuple(outputs)
+            straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
+            if straight is not None:
+                try:
+                    answer = straight.send()
+                except ClientError as error:
+                    return self._drive(self._session.failed(talk, straight, error))
+                return self._session.arrived(straight, answer)
+            chunks = self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
+            if isinstance(chunks, InferResult):
+                return chunks
+            answers = self._answer_all(iter(chunks), lambda: talk, in_order=True, progress=progress)
+            return self._drive(self._session.join(talk, model_name, inputs, outputs, list(answers)))
 
     def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote, as the server has them now.
@@ -252,7 +260,8 @@ class Client(BaseClient):
             UsageError: The model was not deployed by Convoy.
             ClientError: The call failed.
         """
-        return self._drive(self._session.interface(self._begin(timeout_s), model_name, model_version))
+        with self._begin("interface", timeout_s, model_name, model_version) as talk:
+            return self._drive(self._session.interface(talk, model_name, model_version))
 
     def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives.
@@ -260,7 +269,8 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed.
         """
-        return self._drive(self._begin(timeout_s).ask(DescribeModel(check_name(model_name), check_version(model_version))))
+        with self._begin("metadata", timeout_s, model_name, model_version) as talk:
+            return self._drive(talk.ask(DescribeModel(check_name(model_name), check_version(model_version))))
 
     def config(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> dict[str, Any]:
         """The configuration with which Triton serves a model: ``ModelConfig`` in its JSON form.
@@ -268,7 +278,8 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed.
         """
-        return self._drive(self._begin(timeout_s).ask(ReadConfig(check_name(model_name), check_version(model_version))))
+        with self._begin("config", timeout_s, model_name, model_version) as talk:
+            return self._drive(talk.ask(ReadConfig(check_name(model_name), check_version(model_version))))
 
     def statistics(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """What Triton counted of a model since it was loaded: one ``ModelStatistics`` in JSON form a version that is served.
@@ -276,18 +287,21 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed, or the server keeps no statistics.
         """
-        return self._drive(self._begin(timeout_s).ask(ReadStatistics(check_name(model_name), check_version(model_version))))
+        with self._begin("statistics", timeout_s, model_name, model_version) as talk:
+            return self._drive(talk.ask(ReadStatistics(check_name(model_name), check_version(model_version))))
 
     def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time."""
-        return self._drive(is_up(self._begin(timeout_s), ServerLive()))
+        with self._begin("live", timeout_s) as talk:
+            return self._drive(is_up(talk, ServerLive()))
 
     def ready(self, model_name: str | None = None, model_version: str = "", *, timeout_s: float | None = None) -> bool:
         """Whether the server, or one model, takes requests; False where no server answers, or not in time.
 
         Triton says ready of a model whose process has died; only an inference proves that a model works.
         """
-        return self._drive(self._session.ready(self._begin(timeout_s), model_name, model_version))
+        with self._begin("ready", timeout_s, model_name, model_version) as talk:
+            return self._drive(self._session.ready(talk, model_name, model_version))
 
     def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
         """Every version of every model that the server knows, with its state.
@@ -295,7 +309,8 @@ class Client(BaseClient):
         Raises:
             ClientError: The call failed.
         """
-        return self._drive(self._begin(timeout_s).ask(ListModels()))
+        with self._begin("models", timeout_s) as talk:
+            return self._drive(talk.ask(ListModels()))
 
     def load(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Load a model, or load it again with what its repository holds now.
@@ -303,7 +318,8 @@ class Client(BaseClient):
         Raises:
             ClientError: It cannot be loaded (the server's reason is in the message), or the server allows no such call.
         """
-        self._drive(self._begin(timeout_s).ask(LoadModel(check_name(model_name))))
+        with self._begin("load", timeout_s, model_name) as talk:
+            self._drive(talk.ask(LoadModel(check_name(model_name))))
 
     def unload(self, model_name: str, *, timeout_s: float | None = None) -> None:
         """Unload a model. Triton answers at once; the model may take its last requests to their end after that.
@@ -311,7 +327,8 @@ class Client(BaseClient):
         Raises:
             ClientError: It cannot be unloaded, or the server allows no such call.
         """
-        self._drive(self._begin(timeout_s).ask(UnloadModel(check_name(model_name))))
+        with self._begin("unload", timeout_s, model_name) as talk:
+            self._drive(talk.ask(UnloadModel(check_name(model_name))))
 
     def close(self) -> None:
         """Let go of the connections. May be called more than once."""
@@ -365,6 +382,25 @@ class Client(BaseClient):
         assert isinstance(step, Aside)
         return self._start_aside(step.steps)
 
+    def _iterate(
+        self,
+        talk: Talk,
+        steps: Steps[Reader],
+        images: ImageLike | Iterable[ImageLike],
+        timeout_s: float | None,
+        in_order: bool,
+        on_unreadable: OnUnreadable | None,
+        progress: Progress | None,
+    ) -> Iterator[Any]:
+        """Nothing, once the model is looked up; then predictions with their places."""
+        with talk:
+            reader = self._drive(steps)
+            yield
+            answers = self._answer_all(
+                reader.read(images), lambda: self._go_on(talk, timeout_s), in_order=in_order, progress=progress
+            )
+            yield from _predictions(answers, on_unreadable)
+
     def _race(self, race: Race[T]) -> T:
         first = self._start(self._races, race.first)
         running = {first}
@@ -416,7 +452,7 @@ class Client(BaseClient):
 
     def _start(self, threads: ThreadPoolExecutor, steps: Steps[T]) -> Future[T]:
         try:
-            return threads.submit(self._drive, steps)
+            return threads.submit(copy_context().run, self._drive, steps)  # a caller's context holds in our threads too
         except RuntimeError as error:  # of a pool that was shut down
             raise UsageError(f"{self.url}: the client was closed while it was in use.") from error
 

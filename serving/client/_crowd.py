@@ -37,6 +37,7 @@ class _Ticket:
         signal: Wakes the caller.
         led: Where this caller is to send: the tickets of the request, its own first.
         outcome: Where another has sent: the answer, the error, or that each is to ask alone.
+        sent_as: Where another has sent: the id of the request.
     """
 
     call: Infer
@@ -45,6 +46,7 @@ class _Ticket:
     signal: Any
     led: list[_Ticket] = field(default_factory=list)
     outcome: InferResult | ClientError | Literal["alone"] | None = None
+    sent_as: str = ""
 
 
 class Crowd:
@@ -72,7 +74,7 @@ class Crowd:
         """How many requests have no answer yet."""
         return self._under_way
 
-    def infer(self, call: Infer, rows: int, deadline: Deadline, send: Send) -> Steps[InferResult]:
+    def infer(self, call: Infer, rows: int, deadline: Deadline, send: Send, merged: Callable[[str], None]) -> Steps[InferResult]:
         """Have an inference answered, alone or with others.
 
         Args:
@@ -80,6 +82,7 @@ class Crowd:
             rows: Its rows.
             deadline: Until when.
             send: Sends one request.
+            merged: Is told the id of the request where another caller has sent it.
 
         Raises:
             ClientError: The inference failed.
@@ -100,6 +103,8 @@ class Crowd:
             raise deadline.passed(call.subject)
         if ticket.led:
             yield from self._lead(ticket, send)
+        if ticket.sent_as and ticket.outcome != "alone":
+            merged(ticket.sent_as)
         if isinstance(ticket.outcome, InferResult):
             return ticket.outcome
         if isinstance(ticket.outcome, ClientError):
@@ -212,4 +217,5 @@ def _split(result: InferResult, led: list[_Ticket]) -> list[InferResult] | None:
 def _give(led: list[_Ticket], outcomes: list[Any]) -> None:
     for ticket, outcome in zip(led, outcomes, strict=True):
         ticket.outcome = outcome
+        ticket.sent_as = "" if ticket is led[0] else led[0].call.request_id
         ticket.signal.set()

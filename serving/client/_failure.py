@@ -16,7 +16,7 @@ from convoy.contract.errors import (
     ServerFailureError,
     UnavailableError,
 )
-from convoy.serving.client._call import Call
+from convoy.serving.client._call import Call, Infer
 from convoy.serving.client._endpoint import Endpoint
 
 GRPC_STATUS: Final[dict[str, type[ClientError]]] = {
@@ -54,13 +54,12 @@ HTTP_STATUS: Final[dict[int, type[ClientError]]] = {
 }
 """Those that differ from the rest of their hundred: see ``of_http_status``."""
 
-HTTPX_ERRORS: Final[dict[str, type[ClientError]]] = {
+HTTPCORE_ERRORS: Final[dict[str, type[ClientError]]] = {
     "ConnectError": UnavailableError,
     "ConnectTimeout": UnavailableError,
     "ProxyError": UnavailableError,
     "ReadError": UnavailableError,
     "WriteError": UnavailableError,
-    "CloseError": UnavailableError,
     "NetworkError": UnavailableError,
     "RemoteProtocolError": UnavailableError,  # as a rule: the server hung up before it answered
     "ReadTimeout": DeadlineExceededError,
@@ -70,14 +69,8 @@ HTTPX_ERRORS: Final[dict[str, type[ClientError]]] = {
     "LocalProtocolError": InvalidRequestError,
     "ProtocolError": InvalidResponseError,
     "UnsupportedProtocol": InvalidRequestError,
-    "TooManyRedirects": InvalidResponseError,
-    "DecodingError": InvalidResponseError,
-    "TransportError": UnavailableError,
-    "RequestError": UnavailableError,
-    "HTTPError": ServerFailureError,
-    "HTTPStatusError": ServerFailureError,
 }
-"""By the name of httpx's class, so that this table needs no httpx."""
+"""By the name of httpcore's class, so that this table needs no httpcore."""
 
 _NOT_READY: Final = ("has no available versions", "is not at ready state")
 """Triton's words for a model, or a version of it, that it knows and that is loading, unloading or stopped."""
@@ -127,7 +120,8 @@ _BACKEND_DIED_ADVICE: Final = (
 )
 _VERSION_ADVICE: Final = "Expected a positive whole number as the model's version."
 
-_NO_REQUEST_ID: Final = "[request id: <id_unknown>] "  # what Triton writes before its reason where a request has no id
+_REQUEST_ID: Final = "[request id: {}] "  # what Triton writes before its reason
+_NO_REQUEST_ID: Final = "<id_unknown>"
 _LONGEST_DETAIL: Final = 600  # characters of a server's own words; a proxy may answer with a whole web page
 
 
@@ -149,7 +143,8 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
         call: What was asked.
         found: What came instead of an answer: the server's or the library's own words.
     """
-    said = " ".join(found.replace(_NO_REQUEST_ID, "").split())
+    request_id = call.request_id if isinstance(call, Infer) else ""
+    said = " ".join(found.replace(_REQUEST_ID.format(request_id or _NO_REQUEST_ID), "").split())
     said = said if len(said) <= _LONGEST_DETAIL else said[:_LONGEST_DETAIL] + "..."
     lowered = said.lower()
     for under, words, refined in _WORDS:
@@ -165,6 +160,8 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
         advice = _NOT_READY_ADVICE
     elif kind is InvalidRequestError and "failed to get model version" in lowered:
         advice = _VERSION_ADVICE
+    elif kind is ServerFailureError and request_id:
+        advice = f"The server's log says more: look for request {request_id}."
     elif kind is UnavailableError and not call.model_name and not died:
         said = f"no server answers ({said})"
     said = said if said.endswith((".", "!", "?")) else said + "."

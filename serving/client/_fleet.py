@@ -137,17 +137,24 @@ class Fleet:
                 node.failures = node.rests = 0
                 node.back_at_s = 0.0
 
-    def failed(self, node: Node, error: ClientError) -> None:
-        """It failed; whether that says something about the server depends on the error."""
+    def failed(self, node: Node, error: ClientError) -> bool:
+        """It failed; whether that says something about the server depends on the error.
+
+        Returns:
+            Whether the server, one of several, is left alone from now on.
+        """
         absent = isinstance(error, UnavailableError)
         if not absent and not isinstance(error, _SYMPTOMS):
             self.succeeded(node)
-            return
+            return False
         with self._lock:
             node.failures += 1
-            if absent or node.failures >= SICK_AFTER:
-                node.back_at_s = time.monotonic() + min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(node.rests, 16))
-                node.rests += 1
+            if not absent and node.failures < SICK_AFTER:
+                return False
+            was_in = not node.back_at_s
+            node.back_at_s = time.monotonic() + min(LONGEST_REST_S, FIRST_REST_S * 2.0 ** min(node.rests, 16))
+            node.rests += 1
+            return was_in and len(self._nodes) > 1
 
     def replace(self, endpoint: Endpoint, by: Sequence[Endpoint]) -> list[Node]:
         """Put the addresses behind a name in the place of the servers that stood for it.

@@ -10,7 +10,7 @@ from typing import Any, Final
 import grpc
 
 from convoy.contract.errors import ClientError, InvalidResponseError, UsageError
-from convoy.serving.client._call import Call, Infer, R
+from convoy.serving.client._call import Call, Headers, Infer, R
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import GRPC_STATUS, failure
 from convoy.serving.client._grpc_wire import METHODS, decode_response, encode_request, method_of
@@ -76,7 +76,7 @@ class GrpcTransport:
             if isinstance(call, Infer) and (timeout_s < PATIENT_S or time.monotonic() < self._wary_until_s):
                 response = self._infer(call, method, request, timeout_s)
             else:
-                response = method(request, timeout=timeout_s, metadata=self._metadata)
+                response = method(request, timeout=timeout_s, metadata=_metadata(self._metadata, call))
         except grpc.RpcError as error:
             if isinstance(call, Infer) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._wary_until_s = time.monotonic() + WARY_S
@@ -86,7 +86,7 @@ class GrpcTransport:
         return _decoded(call, response, self._endpoint)
 
     def _infer(self, call: Call[Any], method: Any, request: bytes, timeout_s: float) -> Any:
-        sent = method.future(request, timeout=timeout_s + ABANDONED_S, metadata=self._metadata)
+        sent = method.future(request, timeout=timeout_s + ABANDONED_S, metadata=_metadata(self._metadata, call))
         try:
             return sent.result(timeout_s)
         except grpc.FutureTimeoutError as error:
@@ -99,7 +99,7 @@ class GrpcTransport:
                 sent.add_done_callback(self._abandoned.discard)
 
     def close(self) -> None:
-        """See ``Transport.close``. Inferences whose callers gave up are given a moment to end by themselves: see ``ABANDONED_S``."""
+        """See ``Transport.close``. Inferences whose callers gave up are given a moment to end: see ``ABANDONED_S``."""
         until_s = time.monotonic() + CLOSE_S
         while self._abandoned and time.monotonic() < until_s:
             time.sleep(0.01)
@@ -127,7 +127,7 @@ class AsyncGrpcTransport:
             if isinstance(call, Infer):
                 response = await self._infer(call, method, request, timeout_s)
             else:
-                response = await method(request, timeout=timeout_s, metadata=self._metadata)
+                response = await method(request, timeout=timeout_s, metadata=_metadata(self._metadata, call))
         except grpc.aio.AioRpcError as error:
             if isinstance(call, Infer) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._wary_until_s = time.monotonic() + WARY_S
@@ -140,7 +140,8 @@ class AsyncGrpcTransport:
         """Wait for the answer without waiting on grpc's call itself: who gives up on that, cancels it."""
         assert self._loop is not None
         patient = timeout_s >= PATIENT_S and time.monotonic() >= self._wary_until_s
-        sent = method(request, timeout=timeout_s if patient else timeout_s + ABANDONED_S, metadata=self._metadata)
+        lasts_s = timeout_s if patient else timeout_s + ABANDONED_S
+        sent = method(request, timeout=lasts_s, metadata=_metadata(self._metadata, call))
         ended: asyncio.Future[None] = self._loop.create_future()
 
         def answered(_: Any) -> None:
@@ -197,6 +198,11 @@ def _credentials(tls: Tls) -> Any:
             raise UsageError(f"tls: expected a PEM file, {file} cannot be read: {error.strerror or error}.") from error
 
     return grpc.ssl_channel_credentials(content(tls.ca_file), content(tls.key_file), content(tls.certificate_file))
+
+
+def _metadata(own: Headers | None, call: Call[Any]) -> Headers | None:
+    """What goes with a request: the client's headers and the call's, which count where both have one."""
+    return tuple(dict((*(own or ()), *call.headers)).items()) if call.headers else own
 
 
 def _too_late(endpoint: Endpoint, call: Call[Any], timeout_s: float) -> ClientError:

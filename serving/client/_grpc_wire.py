@@ -128,6 +128,8 @@ def _infer_request(call: Infer, timeout_s: float) -> bytes:
     # How long the request may wait in Triton's queue; counts where the model's queue policy allows it.
     timeout = _varint(max(1, int(timeout_s * 1e6)))
     value = b"\x12" + _varint(len(timeout) + 1) + b"\x10" + timeout
+    request_id = call.request_id.encode()
+    parts += (b"\x1a", _varint(len(request_id)), request_id)
     parts += (b"\x22", _varint(len(_TIMEOUT_KEY) + len(value)), _TIMEOUT_KEY, value)
     for tensor in call.inputs:
         parts += (b"\x3a", _varint(len(tensor.data)), tensor.data)
@@ -148,7 +150,7 @@ def _header(
 
 _TIMEOUT_KEY: Final = b"\x0a\x07timeout"
 """The key of an entry of ``parameters`` (field 4, ``\x22``); its value is an ``InferParameter`` whose ``int64_param`` is field 2.
-Field 7, ``\x3a``, is ``raw_input_contents``."""
+Field 3, ``\x1a``, is ``id``, and field 7, ``\x3a``, is ``raw_input_contents``."""
 
 
 def _varint(number: int) -> bytes:

@@ -1,4 +1,7 @@
-"""Calls over REST: httpx's clients, and the one place where its exceptions become Convoy's."""
+"""Calls over REST: pools of connections, and the one place where httpcore's exceptions become Convoy's.
+
+httpcore is what httpx stands on; of httpx, which takes twice the processor time a request, nothing would be used.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ import ssl
 import time
 from typing import Any, Final
 
-import httpx
+import anyio
+import httpcore
 
 from convoy.contract.errors import (
     ClientError,
@@ -30,13 +34,24 @@ from convoy.serving.client._call import (
     UnloadModel,
 )
 from convoy.serving.client._endpoint import Endpoint
-from convoy.serving.client._failure import HTTPX_ERRORS, failure, of_http_status
+from convoy.serving.client._failure import HTTPCORE_ERRORS, failure, of_http_status
 from convoy.serving.client._http_dialect import Dialect, Exchange
 from convoy.serving.client._http_wire import HttpRequest, decode_response, encode_request, error_text
 from convoy.serving.client._transport import Options, Tls
 
 # Health questions are answered by the status alone; Triton says 400 for "not ready".
 _NOT_READY = (400, 404, 503)
+
+_OK: Final = 200
+_KEEP_ALIVE_S: Final = 5.0  # a connection that is idle for longer is closed: servers and what lies between close theirs, too
+
+_ERRORS: Final = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+)
 
 _EXTENSIONS: Final = (ReadConfig, ReadStatistics, ListModels, LoadModel, UnloadModel)
 """Calls that a server of the protocol need not know."""
@@ -46,12 +61,12 @@ _NO_SUCH_PATH: Final = ("not found", "404 page not found")
 
 
 class HttpTransport:
-    """A ``Transport`` on an ``httpx.Client`` with kept-alive connections."""
+    """A ``Transport`` on kept-alive connections."""
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._client = httpx.Client(**_arguments(endpoint, options))
-        self._extensions = _extensions(endpoint)
+        self._outgoing = _Outgoing(endpoint, options)
+        self._pool = httpcore.ConnectionPool(**_arguments(endpoint, options))
         self._dialect = Dialect()
 
     def send(self, call: Call[R], timeout_s: float) -> R:
@@ -75,42 +90,33 @@ class HttpTransport:
 
     def _exchange(self, exchange: Exchange[R], deadline: float) -> R:
         call, timeout_s = exchange.call, _left_s(deadline, self._endpoint, exchange.call)
-        outgoing = _encoded(exchange, timeout_s, self._endpoint)
+        request = self._outgoing.request(exchange, timeout_s)
         try:
-            request = self._client.build_request(
-                outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s, extensions=self._extensions
-            )
-            response = self._client.send(request, stream=True)
-            try:
+            with self._pool.stream(**request) as response:
                 body = bytearray()
-                for chunk in response.iter_bytes():
+                for chunk in response.iter_stream():
                     body += chunk
-                    # httpx's timeout is for each read; a server that drips bytes must not hold the call for ever.
+                    # the timeout is for each read; a server that drips bytes must not hold the call for ever
                     if time.monotonic() > deadline:
                         found = f"{len(body)} bytes of the answer came"
                         raise failure(DeadlineExceededError, self._endpoint, call, found)
-            finally:
-                response.close()
-        except httpx.HTTPError as error:
-            raise _translated(error, self._endpoint, call) from error
-        except RuntimeError as error:
-            if not self._client.is_closed:
-                raise  # httpx says a closed client by a bare RuntimeError; any other must not be dressed up
-            raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
+        except _ERRORS as error:
+            raise self._outgoing.translated(error, call) from error
         return _decoded(call, response, bytes(body), self._endpoint)
 
     def close(self) -> None:
         """See ``Transport.close``."""
-        self._client.close()
+        self._outgoing.closed = True
+        self._pool.close()
 
 
 class AsyncHttpTransport:
-    """An ``AsyncTransport`` on an ``httpx.AsyncClient``."""
+    """An ``AsyncTransport`` on kept-alive connections."""
 
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
-        self._client = httpx.AsyncClient(**_arguments(endpoint, options))
-        self._extensions = _extensions(endpoint)
+        self._outgoing = _Outgoing(endpoint, options)
+        self._pool = httpcore.AsyncConnectionPool(**_arguments(endpoint, options))
         self._dialect = Dialect()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -139,49 +145,84 @@ class AsyncHttpTransport:
 
     async def _exchange(self, exchange: Exchange[R], deadline: float) -> R:
         call, timeout_s = exchange.call, _left_s(deadline, self._endpoint, exchange.call)
-        outgoing = _encoded(exchange, timeout_s, self._endpoint)
+        request = self._outgoing.request(exchange, timeout_s)
         try:
-            request = self._client.build_request(
-                outgoing.method, outgoing.path, content=outgoing.body, headers=dict(outgoing.headers), timeout=timeout_s, extensions=self._extensions
-            )
-            response = await asyncio.wait_for(self._client.send(request), timeout_s)
-        except (asyncio.TimeoutError, TimeoutError) as error:  # one class from Python 3.11 on
+            with anyio.fail_after(timeout_s):
+                response = await self._pool.request(**request)
+        except TimeoutError as error:
             raise failure(DeadlineExceededError, self._endpoint, call, "the server is silent") from error
-        except httpx.HTTPError as error:
-            raise _translated(error, self._endpoint, call) from error
-        except RuntimeError as error:
-            if not self._client.is_closed:
-                raise  # httpx says a closed client by a bare RuntimeError; any other must not be dressed up
-            raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
+        except _ERRORS as error:
+            raise self._outgoing.translated(error, call) from error
         return _decoded(call, response, response.content, self._endpoint)
 
     async def close(self) -> None:
         """See ``Transport.close``."""
-        await self._client.aclose()
+        self._outgoing.closed = True
+        await self._pool.aclose()
+
+
+class _Outgoing:
+    """What holds for every request to one server.
+
+    Attributes:
+        closed: Whether the client was closed.
+    """
+
+    def __init__(self, endpoint: Endpoint, options: Options) -> None:
+        self._endpoint = endpoint
+        self._origin: dict[str, Any] = {
+            "scheme": endpoint.scheme.encode(),
+            "host": (endpoint.ip or endpoint.host).encode(),
+            "port": endpoint.port,
+        }
+        # Compressing tensors costs more than sending them: none is asked for unless the caller does.
+        headers = {"host": endpoint.authority, "accept": "*/*", "accept-encoding": "identity", "user-agent": "convoy"}
+        self._headers = [(name.encode(), value.encode()) for name, value in {**headers, **options.headers}.items()]
+        # The name that the server's certificate is for, where one of the addresses behind it is meant.
+        self._extensions = {"sni_hostname": endpoint.host} if endpoint.secure and endpoint.ip else {}
+        self.closed = False
+
+    def request(self, exchange: Exchange[Any], timeout_s: float) -> dict[str, Any]:
+        """The arguments of a pool's ``request`` or ``stream``.
+
+        Raises:
+            UsageError: The client was closed.
+            InvalidRequestError: The wire cannot carry the call.
+        """
+        if self.closed:
+            raise self._closed()
+        outgoing = _encoded(exchange, timeout_s, self._endpoint)
+        given = (*outgoing.headers.items(), *exchange.call.headers)  # what is said last counts
+        headers = list(dict([*self._headers, *((name.encode(), value.encode()) for name, value in given)]).items())
+        if outgoing.method == "POST":
+            headers.append((b"content-length", str(len(outgoing.body)).encode()))
+        return {
+            "method": outgoing.method,
+            "url": httpcore.URL(**self._origin, target=outgoing.path.encode()),
+            "headers": headers,
+            "content": outgoing.body,
+            "extensions": {**self._extensions, "timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)},
+        }
+
+    def translated(self, error: Exception, call: Call[Any]) -> ClientError | UsageError:
+        """What httpcore raised, as Convoy's."""
+        if self.closed:
+            return self._closed()
+        kind = HTTPCORE_ERRORS[type(error).__name__]
+        return failure(kind, self._endpoint, call, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+
+    def _closed(self) -> UsageError:
+        return UsageError(f"{self._endpoint}: the client was closed while it was in use.")
 
 
 def _arguments(endpoint: Endpoint, options: Options) -> dict[str, Any]:
     return {
-        "base_url": f"{endpoint.scheme}://{endpoint.address}",
-        # Compressing tensors costs more than sending them: ask for none unless the caller does.
-        "headers": {"accept-encoding": "identity", "user-agent": "convoy", **_host(endpoint), **options.headers},
         # Plain http has no certificates to check: reading the machine's bundle would only cost 20 ms a client.
-        "verify": _context(options.tls) if endpoint.secure else False,
-        # Calls go to the server that the URL names, whatever proxy the environment names for the web.
-        "trust_env": False,
-        "limits": httpx.Limits(max_connections=None, max_keepalive_connections=64),
-        "follow_redirects": False,
+        "ssl_context": _context(options.tls) if endpoint.secure else None,
+        "max_connections": None,
+        "max_keepalive_connections": 64,
+        "keepalive_expiry": _KEEP_ALIVE_S,
     }
-
-
-def _extensions(endpoint: Endpoint) -> dict[str, Any]:
-    """The name that the server's certificate is for, where one of the addresses behind it is meant."""
-    return {"sni_hostname": endpoint.host} if endpoint.secure and endpoint.ip else {}
-
-
-def _host(endpoint: Endpoint) -> dict[str, str]:
-    """The name that the server knows itself by, where one of the addresses behind it is meant."""
-    return {"host": endpoint.authority} if endpoint.ip else {}
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
@@ -213,21 +254,17 @@ def _encoded(exchange: Exchange[Any], timeout_s: float, endpoint: Endpoint) -> H
         raise InvalidRequestError(f"{endpoint}: {exchange.call.subject}: {error} Nothing was sent.") from error
 
 
-def _translated(error: httpx.HTTPError, endpoint: Endpoint, call: Call[Any]) -> ClientError:
-    kind = HTTPX_ERRORS[type(error).__name__]
-    return failure(kind, endpoint, call, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-
-
-def _decoded(call: Call[R], response: httpx.Response, body: bytes, endpoint: Endpoint) -> R:
-    status = response.status_code
+def _decoded(call: Call[R], response: httpcore.Response, body: bytes, endpoint: Endpoint) -> R:
+    status = response.status
     if isinstance(call, (ServerLive, ServerReady, ModelReady)) and status in _NOT_READY:
         return False  # type: ignore[return-value]  # R is bool for these
-    if status != httpx.codes.OK:
+    if status != _OK:
         kind, words = of_http_status(status), error_text(body)
         if kind is ModelNotFoundError and isinstance(call, _EXTENSIONS) and words.lower() in _NO_SUCH_PATH:
             kind, words = InvalidRequestError, f"{words}: the server does not offer this"
         raise failure(kind, endpoint, call, f"HTTP {status}: {words}")
     try:
-        return decode_response(call, body, response.headers)
+        headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+        return decode_response(call, body, headers)
     except InvalidResponseError as error:
         raise failure(InvalidResponseError, endpoint, call, str(error)) from error

@@ -28,7 +28,7 @@ from convoy.contract.errors import (
     UnavailableError,
 )
 from convoy.serving.client._answer import InferResult
-from convoy.serving.client._call import Call, DescribeServer, Infer, R
+from convoy.serving.client._call import Call, DescribeServer, Headers, Infer, R
 
 BINARY: Final = "binary_tensor_data"
 """The extension's name in a server's metadata."""
@@ -67,7 +67,7 @@ class Dialect:
 
     def _infer(self, call: Infer) -> Exchanges[InferResult]:
         remembered = self._binary
-        binary = (yield from self._ask()) if remembered is None else remembered
+        binary = (yield from self._ask(call.headers)) if remembered is None else remembered
         try:
             return (yield from _once(Exchange(call, binary)))
         except _ANOTHER_NEXT:
@@ -78,16 +78,16 @@ class Dialect:
                 raise
             self._binary = None
             try:
-                renewed = yield from self._ask()
+                renewed = yield from self._ask(call.headers)
             except ClientError:
                 renewed = binary  # nobody can tell now: the refusal stands
             if renewed == binary:
                 raise
         return (yield from _once(Exchange(call, renewed)))
 
-    def _ask(self) -> Exchanges[bool]:
+    def _ask(self, headers: Headers) -> Exchanges[bool]:
         try:
-            server = yield from _once(Exchange(DescribeServer()))
+            server = yield from _once(Exchange(DescribeServer(headers=headers)))
         except _TELLS_NOTHING:
             binary = False
         else:

@@ -146,6 +146,8 @@ def _binary_request(call: Infer, path: str, timeout_s: float) -> HttpRequest:
             for tensor in call.inputs
         ],
     }
+    if call.request_id:
+        document["id"] = call.request_id
     if call.outputs:
         document["outputs"] = [{"name": name, "parameters": {"binary_data": True}} for name in call.outputs]
     else:
@@ -163,6 +165,8 @@ def _plain_document(call: Infer) -> dict[str, Any]:
             for tensor in call.inputs
         ]
     }
+    if call.request_id:
+        document["id"] = call.request_id
     if call.outputs:
         document["outputs"] = [{"name": name} for name in call.outputs]
     return document

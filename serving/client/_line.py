@@ -124,11 +124,13 @@ class Line(Generic[T]):
         sent = next((sent for sent in candidates if sent.outcome.done()), None)
         if sent is None:
             return None
-        if isinstance(sent.outcome.exception(), OverloadedError) and sent.talk.deadline.left_s > 0:
+        refusal = sent.outcome.exception()
+        if isinstance(refusal, OverloadedError) and sent.talk.deadline.left_s > 0:
             self._window.refused()
             sent.refusals += 1
             pause_s = self._retry.pause_s(sent.refusals)
             if pause_s < sent.talk.deadline.left_s:
+                sent.talk.observed.retried(refusal)
                 sent.outcome = self._start(_timed(sent.chunk, sent.talk, pause_s))
                 return None
         answer, seconds = sent.outcome.result()

@@ -7,13 +7,17 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Sequence
+from types import TracebackType
 from typing import Any, Final, cast
+
+from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, DeadlineExceededError, UnavailableError, UsageError
 from convoy.serving.client._call import Call, Infer, LoadModel, ModelReady, R, ServerLive, ServerReady, UnloadModel
 from convoy.serving.client._deadline import Deadline
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._fleet import Fleet, Node
+from convoy.serving.client._observer import UNOBSERVED, CallObserver
 from convoy.serving.client._retry import RETRIED, Retry, RetryBudget
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Steps, work
 
@@ -29,17 +33,21 @@ _EVERYWHERE: Final = (LoadModel, UnloadModel)
 
 
 class Talk:
-    """One call of a client's method: all requests that it makes, until its deadline.
+    """One call of a client's method: all requests that it makes, until its deadline. It ends with its ``with`` block.
 
     Attributes:
         deadline: The end of them all.
+        request_id: What they are called.
+        observed: Who follows them.
     """
 
-    __slots__ = ("_router", "deadline")
+    __slots__ = ("_router", "deadline", "observed", "request_id")
 
-    def __init__(self, router: Router, deadline: Deadline) -> None:
+    def __init__(self, router: Router, deadline: Deadline, request_id: str = "", observed: CallObserver = UNOBSERVED) -> None:
         self._router = router
         self.deadline = deadline
+        self.request_id = request_id
+        self.observed = observed
 
     def ask(self, call: Call[R]) -> Steps[R]:
         """The steps that end with an answer, or with the error that no other try could mend.
@@ -47,18 +55,24 @@ class Talk:
         Raises:
             ClientError: The call failed.
         """
-        return self._router.route(call, self.deadline)
+        return self._router.route(call, self)
 
     def straight(self, call: Call[R]) -> Attempt[R] | None:
         """The one request that ``ask`` mostly is, where there is nothing to choose from; where it fails, ``resume`` goes on.
 
         On the way of every call, where each generator between the caller and the wire is felt.
         """
-        return self._router.straight(call, self.deadline)
+        return self._router.straight(call, self)
 
     def resume(self, attempt: Attempt[R], error: ClientError) -> Steps[R]:
         """What ``ask`` does after a failed request."""
-        return self._router.resume(attempt, self.deadline, error)
+        return self._router.resume(attempt, self, error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.observed.end(error)
 
 
 class Router:
@@ -91,7 +105,7 @@ class Router:
         self._looked_up_s = float("-inf")
         self._is_simple = len(endpoints) == 1 and not self._names and hedge_after_s is None
 
-    def route(self, call: Call[R], deadline: Deadline) -> Steps[R]:
+    def route(self, call: Call[R], talk: Talk) -> Steps[R]:
         """See ``Talk.ask``."""
         if self._names and time.monotonic() - self._looked_up_s >= LOOK_UP_S:
             self._looked_up_s = time.monotonic()
@@ -99,37 +113,37 @@ class Router:
         if (node := self.fleet.due()) is not None:
             yield Aside(self._probe(node))
         if isinstance(call, _EVERYWHERE):
-            return (yield from self._ask_all(cast("Call[R]", call), deadline))
+            return (yield from self._ask_all(cast("Call[R]", call), talk))
         if self._hedge_after_s is not None and isinstance(call, Infer):
             asked: list[Node] = []
-            first = self._try(call, deadline, asked)
-            answer: R = yield Race(first, lambda: self._hedge(call, deadline, asked), self._hedge_after_s)
+            first = self._try(call, talk, asked)
+            answer: R = yield Race(first, lambda: self._hedge(call, talk, asked), self._hedge_after_s)
             return answer
-        return (yield from self._try(call, deadline, []))
+        return (yield from self._try(call, talk, []))
 
-    def straight(self, call: Call[R], deadline: Deadline) -> Attempt[R] | None:
+    def straight(self, call: Call[R], talk: Talk) -> Attempt[R] | None:
         """See ``Talk.straight``."""
-        left_s = deadline.left_s
-        if not self._is_simple or left_s <= 0:
+        left_s = talk.deadline.left_s
+        if not self._is_simple or left_s <= 0 or talk.observed is not UNOBSERVED:
             return None
         self._budget.pay_in()
         return Attempt(self.fleet.nodes[0], call, left_s)
 
-    def resume(self, attempt: Attempt[R], deadline: Deadline, error: ClientError) -> Steps[R]:
+    def resume(self, attempt: Attempt[R], talk: Talk, error: ClientError) -> Steps[R]:
         """See ``Talk.resume``."""
         if isinstance(error, DeadlineExceededError):
-            raise deadline.missed(error) from (error.__cause__ or error)
+            raise talk.deadline.missed(error) from (error.__cause__ or error)
         if not isinstance(error, RETRIED):
             raise error
-        yield from self._rest(attempt.node, attempt.call, deadline, error, n=1)
-        return (yield from self._try(attempt.call, deadline, [], n=1))
+        yield from self._rest(attempt.node, attempt.call, talk, error, n=1)
+        return (yield from self._try(attempt.call, talk, [], n=1))
 
-    def _try(self, call: Call[R], deadline: Deadline, asked: list[Node], n: int = 0) -> Steps[R]:
+    def _try(self, call: Call[R], talk: Talk, asked: list[Node], n: int = 0) -> Steps[R]:
         """Ask until there is an answer, or nothing that another try could mend.
 
         Args:
             call: The question.
-            deadline: Its end.
+            talk: What it is part of.
             asked: Servers that are not the first choice; those that this asks are added.
             n: How often it was asked before.
         """
@@ -140,53 +154,67 @@ class Router:
             node = self.fleet.pick(tried)
             asked.append(node)
             try:
-                return (yield from self._attempt(node, call, deadline))
+                return (yield from self._attempt(node, call, talk, len(asked)))
             except RETRIED as error:
                 tried.append(node)
                 n += 1
                 if isinstance(error, UnavailableError) and self.fleet.has_other(tried):
-                    _log.info("%s: asking another server: %s", node.endpoint, error)
+                    _log.info("%s: request %s: asking another server: %s", node.endpoint, talk.request_id, error)
+                    talk.observed.retried(error)
                     continue  # it brings nobody more work than was to come: each server is asked once
-                yield from self._rest(node, call, deadline, error, n)
+                yield from self._rest(node, call, talk, error, n)
 
-    def _rest(self, node: Node, call: Call[Any], deadline: Deadline, error: ClientError, n: int) -> Steps[None]:
+    def _rest(self, node: Node, call: Call[Any], talk: Talk, error: ClientError, n: int) -> Steps[None]:
         """Wait before the ``n``-th retry; raise the error where there is to be none."""
         if isinstance(call, _HEALTH) or n >= self._retry.attempts or not self._budget.take():
             raise error
         pause_s = self._retry.pause_s(n)
-        if pause_s >= deadline.left_s:
+        if pause_s >= talk.deadline.left_s:
             raise error
-        _log.info("%s: trying again in %.3f s: %s", node.endpoint, pause_s, error)
+        _log.info("%s: request %s: trying again in %.3f s: %s", node.endpoint, talk.request_id, pause_s, error)
+        talk.observed.retried(error)
         yield Pause(pause_s)
 
-    def _attempt(self, node: Node, call: Call[R], deadline: Deadline) -> Steps[R]:
-        left_s = deadline.left_s
+    def _attempt(self, node: Node, call: Call[R], talk: Talk, number: int) -> Steps[R]:
+        left_s = talk.deadline.left_s
         if left_s <= 0:
-            raise deadline.passed(f"{node.endpoint}: {call.subject}")
+            raise talk.deadline.passed(f"{node.endpoint}: {call.subject}")
         self.fleet.begin(node)
+        observed = talk.observed.attempt(call, node.endpoint, number)
+        outcome: BaseException | None = None
         try:
-            answer: R = yield Attempt(node, call, left_s)
+            answer: R = yield Attempt(node, call.having(observed.headers), left_s)
         except ClientError as error:
-            self.fleet.failed(node, error)
+            outcome = error
+            if self.fleet.failed(node, error):
+                _log.info("%s: leaving this server alone for a while: %s", node.endpoint, error)
+                talk.observed.ejected(node.endpoint)
             if isinstance(error, DeadlineExceededError):
-                raise deadline.missed(error) from (error.__cause__ or error)
+                raise talk.deadline.missed(error) from (error.__cause__ or error)
+            raise
+        except BaseException as error:
+            outcome = error
             raise
         else:
             self.fleet.succeeded(node)
             return answer
         finally:
+            observed.end(outcome)
             self.fleet.end(node)
 
-    def _hedge(self, call: Call[R], deadline: Deadline, asked: list[Node]) -> Steps[R] | None:
-        return self._try(call, deadline, list(asked)) if self._budget.take() else None
+    def _hedge(self, call: Call[R], talk: Talk, asked: list[Node]) -> Steps[R] | None:
+        if not self._budget.take():
+            return None
+        talk.observed.hedged()
+        return self._try(call, talk, list(asked))
 
-    def _ask_all(self, call: Call[R], deadline: Deadline) -> Steps[R]:
+    def _ask_all(self, call: Call[R], talk: Talk) -> Steps[R]:
         """What changes a server is asked of each, once; the first error is raised when all were asked."""
         answers: list[R] = []
         errors: list[ClientError] = []
         for node in self.fleet.nodes:
             try:
-                answers.append((yield from self._attempt(node, call, deadline)))
+                answers.append((yield from self._attempt(node, call, talk, 1)))
             except ClientError as error:
                 errors.append(error)
         if errors:
@@ -196,7 +224,7 @@ class Router:
     def _probe(self, node: Node) -> Steps[None]:
         """Ask a server that rests whether it is ready; the answer ends or prolongs its rest."""
         try:
-            ready = yield from self._attempt(node, ServerReady(), Deadline.after(PROBE_S))
+            ready = yield from self._attempt(node, ServerReady(), Talk(self, Deadline.after(PROBE_S)), 1)
             if not ready:
                 self.fleet.failed(node, UnavailableError(f"{node.endpoint}: not ready."))
             else:

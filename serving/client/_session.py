@@ -38,6 +38,8 @@ from convoy.serving.client._crowd import AT_ONCE, Crowd
 from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
 from convoy.serving.client._flight import Flights
 from convoy.serving.client._line import Chunk
+from convoy.serving.client._observer import UNOBSERVED
+from convoy.serving.client._request_id import part_id
 from convoy.serving.client._router import Talk
 from convoy.serving.client._steps import Attempt, Steps, work
 
@@ -188,10 +190,11 @@ class Session:
         n = _common_length(arrays) if metadata.inputs and all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs) else 0
         rows = 0 if n < 2 else (yield from self._rows_a_request(talk, key, arrays))
         if not 0 < rows < n:
-            return (yield from self._infer_chunk(key, arrays, datatypes, wanted, n, talk))
+            return (yield from self._infer_chunk(key, arrays, 0, datatypes, wanted, n, talk))
         parts = ((start, {name: array[start : start + rows] for name, array in arrays.items()}) for start in range(0, n, rows))
         return [
-            Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, datatypes, wanted, 0)) for start, part in parts
+            Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, start, datatypes, wanted, 0))
+            for start, part in parts
         ]
 
     def straight(
@@ -200,12 +203,14 @@ class Session:
         """The request that ``infer`` comes down to for a caller who calls again and again, and alone.
 
         That is one of the same model, with inputs of the same kind as an earlier one, of few enough rows, to the one server, while
-        few others are under way. None where it is not: ``infer`` takes everything. After it come ``arrived`` or ``failed``, in any
-        case. Here the cost of a call is decided, which is mostly that of the lines of Python between the caller and the wire.
+        few others are under way and nobody listens. None where it is not: ``infer`` takes everything. After it come ``arrived`` or
+        ``failed``, in any case. Here the cost of a call is decided, which is mostly that of the lines of Python between the caller
+        and the wire.
         """
         key = (model_name, model_version)
         metadata = self._metadata.get(key)
-        if metadata is None or type(inputs) is not dict or len(inputs) != len(metadata.inputs):
+        observed = talk.observed is not UNOBSERVED
+        if metadata is None or observed or type(inputs) is not dict or len(inputs) != len(metadata.inputs):
             return None
         tensors, rows = [], 0
         for tensor in metadata.inputs:
@@ -227,7 +232,8 @@ class Session:
         for name in outputs:
             if name not in offered:
                 return None
-        return self._start_straight(talk, Infer(model_name, model_version, inputs=tuple(tensors), outputs=outputs), rows)
+        call = Infer(model_name, model_version, inputs=tuple(tensors), outputs=outputs, request_id=talk.request_id)
+        return self._start_straight(talk, call, rows)
 
     def _start_straight(self, talk: Talk, call: Infer, rows: int) -> Attempt[InferResult] | None:
         key = (call.model_name, call.model_version)
@@ -373,7 +379,7 @@ class Session:
         if not len(batch.pixels):
             return Classified((), batch.unreadable)
         tensor = Tensor(INPUT_NAME, "UINT8", batch.pixels.shape, encode(batch.pixels, "UINT8"))
-        call = Infer(*key, inputs=(tensor,), outputs=(PROBABILITIES_NAME,))
+        call = Infer(*key, inputs=(tensor,), outputs=(PROBABILITIES_NAME,), request_id=part_id(talk.request_id, start))
         result = yield from self._send(talk, call, len(batch.pixels))
         version = result.model_version
         seen = self._classifiers.get(key, (classifier, ""))[1]
@@ -461,7 +467,7 @@ class Session:
                 self._leave(call)
         if batching.crowd is None:
             return (yield from self._run(talk, call))
-        return (yield from batching.crowd.infer(call, rows, talk.deadline, partial(self._run, talk)))
+        return (yield from batching.crowd.infer(call, rows, talk.deadline, partial(self._run, talk), talk.observed.merged))
 
     def _batching(self, talk: Talk, key: tuple[str, str]) -> Steps[_Batching]:
         """What the server says of the model's batches, asked once."""
@@ -490,6 +496,7 @@ class Session:
         self,
         key: tuple[str, str],
         arrays: Mapping[str, Array],
+        start: int,
         datatypes: Mapping[str, str],
         wanted: tuple[str, ...],
         rows: int,
@@ -499,7 +506,8 @@ class Session:
             [Tensor(name, datatypes[name], array.shape, encode(array, datatypes[name])) for name, array in arrays.items()]
         )
         try:
-            return (yield from self._send(talk, Infer(*key, inputs=tensors, outputs=wanted), rows))
+            call = Infer(*key, inputs=tensors, outputs=wanted, request_id=part_id(talk.request_id, start))
+            return (yield from self._send(talk, call, rows))
         except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._forget(key)
             raise

@@ -80,7 +80,7 @@ class Options:
 
 
 def open_transport(endpoint: Endpoint, options: Options) -> Transport:
-    """The transport for an endpoint. Nothing is connected yet; grpc or httpx is imported here, whichever is needed."""
+    """The transport for an endpoint. Nothing is connected yet; grpc or httpcore is imported here, whichever is needed."""
     if endpoint.uses_grpc:
         from convoy.serving.client._grpc_channel import GrpcTransport
 

@@ -177,7 +177,7 @@ def _send_unchecked(client: Client, name: str, array: np.ndarray, outputs: tuple
 
     datatype = datatype_of(array) or ""
     tensor = Tensor(name, datatype, array.shape, encode(array, datatype))
-    client._drive(client._begin(None).ask(Infer("tiny", "", inputs=(tensor,), outputs=outputs)))
+    client._drive(client._begin("infer", None).ask(Infer("tiny", "", inputs=(tensor,), outputs=outputs)))
 
 
 def test_a_request_that_can_not_be_met_in_time_is_a_deadline_exceeded(url: str) -> None:

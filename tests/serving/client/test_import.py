@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "grpc", "tritonclient", "httpx", "PIL", "pydantic", "asyncio", "pyarrow", "onnxruntime")
+HEAVY = (
+    *("torch", "grpc", "tritonclient", "httpx", "httpcore", "PIL", "pydantic", "asyncio", "pyarrow", "onnxruntime"),
+    *("opentelemetry", "prometheus_client"),
+)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -18,7 +21,7 @@ def loaded_by(code: str) -> set[str]:
     [
         ("import convoy", set()),
         ("from convoy import Client, AsyncClient", set()),
-        ("from convoy import Client; Client('http://localhost').close()", {"httpx", "asyncio"}),
+        ("from convoy import Client; Client('http://localhost').close()", {"httpcore", "asyncio"}),
         ("from convoy import Client; Client('grpc://localhost').close()", {"grpc", "tritonclient", "asyncio"}),
     ],
 )
