@@ -183,6 +183,9 @@ class AsyncClient(BaseClient):
                     answer = await straight.send()
                 except ClientError as error:
                     return await self._drive(self._session.failed(talk, straight, error))
+                except BaseException:
+                    self._session.gone(straight)
+                    raise
                 return self._session.arrived(straight, answer)
             chunks = await self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):

@@ -246,6 +246,9 @@ class Client(BaseClient):
                     answer = straight.send()
                 except ClientError as error:
                     return self._drive(self._session.failed(talk, straight, error))
+                except BaseException:
+                    self._session.gone(straight)
+                    raise
                 return self._session.arrived(straight, answer)
             chunks = self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):

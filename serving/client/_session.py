@@ -203,8 +203,8 @@ class Session:
         """The request that ``infer`` comes down to for a caller who calls again and again, and alone.
 
         That is one of the same model, with inputs of the same kind as an earlier one, of few enough rows, to the one server, while
-        few others are under way and nobody listens. None where it is not: ``infer`` takes everything. After it come ``arrived`` or
-        ``failed``, in any case. Here the cost of a call is decided, which is mostly that of the lines of Python between the caller
+        few others are under way and nobody listens. None where it is not: ``infer`` takes everything. After it comes ``arrived``,
+        ``failed`` or ``gone``, in any case. Here the cost of a call is decided, which is mostly that of the lines of Python between the caller
         and the wire.
         """
         key = (model_name, model_version)
@@ -242,14 +242,14 @@ class Session:
             return None
         if batching is not None and batching.crowd is not None and batching.crowd.n_under_way >= AT_ONCE:
             return None
-        attempt = talk.straight(call)
-        if attempt is None:
-            return None
         with self._lock:
             under_way = self._under_way.get(key, 0)
             if self._merge and under_way >= AT_ONCE:
                 return None
             self._under_way[key] = under_way + 1
+        attempt = talk.straight(call)
+        if attempt is None:
+            self._leave(call)
         return attempt
 
     def arrived(self, attempt: Attempt[InferResult], result: InferResult) -> InferResult:
@@ -260,6 +260,10 @@ class Session:
         """
         self._leave(attempt.call)
         return self._checked(cast(Infer, attempt.call), result)
+
+    def gone(self, attempt: Attempt[InferResult]) -> None:
+        """The caller of a straight request does not wait for its answer any more."""
+        self._leave(attempt.call)
 
     def failed(self, talk: Talk, attempt: Attempt[InferResult], error: ClientError) -> Steps[InferResult]:
         """What ``infer`` does after a straight request that failed."""

@@ -159,6 +159,17 @@ async def test_callers_who_are_cancelled_leave_the_others_alone() -> None:
         assert (await client.infer("m", row(7)))["y"][0, 0] == 14.0
 
 
+async def test_who_is_cancelled_counts_no_more(fake: FakeTransport) -> None:
+    server = Slow()
+    async with AsyncClient(transport=AsyncSlow(server)) as client:
+        await client.infer("m", row(0))
+        server.takes_s = 0.2
+        for _ in range(3):
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.infer("m", row(1)), 0.01)
+        assert not any(client._session._under_way.values())
+
+
 async def test_an_output_without_rows_is_not_shared() -> None:
     server = Slow(run=lambda inputs: {"y": inputs["a"], "n": np.array([len(inputs["a"])], np.int32)})
     answers = await ask_all(server, 64)
