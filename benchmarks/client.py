@@ -15,9 +15,10 @@ import gc
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ _WARM_UP_S: Final = 0.3
 _METHOD: Final = "/inference.GRPCInferenceService/ModelInfer"
 _CALLERS: Final = 64
 _MANY: Final = 10_000
+_LARGE_DIM: Final = 224 * 224 * 3
 _GOALS: Final = {
     ("identity", "sync gRPC"): ">= 1.0",
     ("identity", "async gRPC"): ">= 1.5",
@@ -42,6 +44,8 @@ _GOALS: Final = {
 
 Call = Callable[[], Any]
 AsyncCall = Callable[[], Awaitable[Any]]
+Open = Callable[[str, "Question"], AbstractContextManager[Call]]
+OpenAsync = Callable[[str, "Question"], AbstractAsyncContextManager[AsyncCall]]
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def main(rounds: int, only: tuple[str, ...]) -> Iterator[Figure]:
         write_repository("lenet5", repository)
         for other in repository.glob("lenet5-*"):  # stand-ins that other benchmarks compare with
             shutil.rmtree(other)
-        _write_identity(repository)
+        _write_identity(repository / "identity", 784)
+        _write_identity(repository / "large", _LARGE_DIM)
         with TritonServer(repository, http_port=0, grpc_port=0, metrics_port=0) as server:
             for name, cases in _points(server):
                 if not only or any(words in name for words in only):
@@ -101,26 +106,35 @@ def _points(server: TritonServer) -> Iterator[tuple[str, dict[str, Callable[[], 
         yield (
             f"{question.model} sync gRPC",
             {
-                "convoy": lambda q=question: _see(_convoy(server.grpc_url, q)),
-                "tritonclient": lambda q=question: _see(_triton(server.grpc_url, q)),
-                "grpcio": lambda q=question: _see(_bare(server.grpc_url, q)),
+                "convoy": partial(_see, _convoy, server.grpc_url, question),
+                "tritonclient": partial(_see, _triton, server.grpc_url, question),
+                "grpcio": partial(_see, _bare, server.grpc_url, question),
             },
         )
         yield (
             f"{question.model} async gRPC",
             {
-                "convoy": lambda q=question: asyncio.run(_see_async(_convoy_async(server.grpc_url, q))),
-                "tritonclient": lambda q=question: asyncio.run(_see_async(_triton_async(server.grpc_url, q))),
-                "grpcio": lambda q=question: asyncio.run(_see_async(_bare_async(server.grpc_url, q))),
+                "convoy": partial(_run_async, _convoy_async, server.grpc_url, question),
+                "tritonclient": partial(_run_async, _triton_async, server.grpc_url, question),
+                "grpcio": partial(_run_async, _bare_async, server.grpc_url, question),
             },
         )
         yield (
             f"{question.model} sync REST",
             {
-                "convoy": lambda q=question: _see(_convoy(server.http_url, q)),
-                "tritonclient": lambda q=question: _see(_triton_rest(server.http_url, q)),
+                "convoy": partial(_see, _convoy, server.http_url, question),
+                "tritonclient": partial(_see, _triton_rest, server.http_url, question),
             },
         )
+    large = Question("large", "x", "y", rng.integers(0, 256, (8, _LARGE_DIM), np.uint8))
+    yield (
+        f"large ({large.array.nbytes / 1e6:.1f} MB) sync gRPC",
+        {
+            "convoy": partial(_see, _convoy, server.grpc_url, large),
+            "convoy over the wire": partial(_see, _convoy_wire, server.grpc_url, large),
+            "tritonclient": partial(_see, _triton, server.grpc_url, large),
+        },
+    )
     images = rng.integers(0, 256, (_MANY, 28, 28, 1), np.uint8)
     yield (
         f"lenet5 {_MANY:,} images",
@@ -139,7 +153,7 @@ def _compare(name: str, cases: dict[str, Callable[[], Sight]], rounds: int) -> I
         seen[case].append(cases[case]())
         return seen[case][-1].rate_per_s
 
-    rates = interleave({case: lambda case=case: measured(case) for case in cases}, rounds)
+    rates = interleave({case: partial(measured, case) for case in cases}, rounds)
     cpu = {case: [sight.cpu_us for sight in sights[-rounds:]] for case, sights in seen.items()}
     for case in cases:
         yield Figure.of(f"{name}: {case}", rates[case], "images/s" if "images" in name else "calls/s")
@@ -154,8 +168,8 @@ def _compare(name: str, cases: dict[str, Callable[[], Sight]], rounds: int) -> I
     yield Figure.of(f"{name}: processor, tritonclient / convoy", ratios(cpu["tritonclient"], cpu["convoy"]), "ratio")
 
 
-def _see(opened: AbstractContextManager[Call]) -> Sight:
-    with opened as call:
+def _see(open_client: Open, url: str, question: Question) -> Sight:
+    with open_client(url, question) as call:
         until = time.perf_counter() + _WARM_UP_S
         while time.perf_counter() < until:
             call()
@@ -166,7 +180,11 @@ def _see(opened: AbstractContextManager[Call]) -> Sight:
         return Sight(n / (now - start), 1e6 * (time.process_time() - cpu) / n)
 
 
-async def _see_async(opened: AbstractAsyncContextManager[AsyncCall]) -> Sight:
+def _run_async(open_client: OpenAsync, url: str, question: Question) -> Sight:
+    return asyncio.run(_see_async(open_client, url, question))
+
+
+async def _see_async(open_client: OpenAsync, url: str, question: Question) -> Sight:
     n, stop = 0, False
 
     async def ask(call: AsyncCall) -> None:
@@ -175,7 +193,7 @@ async def _see_async(opened: AbstractAsyncContextManager[AsyncCall]) -> Sight:
             await call()
             n += 1
 
-    async with opened as call:
+    async with open_client(url, question) as call:
         callers = [asyncio.ensure_future(ask(call)) for _ in range(_CALLERS)]
         await asyncio.sleep(_WARM_UP_S)
         before, start, cpu = n, time.perf_counter(), time.process_time()
@@ -193,8 +211,14 @@ def _convoy(url: str, question: Question) -> Iterator[Call]:
         yield lambda: client.infer(question.model, inputs, outputs=outputs)[question.output_name]
 
 
+@contextmanager
+def _convoy_wire(url: str, question: Question) -> Iterator[Call]:
+    with Client(url, shared_memory=False) as client:
+        yield lambda: client.infer(question.model, {question.input_name: question.array})[question.output_name]
+
+
 @asynccontextmanager
-async def _convoy_async(url: str, question: Question) -> Any:
+async def _convoy_async(url: str, question: Question) -> AsyncIterator[AsyncCall]:
     inputs, outputs = {question.input_name: question.array}, (question.output_name,)
 
     async with AsyncClient(url) as client:
@@ -238,7 +262,7 @@ def _triton_rest(url: str, question: Question) -> Iterator[Call]:
 
 
 @asynccontextmanager
-async def _triton_async(url: str, question: Question) -> Any:
+async def _triton_async(url: str, question: Question) -> AsyncIterator[AsyncCall]:
     from tritonclient.grpc import aio
 
     async with aio.InferenceServerClient(url.partition("://")[2]) as client:
@@ -271,7 +295,7 @@ def _bare(url: str, question: Question) -> Iterator[Call]:
 
 
 @asynccontextmanager
-async def _bare_async(url: str, question: Question) -> Any:
+async def _bare_async(url: str, question: Question) -> AsyncIterator[AsyncCall]:
     import grpc
 
     request = _serialised(question)
@@ -310,17 +334,18 @@ def _see_many_by_triton(url: str, images: npt.NDArray[np.uint8]) -> Sight:
         return Sight(len(labels) / elapsed, 1e6 * used / len(labels))
 
 
-def _write_identity(repository: Path) -> None:
+def _write_identity(model: Path, dim: int) -> None:
     from onnx import TensorProto, helper, save
 
-    version = repository / "identity" / "1"
+    version = model / "1"
     version.mkdir(parents=True)
-    x, y = (helper.make_tensor_value_info(name, TensorProto.UINT8, ["n", 784]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.UINT8, ["n", dim]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], model.name, [x], [y])
     save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), version / "model.onnx")
-    (version.parent / "config.pbtxt").write_text(
-        'name: "identity"\nbackend: "onnxruntime"\nmax_batch_size: 64\n'
-        'input [ { name: "x" data_type: TYPE_UINT8 dims: [ 784 ] } ]\noutput [ { name: "y" data_type: TYPE_UINT8 dims: [ 784 ] } ]\n'
+    (model / "config.pbtxt").write_text(
+        f'name: "{model.name}"\nbackend: "onnxruntime"\nmax_batch_size: 64\n'
+        f'input [ {{ name: "x" data_type: TYPE_UINT8 dims: [ {dim} ] }} ]\n'
+        f'output [ {{ name: "y" data_type: TYPE_UINT8 dims: [ {dim} ] }} ]\n'
         "instance_group [ { count: 1 kind: KIND_CPU } ]\ndynamic_batching { }\n"
     )
 

@@ -56,6 +56,7 @@ class AsyncClient(BaseClient):
         hedge_after_s: See ``Client``.
         max_in_flight: See ``Client``.
         merge: See ``Client``.
+        shared_memory: See ``Client``.
         metrics: See ``Client``.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.AsyncFakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
@@ -80,6 +81,7 @@ class AsyncClient(BaseClient):
         hedge_after_s: float | None = None,
         max_in_flight: int = 32,
         merge: bool = True,
+        shared_memory: bool = True,
         metrics: ClientMetrics | None = None,
         transport: AsyncTransport | Mapping[str, AsyncTransport] | None = None,
     ) -> None:
@@ -92,6 +94,7 @@ class AsyncClient(BaseClient):
             hedge_after_s=hedge_after_s,
             max_in_flight=max_in_flight,
             merge=merge,
+            shared_memory=shared_memory,
             metrics=metrics,
             transport=transport,
             open_transport=open_async_transport,

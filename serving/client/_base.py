@@ -53,6 +53,7 @@ class BaseClient:
         hedge_after_s: float | None,
         max_in_flight: int,
         merge: bool,
+        shared_memory: bool,
         metrics: ClientMetrics | None,
         transport: Any,
         open_transport: Callable[[Endpoint, Options], Any],
@@ -71,7 +72,7 @@ class BaseClient:
 
             if not isinstance(metrics, ClientMetrics):
                 raise UsageError(f"metrics: expected a ClientMetrics, or None for none, found {type(metrics).__name__}.")
-        options = Options(check_headers(headers), tls or Tls())
+        options = Options(check_headers(headers), tls or Tls(), shared_memory)
         given = _by_url(transport, self._endpoints)
         self._max_in_flight = max_in_flight
         self._retry = retry or NEVER

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
+from convoy.contract.errors import InvalidResponseError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata
 from convoy.serving.client._datatype import Buffer
 
@@ -14,6 +16,47 @@ R = TypeVar("R")
 
 Headers: TypeAlias = "tuple[tuple[str, str], ...]"
 """Names, in lower case, with their values."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Elements that lie in memory which the server sees too.
+
+    Attributes:
+        region: What the server knows the memory as.
+        offset: Where in it they begin.
+        view: They themselves.
+        mark: What stands at both ends of a place for an output until the server has written there; empty of an input.
+    """
+
+    region: str
+    offset: int
+    view: memoryview
+    mark: bytes = b""
+
+    def written(self) -> memoryview:
+        """What the server wrote.
+
+        Raises:
+            InvalidResponseError: It wrote nothing.
+        """
+        n = len(self.mark)
+        if n and self.view[:n] == self.mark and self.view[-n:] == self.mark:
+            raise InvalidResponseError(f"expected {len(self.view)} bytes in shared memory, found none written")
+        return self.view
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Where the tensors of an inference lie that do not go over the wire.
+
+    Attributes:
+        inputs: By name.
+        outputs: By name; others come over the wire.
+    """
+
+    inputs: Mapping[str, Shared]
+    outputs: Mapping[str, Shared]
 
 
 @dataclass(frozen=True)
@@ -141,6 +184,8 @@ class Infer(Call[InferResult]):
         inputs: The input tensors.
         outputs: The outputs to send back; empty for all.
         request_id: What the request is called on the wire and in logs; no part of the question.
+        expects: The outputs whose sizes are known beforehand: name, datatype and shape.
+        placed: Where its tensors lie, if not in the request; ``inputs`` hold the elements all the same.
     """
 
     does: ClassVar = "run"
@@ -148,3 +193,33 @@ class Infer(Call[InferResult]):
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...] = ()
     request_id: str = field(default="", compare=False)
+    expects: tuple[tuple[str, str, tuple[int, ...]], ...] = field(default=(), compare=False)
+    placed: Placed | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterSegment(Call[None]):
+    """See a piece of shared memory.
+
+    Attributes:
+        segment: Its name.
+        size: Bytes.
+    """
+
+    does: ClassVar = "share memory with"
+
+    segment: str
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnregisterSegment(Call[None]):
+    """See a piece of shared memory no longer.
+
+    Attributes:
+        segment: Its name.
+    """
+
+    does: ClassVar = "end the sharing of memory with"
+
+    segment: str

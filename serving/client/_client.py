@@ -68,6 +68,7 @@ class Client(BaseClient):
         max_in_flight: The most requests of one call under way, where its input is split; how many there are adapts to the server.
         merge: Whether small inferences of callers who wait for the same model share requests, where its configuration has
             ``dynamic_batching``, so that the server would merge them too: many callers at once are served several times as fast.
+        shared_memory: Whether large tensors go to a server on this machine (gRPC) in memory that both see, where the server can.
         metrics: Counts calls for Prometheus; see ``convoy.serving.client.metrics``. None: nobody does.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.FakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
@@ -92,6 +93,7 @@ class Client(BaseClient):
         hedge_after_s: float | None = None,
         max_in_flight: int = 32,
         merge: bool = True,
+        shared_memory: bool = True,
         metrics: ClientMetrics | None = None,
         transport: Transport | Mapping[str, Transport] | None = None,
     ) -> None:
@@ -104,6 +106,7 @@ class Client(BaseClient):
             hedge_after_s=hedge_after_s,
             max_in_flight=max_in_flight,
             merge=merge,
+            shared_memory=shared_memory,
             metrics=metrics,
             transport=transport,
             open_transport=open_transport,

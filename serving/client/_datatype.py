@@ -98,19 +98,19 @@ def decode(data: Buffer, datatype: str, shape: Sequence[int]) -> Array:
     size = _size(shape)
     plain = _PLAIN.get(datatype)
     if plain is not None and len(data) == size * plain.itemsize:  # most answers, on the way of every call
-        return np.frombuffer(bytearray(data), plain).reshape(shape)
+        return _shaped(np.frombuffer(bytearray(data), plain), shape)
     if datatype == "BYTES":
-        return _decode_bytes(data, size).reshape(shape)
+        return _shaped(_decode_bytes(data, size), shape)
     if datatype == "BF16":
         bits = np.frombuffer(_exactly(data, size * 2, datatype, shape), "<u2")
-        return (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+        return _shaped((bits.astype(np.uint32) << 16).view(np.float32), shape)
     if datatype not in NUMPY_DTYPES:
         raise InvalidResponseError(f"expected one of the datatypes {', '.join(DATATYPES)}, found {datatype!r}.")
     dtype = NUMPY_DTYPES[datatype]
     flat = np.frombuffer(_exactly(data, size * dtype.itemsize, datatype, shape), np.uint8 if datatype == "BOOL" else dtype)
     # A copy, so that callers own what they get and may write to it; a byte other than 0 and 1 is no valid numpy bool.
     native: Array = flat != 0 if datatype == "BOOL" else flat.astype(_NATIVE[datatype], copy=True)
-    return native.reshape(shape)
+    return _shaped(native, shape)
 
 
 def from_values(values: Sequence[Any], datatype: str, shape: Sequence[int]) -> Array:
@@ -145,6 +145,13 @@ def _size(shape: Sequence[int]) -> int:
         if type(extent) is not int or extent < 0:  # a bool is an int to isinstance
             raise InvalidResponseError(f"expected a shape of whole numbers from 0, found {list(shape)}.")
     return prod(shape)
+
+
+def _shaped(flat: Array, shape: Sequence[int]) -> Array:
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # more axes than numpy takes, or none of the elements of an axis that no memory holds
+        raise InvalidResponseError(f"expected a shape that an array can have, found {list(shape)}: {error}.") from error
 
 
 def _exactly(data: Buffer, n_bytes: int, datatype: str, shape: Sequence[int]) -> Buffer:

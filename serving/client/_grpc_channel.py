@@ -214,7 +214,9 @@ def _translated(error: Any, endpoint: Endpoint, call: Call[Any]) -> ClientError:
     return failure(GRPC_STATUS[status], endpoint, call, f"{status}: {error.details() or 'no details'}")
 
 
-def _decoded(call: Call[R], response: bytes, endpoint: Endpoint) -> R:
+def _decoded(call: Call[R], response: bytes | None, endpoint: Endpoint) -> R:
+    if response is None:  # what grpc gives for a status of OK with no message, or with one that was cut short
+        raise failure(InvalidResponseError, endpoint, call, "expected a message, found a status of OK alone")
     try:
         return decode_response(call, response)
     except InvalidResponseError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -19,12 +20,16 @@ from convoy.serving.client._call import (
     ListModels,
     LoadModel,
     ModelReady,
+    Placed,
     R,
     ReadConfig,
     ReadStatistics,
+    RegisterSegment,
     ServerLive,
     ServerReady,
+    Shared,
     UnloadModel,
+    UnregisterSegment,
 )
 from convoy.serving.client._datatype import Array, Buffer, decode, from_values
 
@@ -43,6 +48,8 @@ _METHODS: Final[dict[type[Call[Any]], str]] = {
     LoadModel: "RepositoryModelLoad",
     UnloadModel: "RepositoryModelUnload",
     Infer: "ModelInfer",
+    RegisterSegment: "SystemSharedMemoryRegister",
+    UnregisterSegment: "SystemSharedMemoryUnregister",
 }
 METHODS: Final = tuple(_SERVICE + method for method in _METHODS.values())
 """The full names of the methods that calls use."""
@@ -72,12 +79,16 @@ def method_of(call: Call[Any]) -> str:
 def encode_request(call: Call[Any], timeout_s: float) -> bytes:
     """``call`` as its method's request, serialised."""
     if isinstance(call, Infer):
-        return _infer_request(call, timeout_s)
+        return _infer_request(call, timeout_s) if call.placed is None else _placed_request(call, call.placed, timeout_s)
     request = getattr(service_pb2, _METHODS[type(call)] + "Request")()
     if isinstance(call, (ModelReady, DescribeModel, ReadConfig, ReadStatistics)):
         request.name, request.version = call.model_name, call.model_version
     elif isinstance(call, (LoadModel, UnloadModel)):
         request.model_name = call.model_name
+    elif isinstance(call, RegisterSegment):
+        request.name, request.key, request.byte_size = call.segment, f"/{call.segment}", call.size
+    elif isinstance(call, UnregisterSegment):
+        request.name = call.segment
     return cast(bytes, request.SerializeToString())
 
 
@@ -94,7 +105,8 @@ def decode_response(call: Call[R], data: bytes) -> R:
         raise InvalidResponseError(f"expected a {type(response).__name__} message, found {len(data)} other bytes") from error
     answer: Any = None
     if isinstance(call, Infer):
-        answer = InferResult(response.model_name, response.model_version, _outputs(response))
+        places = {} if call.placed is None else call.placed.outputs
+        answer = InferResult(response.model_name, response.model_version, _outputs(response, places))
     elif isinstance(call, ServerLive):
         answer = bool(response.live)
     elif isinstance(call, (ServerReady, ModelReady)):
@@ -136,6 +148,27 @@ def _infer_request(call: Infer, timeout_s: float) -> bytes:
     return b"".join(parts)
 
 
+def _placed_request(call: Infer, placed: Placed, timeout_s: float) -> bytes:
+    """A ``ModelInferRequest`` whose tensors lie in shared memory."""
+    request = service_pb2.ModelInferRequest(model_name=call.model_name, model_version=call.model_version, id=call.request_id)
+    request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
+    for tensor in call.inputs:
+        entry = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+        _put(entry.parameters, placed.inputs[tensor.name])
+    for name in call.outputs or tuple(placed.outputs):
+        entry = request.outputs.add(name=name)
+        if name in placed.outputs:
+            _put(entry.parameters, placed.outputs[name])
+    return cast(bytes, request.SerializeToString())
+
+
+def _put(parameters: Any, shared: Shared) -> None:
+    parameters["shared_memory_region"].string_param = shared.region
+    parameters["shared_memory_byte_size"].int64_param = len(shared.view)
+    if shared.offset:
+        parameters["shared_memory_offset"].int64_param = shared.offset
+
+
 @lru_cache(maxsize=1024)
 def _header(
     model_name: str, model_version: str, outputs: tuple[str, ...], inputs: tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -167,7 +200,7 @@ def _tensors(tensors: Any) -> tuple[TensorMetadata, ...]:
     return tuple(TensorMetadata(tensor.name, tensor.datatype, tuple(tensor.shape)) for tensor in tensors)
 
 
-def _outputs(response: Any) -> dict[str, Array]:
+def _outputs(response: Any, places: Mapping[str, Shared]) -> dict[str, Array]:
     raw = response.raw_output_contents
     if raw and len(raw) != len(response.outputs):
         raise InvalidResponseError(f"expected raw contents for {len(response.outputs)} outputs, found {len(raw)}")
@@ -175,7 +208,9 @@ def _outputs(response: Any) -> dict[str, Array]:
     for index, tensor in enumerate(response.outputs):
         name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
         try:
-            if raw:
+            if name in places and not (raw and raw[index]):  # it lies where it was asked to: raw contents are empty
+                outputs[name] = decode(places[name].written(), datatype, shape)
+            elif raw:
                 outputs[name] = decode(raw[index], datatype, shape)
             else:
                 values = getattr(tensor.contents, _CONTENTS[datatype]) if datatype in _CONTENTS else ()

@@ -114,7 +114,7 @@ def decode_response(call: Call[R], body: bytes, headers: Mapping[str, str]) -> R
             else:
                 keys = ("name", "version", "state", "reason")
                 answer = [ModelStatus(*(_text(model, key) for key in keys)) for model in document]
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError, RecursionError) as error:
             raise InvalidResponseError(f"the JSON document has another form than the protocol's: {error!r}") from error
     return cast(R, answer)
 
@@ -123,13 +123,10 @@ def error_text(body: bytes) -> str:
     """The server's own words in the body of a failed request."""
     try:
         document = json.loads(body)
-    except ValueError:
+        words = document.get("error", document.get("detail", document.get("message"))) if isinstance(document, dict) else None
+        return str(document if words is None else words)
+    except (ValueError, RecursionError):  # no JSON, or nested too deep
         return body[:2000].decode("utf-8", "replace").strip() or "no details"
-    if isinstance(document, dict):
-        words = document.get("error", document.get("detail", document.get("message")))
-        if words is not None:
-            return str(words)
-    return str(document)
 
 
 def _binary_request(call: Infer, path: str, timeout_s: float) -> HttpRequest:
@@ -178,7 +175,7 @@ def _post(path: str, document: dict[str, Any]) -> HttpRequest:
 
 def _infer_result(body: bytes, headers: Mapping[str, str]) -> InferResult:
     stated = headers.get(HEADER_LENGTH)
-    if stated is not None and not (stated.isascii() and stated.isdigit() and int(stated) <= len(body)):
+    if stated is not None and not (stated.isascii() and stated.isdigit() and len(stated) < 20 and int(stated) <= len(body)):
         raise InvalidResponseError(f"{HEADER_LENGTH} is {stated!r} in a body of {len(body)} bytes")
     length = len(body) if stated is None else int(stated)
     document = _json(body[:length])
@@ -200,7 +197,7 @@ def _infer_result(body: bytes, headers: Mapping[str, str]) -> InferResult:
             except InvalidResponseError as error:
                 raise InvalidResponseError(f"output {name!r}: {error}") from error
         model_name, model_version = _text(document, "model_name"), _text(document, "model_version")
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InvalidResponseError(f"the JSON document has another form than the protocol's: {error!r}") from error
     if offset != len(binary):
         raise InvalidResponseError(f"{len(binary) - offset} bytes follow the last output")
@@ -231,5 +228,5 @@ def _json_bytes(document: dict[str, Any]) -> bytes:
 def _json(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested too deep
         raise InvalidResponseError(f"expected JSON, found {bytes(body[:60])!r}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 MOST_BYTES: Final = 16 << 20
 """The most bytes of tensors in a request of a batch that is split: Triton's REST takes 64 MiB, proxies often less, and many
 requests of some size keep a server as busy as few huge ones, with less memory on both sides."""
+
+_LARGE: Final = 64 << 10
+"""From this size on it may matter how large the answer will be."""
 
 _PLAIN_DTYPES: Final = {name: dtype for name, dtype in NUMPY_DTYPES.items() if dtype.isnative}
 """Whose elements lie in memory as the wire wants them."""
@@ -204,8 +207,8 @@ class Session:
 
         That is one of the same model, with inputs of the same kind as an earlier one, of few enough rows, to the one server, while
         few others are under way and nobody listens. None where it is not: ``infer`` takes everything. After it comes ``arrived``,
-        ``failed`` or ``gone``, in any case. Here the cost of a call is decided, which is mostly that of the lines of Python between the caller
-        and the wire.
+        ``failed`` or ``gone``, in any case. Here the cost of a call is decided, which is mostly that of the lines of Python between
+        the caller and the wire.
         """
         key = (model_name, model_version)
         metadata = self._metadata.get(key)
@@ -247,7 +250,7 @@ class Session:
             if self._merge and under_way >= AT_ONCE:
                 return None
             self._under_way[key] = under_way + 1
-        attempt = talk.straight(call)
+        attempt = talk.straight(self._expecting(call))
         if attempt is None:
             self._leave(call)
         return attempt
@@ -425,7 +428,24 @@ class Session:
         self._metadata[(model_name, model_version)] = metadata
         return metadata
 
+    def _expecting(self, call: Infer) -> Infer:
+        """The call with the sizes of its outputs, where it is large and the model declares them."""
+        if sum([len(tensor.data) for tensor in call.inputs]) < _LARGE:
+            return call
+        metadata = self._metadata.get((call.model_name, call.model_version))
+        if metadata is None:
+            return call
+        rows = call.inputs[0].shape[0]
+        batched = all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs)
+        expects = []
+        for name, datatype, shape in ((tensor.name, tensor.datatype, tensor.shape) for tensor in metadata.outputs):
+            full = (rows, *shape[1:]) if batched and shape[:1] == (-1,) else shape
+            if datatype in NUMPY_DTYPES and min(full, default=1) > 0 and (not call.outputs or name in call.outputs):
+                expects.append((name, datatype, full))
+        return replace(call, expects=tuple(expects))
+
     def _run(self, talk: Talk, call: Infer) -> Steps[InferResult]:
+        call = self._expecting(call)
         attempt = talk.straight(call)
         if attempt is None:
             result = yield from talk.ask(call)

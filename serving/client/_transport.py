@@ -73,18 +73,22 @@ class Options:
     Attributes:
         headers: Headers, names in lower case.
         tls: Of ``grpcs`` and ``https``.
+        shared_memory: Whether large tensors may go by way of shared memory.
     """
 
     headers: Mapping[str, str]
     tls: Tls
+    shared_memory: bool = True
 
 
 def open_transport(endpoint: Endpoint, options: Options) -> Transport:
     """The transport for an endpoint. Nothing is connected yet; grpc or httpcore is imported here, whichever is needed."""
     if endpoint.uses_grpc:
         from convoy.serving.client._grpc_channel import GrpcTransport
+        from convoy.serving.client._shared_memory import SharedMemoryTransport, is_here
 
-        return GrpcTransport(endpoint, options)
+        transport = GrpcTransport(endpoint, options)
+        return SharedMemoryTransport(endpoint, transport) if options.shared_memory and is_here(endpoint) else transport
     from convoy.serving.client._http_connection import HttpTransport
 
     return HttpTransport(endpoint, options)
@@ -94,8 +98,10 @@ def open_async_transport(endpoint: Endpoint, options: Options) -> AsyncTransport
     """``open_transport`` for coroutines."""
     if endpoint.uses_grpc:
         from convoy.serving.client._grpc_channel import AsyncGrpcTransport
+        from convoy.serving.client._shared_memory import AsyncSharedMemoryTransport, is_here
 
-        return AsyncGrpcTransport(endpoint, options)
+        transport = AsyncGrpcTransport(endpoint, options)
+        return AsyncSharedMemoryTransport(endpoint, transport) if options.shared_memory and is_here(endpoint) else transport
     from convoy.serving.client._http_connection import AsyncHttpTransport
 
     return AsyncHttpTransport(endpoint, options)
