@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy.typing as npt
 from typing_extensions import Self
@@ -57,6 +57,7 @@ class AsyncClient(BaseClient):
         max_in_flight: See ``Client``.
         merge: See ``Client``.
         shared_memory: See ``Client``.
+        compression: See ``Client``.
         metrics: See ``Client``.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.AsyncFakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
@@ -82,6 +83,7 @@ class AsyncClient(BaseClient):
         max_in_flight: int = 32,
         merge: bool = True,
         shared_memory: bool = True,
+        compression: Literal["gzip"] | None = None,
         metrics: ClientMetrics | None = None,
         transport: AsyncTransport | Mapping[str, AsyncTransport] | None = None,
     ) -> None:
@@ -95,6 +97,7 @@ class AsyncClient(BaseClient):
             max_in_flight=max_in_flight,
             merge=merge,
             shared_memory=shared_memory,
+            compression=compression,
             metrics=metrics,
             transport=transport,
             open_transport=open_async_transport,

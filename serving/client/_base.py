@@ -54,6 +54,7 @@ class BaseClient:
         max_in_flight: int,
         merge: bool,
         shared_memory: bool,
+        compression: str | None,
         metrics: ClientMetrics | None,
         transport: Any,
         open_transport: Callable[[Endpoint, Options], Any],
@@ -65,6 +66,8 @@ class BaseClient:
             hedge_after_s = check_timeout(hedge_after_s, "hedge_after_s")
         if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
             raise UsageError(f"max_in_flight: expected a whole number of requests from 1, found {max_in_flight!r}.")
+        if compression not in (None, "gzip"):
+            raise UsageError(f"compression: expected 'gzip', or None for none, found {compression!r}.")
         if retry is not None and not isinstance(retry, Retry):
             raise UsageError(f"retry: expected a convoy.serving.client.Retry, or None for no retry, found {type(retry).__name__}.")
         if metrics is not None:
@@ -72,7 +75,7 @@ class BaseClient:
 
             if not isinstance(metrics, ClientMetrics):
                 raise UsageError(f"metrics: expected a ClientMetrics, or None for none, found {type(metrics).__name__}.")
-        options = Options(check_headers(headers), tls or Tls(), shared_memory)
+        options = Options(check_headers(headers), tls or Tls(), shared_memory, compression)
         given = _by_url(transport, self._endpoints)
         self._max_in_flight = max_in_flight
         self._retry = retry or NEVER

@@ -10,7 +10,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from itertools import chain, islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy.typing as npt
 from typing_extensions import Self
@@ -69,6 +69,8 @@ class Client(BaseClient):
         merge: Whether small inferences of callers who wait for the same model share requests, where its configuration has
             ``dynamic_batching``, so that the server would merge them too: many callers at once are served several times as fast.
         shared_memory: Whether large tensors go to a server on this machine (gRPC) in memory that both see, where the server can.
+        compression: ``gzip`` makes requests and answers smaller: it pays over links that are slower than it is (some 50 MB/s), and
+            of tensors that have something to compress, such as drawings and masks; photographs have not.
         metrics: Counts calls for Prometheus; see ``convoy.serving.client.metrics``. None: nobody does.
         transport: Who carries the calls instead of the network; ``convoy.serving.client.testing.FakeTransport`` in tests. Of
             several URLs a mapping of each to its own, or one for all.
@@ -94,6 +96,7 @@ class Client(BaseClient):
         max_in_flight: int = 32,
         merge: bool = True,
         shared_memory: bool = True,
+        compression: Literal["gzip"] | None = None,
         metrics: ClientMetrics | None = None,
         transport: Transport | Mapping[str, Transport] | None = None,
     ) -> None:
@@ -107,6 +110,7 @@ class Client(BaseClient):
             max_in_flight=max_in_flight,
             merge=merge,
             shared_memory=shared_memory,
+            compression=compression,
             metrics=metrics,
             transport=transport,
             open_transport=open_transport,

@@ -183,11 +183,15 @@ def _open(library: Any, endpoint: Endpoint, options: Options) -> Any:
     arguments: tuple[tuple[str, int | str], ...] = CHANNEL_OPTIONS
     if endpoint.ip:  # the name that the server knows itself by
         arguments = (*arguments, ("grpc.default_authority", endpoint.authority))
+    compression = None
+    if options.compression == "gzip":
+        compression = grpc.Compression.Gzip
+        arguments = (*arguments, ("grpc.per_message_compression", 1))  # which the minimal stack leaves out
     if not endpoint.secure:
-        return library.insecure_channel(endpoint.address, arguments)
+        return library.insecure_channel(endpoint.address, arguments, compression)
     if endpoint.ip:
         arguments = (*arguments, ("grpc.ssl_target_name_override", endpoint.host))
-    return library.secure_channel(endpoint.address, _credentials(options.tls), arguments)
+    return library.secure_channel(endpoint.address, _credentials(options.tls), arguments, compression)
 
 
 def _credentials(tls: Tls) -> Any:

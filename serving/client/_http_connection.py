@@ -6,8 +6,10 @@ httpcore is what httpx stands on; of httpx, which takes twice the processor time
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 import time
+import zlib
 from typing import Any, Final
 
 import anyio
@@ -43,6 +45,7 @@ from convoy.serving.client._transport import Options, Tls
 _NOT_READY = (400, 404, 503)
 
 _OK: Final = 200
+_GZIP_LEVEL: Final = 1  # the quickest, which is most of what there is to be had
 _KEEP_ALIVE_S: Final = 5.0  # a connection that is idle for longer is closed: servers and what lies between close theirs, too
 
 _ERRORS: Final = (
@@ -175,8 +178,13 @@ class _Outgoing:
             "host": (endpoint.ip or endpoint.host).encode(),
             "port": endpoint.port,
         }
-        # Compressing tensors costs more than sending them: none is asked for unless the caller does.
-        headers = {"host": endpoint.authority, "accept": "*/*", "accept-encoding": "identity", "user-agent": "convoy"}
+        self._compression = options.compression
+        headers = {
+            "host": endpoint.authority,
+            "accept": "*/*",
+            "accept-encoding": options.compression or "identity",
+            "user-agent": "convoy",
+        }
         self._headers = [(name.encode(), value.encode()) for name, value in {**headers, **options.headers}.items()]
         # The name that the server's certificate is for, where one of the addresses behind it is meant.
         self._extensions = {"sni_hostname": endpoint.host} if endpoint.secure and endpoint.ip else {}
@@ -194,13 +202,17 @@ class _Outgoing:
         outgoing = _encoded(exchange, timeout_s, self._endpoint)
         given = (*outgoing.headers.items(), *exchange.call.headers)  # what is said last counts
         headers = list(dict([*self._headers, *((name.encode(), value.encode()) for name, value in given)]).items())
+        body = outgoing.body
+        if body and self._compression is not None:
+            body = gzip.compress(body, _GZIP_LEVEL)
+            headers.append((b"content-encoding", b"gzip"))
         if outgoing.method == "POST":
-            headers.append((b"content-length", str(len(outgoing.body)).encode()))
+            headers.append((b"content-length", str(len(body)).encode()))
         return {
             "method": outgoing.method,
             "url": httpcore.URL(**self._origin, target=outgoing.path.encode()),
             "headers": headers,
-            "content": outgoing.body,
+            "content": body,
             "extensions": {**self._extensions, "timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)},
         }
 
@@ -256,6 +268,12 @@ def _encoded(exchange: Exchange[Any], timeout_s: float, endpoint: Endpoint) -> H
 
 def _decoded(call: Call[R], response: httpcore.Response, body: bytes, endpoint: Endpoint) -> R:
     status = response.status
+    headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
+    if headers.get("content-encoding") == "gzip":
+        try:
+            body = gzip.decompress(body)
+        except (OSError, EOFError, zlib.error) as error:
+            raise failure(InvalidResponseError, endpoint, call, f"expected a body in gzip, found other bytes: {error}") from error
     if isinstance(call, (ServerLive, ServerReady, ModelReady)) and status in _NOT_READY:
         return False  # type: ignore[return-value]  # R is bool for these
     if status != _OK:
@@ -264,7 +282,6 @@ def _decoded(call: Call[R], response: httpcore.Response, body: bytes, endpoint: 
             kind, words = InvalidRequestError, f"{words}: the server does not offer this"
         raise failure(kind, endpoint, call, f"HTTP {status}: {words}")
     try:
-        headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
         return decode_response(call, body, headers)
     except InvalidResponseError as error:
         raise failure(InvalidResponseError, endpoint, call, str(error)) from error

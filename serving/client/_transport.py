@@ -74,11 +74,13 @@ class Options:
         headers: Headers, names in lower case.
         tls: Of ``grpcs`` and ``https``.
         shared_memory: Whether large tensors may go by way of shared memory.
+        compression: How messages are made smaller: ``gzip``, or None.
     """
 
     headers: Mapping[str, str]
     tls: Tls
     shared_memory: bool = True
+    compression: str | None = None
 
 
 def open_transport(endpoint: Endpoint, options: Options) -> Transport:

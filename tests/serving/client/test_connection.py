@@ -13,6 +13,7 @@ import pytest
 from convoy.contract.errors import (
     ClientError,
     DeadlineExceededError,
+    InvalidResponseError,
     ModelNotFoundError,
     UnavailableError,
     UsageError,
@@ -356,3 +357,39 @@ def test_model_names_are_quoted_in_a_rest_path(http_double: Any) -> None:
     with Client(http_double(behave).url) as client, pytest.raises(ModelNotFoundError):
         client.metadata("../a b?c", "1/2")
     assert paths == ["/v2/models/..%2Fa%20b%3Fc/versions/1%2F2"]
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+async def test_rest_bodies_are_compressed_both_ways_where_the_caller_says_so(served: Any, compression: Any) -> None:
+    import gzip
+
+    seen: list[str] = []
+    behave = served.behave
+
+    def watched(method: str, path: str, headers: dict[str, str], body: bytes) -> Any:
+        seen.append(headers.get("content-encoding", ""))
+        body = gzip.decompress(body) if seen[-1] == "gzip" else body
+        status, extra, answer = behave(method, path, headers, body)
+        if headers.get("accept-encoding") == "gzip":
+            answer, extra = gzip.compress(answer), {**extra, "content-encoding": "gzip"}
+        return status, extra, answer
+
+    if served.url.startswith("http"):
+        served.behave = watched
+    x = np.random.default_rng(0).normal(size=(1000, 2)).astype(np.float32)
+    with Client(served.url, compression=compression) as client:
+        assert np.array_equal(client.infer("echo", {"x": x})["y"], x)
+    async with AsyncClient(served.url, compression=compression) as aclient:
+        assert np.array_equal((await aclient.infer("echo", {"x": x}))["y"], x)
+    assert ("gzip" in seen) == (compression == "gzip" and served.url.startswith("http"))
+
+
+def test_a_compression_that_is_none_is_refused() -> None:
+    with pytest.raises(UsageError, match="compression: expected 'gzip', or None for none, found 'zip'"):
+        Client(compression="zip")  # type: ignore[arg-type]
+
+
+def test_an_answer_that_says_gzip_and_is_none_is_an_invalid_response(http_double: Any) -> None:
+    url = http_double(lambda *_: (200, {"content-encoding": "gzip"}, b"no gzip")).url
+    with Client(url, compression="gzip") as client, pytest.raises(InvalidResponseError, match="expected a body in gzip"):
+        client.models()
