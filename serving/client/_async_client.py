@@ -24,10 +24,12 @@ from convoy.serving.client._call import (
 )
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
+from convoy.serving.client._health import is_up, ready
+from convoy.serving.client._images import Classified, Reader
 from convoy.serving.client._line import Chunk, Line
+from convoy.serving.client._names import check_name, check_version
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
-from convoy.serving.client._session import Classified, Reader, check_name, check_version, is_up
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import AsyncTransport, Tls, open_async_transport
 
@@ -119,7 +121,7 @@ class AsyncClient(BaseClient):
         """Say what is on images; see ``Client.classify``. They may come from an ``async`` iterable too."""
         with self._begin("classify", timeout_s, model_name, model_version, request_id) as talk:
             reader = await self._drive(
-                self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
+                self._images.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
             )
             chunks = _read(reader, images)
             first = [chunk async for chunk in _islice(chunks, 2)]
@@ -150,7 +152,7 @@ class AsyncClient(BaseClient):
         """
         with self._begin("classify_iter", timeout_s, model_name, model_version, request_id, lasting=True) as talk:
             reader = await self._drive(
-                self._session.classify(
+                self._images.classify(
                     talk,
                     model_name,
                     model_version,
@@ -183,27 +185,27 @@ class AsyncClient(BaseClient):
         """Run a model on tensors; see ``Client.infer``."""
         with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
             outputs = () if outputs is None else tuple(outputs)
-            straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
+            straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
             if straight is not None:
                 try:
                     answer = await straight.send()
                 except ClientError as error:
-                    return await self._drive(self._session.failed(talk, straight, error))
+                    return await self._drive(self._inferences.failed(talk, straight, error))
                 except BaseException:
-                    self._session.gone(straight)
+                    self._inferences.gone(straight)
                     raise
-                return self._session.arrived(straight, answer)
-            chunks = await self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
+                return self._inferences.arrived(straight, answer)
+            chunks = await self._drive(self._tensors.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):
                 return chunks
             answers = self._answer_all(_chain(chunks), lambda: talk, in_order=True, progress=progress)
             results = [answer async for answer in answers]
-            return await self._drive(self._session.join(talk, model_name, inputs, outputs, results))
+            return await self._drive(self._tensors.join(talk, model_name, inputs, outputs, results))
 
     async def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote; see ``Client.interface``."""
         with self._begin("interface", timeout_s, model_name, model_version) as talk:
-            return await self._drive(self._session.interface(talk, model_name, model_version))
+            return await self._drive(self._images.interface(talk, model_name, model_version))
 
     async def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives; see ``Client.metadata``."""
@@ -228,7 +230,7 @@ class AsyncClient(BaseClient):
     async def ready(self, model_name: str | None = None, model_version: str = "", *, timeout_s: float | None = None) -> bool:
         """Whether the server, or one model, takes requests; False where no server answers, or not in time; see ``Client.ready``."""
         with self._begin("ready", timeout_s, model_name, model_version) as talk:
-            return await self._drive(self._session.ready(talk, model_name, model_version))
+            return await self._drive(ready(talk, model_name, model_version))
 
     async def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
         """Every version of every model that the server knows, with its state; see ``Client.models``."""

@@ -11,10 +11,13 @@ from convoy.contract.errors import ImageError, UsageError
 from convoy.serving.client._audience import Audience
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._endpoint import Endpoint
+from convoy.serving.client._images import Images
+from convoy.serving.client._inference import Inferences
+from convoy.serving.client._models import Models
 from convoy.serving.client._request_id import RequestIds, check_request_id
 from convoy.serving.client._retry import NEVER, Retry
 from convoy.serving.client._router import Router, Talk, look_up, parse_all
-from convoy.serving.client._session import Session
+from convoy.serving.client._tensors import Tensors
 from convoy.serving.client._transport import Options, Tls, check_headers
 
 if TYPE_CHECKING:
@@ -79,7 +82,11 @@ class BaseClient:
         given = _by_url(transport, self._endpoints)
         self._max_in_flight = max_in_flight
         self._retry = retry or NEVER
-        self._session = Session(", ".join(map(str, self._endpoints)), new_signal, merge=merge)
+        where = ", ".join(map(str, self._endpoints))
+        self._models = Models(new_signal, merge=merge)
+        self._inferences = Inferences(where, self._models)
+        self._tensors = Tensors(where, self._models, self._inferences)
+        self._images = Images(where, self._models, self._inferences)
         self._closed = False
         self._audience = Audience(metrics)
         self._request_ids = RequestIds()
@@ -150,7 +157,8 @@ class BaseClient:
         self._pid = os.getpid()
         self._inherited = self._router  # kept, since to let go of it would say good-bye on the parent's connections
         self._router = self._new_router()
-        self._session.leave_parent()
+        self._models.leave_parent()
+        self._inferences.leave_parent()
         self._request_ids = RequestIds()
 
 

@@ -29,10 +29,12 @@ from convoy.serving.client._call import (
 )
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
+from convoy.serving.client._health import is_up, ready
+from convoy.serving.client._images import Classified, Reader
 from convoy.serving.client._line import Chunk, Line
+from convoy.serving.client._names import check_name, check_version
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
-from convoy.serving.client._session import Classified, Reader, check_name, check_version, is_up
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import Tls, Transport, open_transport
 
@@ -155,7 +157,7 @@ class Client(BaseClient):
         """
         with self._begin("classify", timeout_s, model_name, model_version, request_id) as talk:
             reader = self._drive(
-                self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
+                self._images.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
             )
             chunks = reader.read(images)
             first = list(islice(chunks, 2))
@@ -207,7 +209,7 @@ class Client(BaseClient):
         """
         talk = self._begin("classify_iter", timeout_s, model_name, model_version, request_id, lasting=True)
         tolerant = on_unreadable is not None
-        steps = self._session.classify(talk, model_name, model_version, top_k=top_k, batch_size=batch_size, tolerant=tolerant)
+        steps = self._images.classify(talk, model_name, model_version, top_k=top_k, batch_size=batch_size, tolerant=tolerant)
         predictions = self._iterate(talk, steps, images, timeout_s, in_order, on_unreadable, progress)
         next(predictions)  # what is wrong is said now, not with the first image; and what has begun is ended, however it is left
         return predictions
@@ -247,21 +249,21 @@ class Client(BaseClient):
         """
         with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
             outputs = () if outputs is None else tuple(outputs)
-            straight = self._session.straight(talk, model_name, inputs, outputs, model_version)
+            straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
             if straight is not None:
                 try:
                     answer = straight.send()
                 except ClientError as error:
-                    return self._drive(self._session.failed(talk, straight, error))
+                    return self._drive(self._inferences.failed(talk, straight, error))
                 except BaseException:
-                    self._session.gone(straight)
+                    self._inferences.gone(straight)
                     raise
-                return self._session.arrived(straight, answer)
-            chunks = self._drive(self._session.infer(talk, model_name, inputs, outputs, model_version))
+                return self._inferences.arrived(straight, answer)
+            chunks = self._drive(self._tensors.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):
                 return chunks
             answers = self._answer_all(iter(chunks), lambda: talk, in_order=True, progress=progress)
-            return self._drive(self._session.join(talk, model_name, inputs, outputs, list(answers)))
+            return self._drive(self._tensors.join(talk, model_name, inputs, outputs, list(answers)))
 
     def interface(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelInterface:
         """The labels, the image rule and the tensors of a model that ``convoy deploy`` wrote, as the server has them now.
@@ -271,7 +273,7 @@ class Client(BaseClient):
             ClientError: The call failed.
         """
         with self._begin("interface", timeout_s, model_name, model_version) as talk:
-            return self._drive(self._session.interface(talk, model_name, model_version))
+            return self._drive(self._images.interface(talk, model_name, model_version))
 
     def metadata(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> ModelMetadata:
         """The tensors that a model takes and gives.
@@ -311,7 +313,7 @@ class Client(BaseClient):
         Triton says ready of a model whose process has died; only an inference proves that a model works.
         """
         with self._begin("ready", timeout_s, model_name, model_version) as talk:
-            return self._drive(self._session.ready(talk, model_name, model_version))
+            return self._drive(ready(talk, model_name, model_version))
 
     def models(self, *, timeout_s: float | None = None) -> list[ModelStatus]:
         """Every version of every model that the server knows, with its state.

@@ -21,6 +21,7 @@ from convoy.contract.errors import (
     InvalidRequestError,
     InvalidResponseError,
     ModelNotFoundError,
+    UnavailableError,
     UsageError,
 )
 from convoy.serving.client._call import (
@@ -54,6 +55,7 @@ _ERRORS: Final = (
     httpcore.ProtocolError,
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
+    ssl.SSLError,  # httpcore on anyio lets it through where a record is damaged
 )
 
 _EXTENSIONS: Final = (ReadConfig, ReadStatistics, ListModels, LoadModel, UnloadModel)
@@ -220,7 +222,7 @@ class _Outgoing:
         """What httpcore raised, as Convoy's."""
         if self.closed:
             return self._closed()
-        kind = HTTPCORE_ERRORS[type(error).__name__]
+        kind = UnavailableError if isinstance(error, ssl.SSLError) else HTTPCORE_ERRORS[type(error).__name__]
         return failure(kind, self._endpoint, call, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
 
     def _closed(self) -> UsageError:

@@ -2,7 +2,7 @@
 
 ``Client`` and ``AsyncClient`` drive the same generators; only how a step is carried out differs between them::
 
-    steps = session.classify("lenet5", images, ...)      # yields steps, is sent what each gave, returns the result
+    steps = tensors.infer(talk, "lenet5", {"image": array}, ...)      # yields steps, is sent what each gave, returns the result
 """
 
 from __future__ import annotations

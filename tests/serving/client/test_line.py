@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convoy.contract.errors import ClientError, OverloadedError, ServerFailureError, UsageError
-from convoy.serving.client import AsyncClient, Client, Retry
-from convoy.serving.client import _session as session_module
+from convoy.serving.client import AsyncClient, Client, Retry, _images, _tensors
 from convoy.serving.client._call import Call, Infer
 from convoy.serving.client._window import Window
 from convoy.serving.client.testing import AsyncFakeTransport, FakeModel, FakeTransport
@@ -126,7 +125,8 @@ async def test_both_clients_split_tensors_with_several_inputs(gauge: Gauge) -> N
 
 
 def test_requests_are_bounded_by_their_bytes_too(gauge: Gauge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "MOST_BYTES", 33)  # two rows of two inputs of two floats, and one of one image and some
+    for module in (_images, _tensors):
+        monkeypatch.setattr(module, "MOST_BYTES", 33)  # two rows of two inputs of two floats, and one of one image and some
     with Client(transport=gauge) as client:
         client.infer("plus", {"a": np.zeros((7, 2), np.float32), "b": np.zeros((7, 2), np.float32)})
         client.classify("digits", pixels_of(np.zeros(5)))

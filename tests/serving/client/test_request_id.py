@@ -55,7 +55,7 @@ def test_the_id_stays_the_same_over_retries_and_over_servers(fake: FakeTransport
         client.metadata("echo")
         for server in (fake, other):
             server.failures.append(UnavailableError("not now"))
-        client._session._metadata[("echo", "")] = client.metadata("echo", timeout_s=5)
+        client._models._metadata[("echo", "")] = client.metadata("echo", timeout_s=5)
         for server in (fake, other):
             server.calls.clear()
             server.failures.append(OverloadedError("full"))

@@ -1,0 +1,26 @@
+"""Questions of health: whether a server lives, and whether it or a model takes requests."""
+
+from __future__ import annotations
+
+from convoy.contract.errors import DeadlineExceededError, ModelNotFoundError, UnavailableError, UsageError
+from convoy.serving.client._call import Call, ModelReady, ServerReady
+from convoy.serving.client._names import check_name, check_version
+from convoy.serving.client._router import Talk
+from convoy.serving.client._steps import Steps
+
+
+def is_up(talk: Talk, call: Call[bool]) -> Steps[bool]:
+    """A health question: no server, and one that does not answer in time, is a no and no error."""
+    try:
+        return (yield from talk.ask(call))
+    except (UnavailableError, DeadlineExceededError, ModelNotFoundError):
+        return False
+
+
+def ready(talk: Talk, model_name: str | None, model_version: str) -> Steps[bool]:
+    """Whether the server, or one model, takes requests."""
+    if model_name is None:
+        if model_version:
+            raise UsageError("ready: a model_version was given without a model_name.")
+        return (yield from is_up(talk, ServerReady()))
+    return (yield from is_up(talk, ModelReady(check_name(model_name), check_version(model_version))))
