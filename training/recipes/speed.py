@@ -58,25 +58,25 @@ _BEST: Final = Entry(
         source=f"{_PAPER}; Simard, Steinkraus and Platt 2003, Best Practices for Convolutional Neural Networks, section 2",
         network="lenet5",
         architecture=Architecture(
-            activation="relu", pooling="max", downsampling="pool", batch_norm="conv-relu-pool-bn", dropout=0.0
+            activation="relu", pooling="max", downsampling="pool", batch_norm="conv-bn-relu", dropout=0.0
         ),
         data="mnist",
         normalisation=_MNIST,
         augmentation=Augmentation(
-            shift_px=1.5, rotation_deg=10.0, scale_fraction=0.12, shear_deg=6.0, elastic_px=1.0, elastic_sigma_px=4.0
+            shift_px=1.5, rotation_deg=8.0, scale_fraction=0.1, shear_deg=5.0, elastic_px=0.8, elastic_sigma_px=4.0
         ),
         # what 54,000 digits teach beyond 99.5 % is worth more than a finer choice among the last epochs
         validation_fraction=0.05,
-        epochs=200,
-        patience_epochs=200,
-        batch_size=256,
+        epochs=120,
+        patience_epochs=120,
+        batch_size=128,
         optimizer="sgd",
-        learning_rate=0.2,
-        weight_decay=2e-4,
+        learning_rate=0.1,
+        weight_decay=5e-4,
         schedule="one-cycle",
         warmup_fraction=0.1,
         averaging="ema",
-        averaging_decay=0.999,
+        averaging_decay=0.9995,
     ),
     _FAMILY,
     by_data={"digits": {**_FEW_DIGITS, "averaging_decay": 0.99}},
