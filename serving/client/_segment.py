@@ -8,7 +8,6 @@ import os
 import secrets
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -47,23 +46,23 @@ class Segment:
             (FOLDER / self.name).unlink(missing_ok=True)
             raise
         self.view = memoryview(self._map)
-        self._unlink = weakref.finalize(self, _unlink, FOLDER / self.name, os.getpid())  # also where nobody closes the client
+        self._pid = os.getpid()
 
     def touch(self) -> None:
         """Note that it is used now."""
         os.utime(self._file)
 
     def remove(self) -> None:
-        """Give it back to the machine, as far as this process goes; a forked process leaves its parent's alone."""
-        self._unlink()
+        """Give it back to the machine: no server knows it."""
+        if os.getpid() == self._pid:  # a forked process leaves its parent's alone
+            (FOLDER / self.name).unlink(missing_ok=True)
+        self.leave()
+
+    def leave(self) -> None:
+        """Let go of it, and leave its file to whoever tells the server to forget it: see ``abandoned``."""
         self.view.release()
         self._map.close()
         os.close(self._file)
-
-
-def _unlink(path: Path, pid: int) -> None:
-    if os.getpid() == pid:  # a forked process leaves its parent's alone
-        path.unlink(missing_ok=True)
 
 
 class Segments:
@@ -136,7 +135,10 @@ class Segments:
 
 
 def abandoned() -> Iterator[str]:
-    """The names of segments whose processes have died a while ago; their files are removed."""
+    """The names of segments that nobody has held for a while; their files are removed when the next is asked for.
+
+    Whoever takes them tells the server to forget them in between.
+    """
     for path in FOLDER.glob(f"{PREFIX}*"):
         try:
             file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -145,8 +147,8 @@ def abandoned() -> Iterator[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if time.time() - os.fstat(file).st_mtime > REST_S:
-                path.unlink(missing_ok=True)
                 yield path.name
+                path.unlink(missing_ok=True)
         except BlockingIOError:  # its process lives
             pass
         finally:

@@ -11,13 +11,16 @@ import logging
 import os
 import sys
 import time
+import weakref
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 from math import prod
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from convoy.contract.errors import (
     ClientError,
+    ConvoyError,
     DeadlineExceededError,
     InvalidRequestError,
     InvalidResponseError,
@@ -31,6 +34,9 @@ from convoy.serving.client._datatype import NUMPY_DTYPES
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._segment import Segment, Segments, abandoned
 from convoy.serving.client._transport import AsyncTransport, Transport
+
+if TYPE_CHECKING:
+    from convoy.serving.client._client import Client
 
 _log = logging.getLogger("convoy.client")
 
@@ -76,11 +82,7 @@ class SharedMemory:
         """The requests that an inference takes: the memory made known to the server, if need be, and the inference itself."""
         if not self._swept:
             self._swept = True
-            for name in abandoned():
-                try:
-                    yield UnregisterSegment(segment=name)
-                except ClientError as error:  # this server does not know it
-                    _log.debug("%s: %s", self._endpoint, error)
+            yield from _sweep(self._endpoint)
         outputs = [output for output in call.expects if not call.outputs or output[0] in call.outputs]
         sizes = [len(tensor.data) for tensor in call.inputs] + [_size(output) for output in outputs]
         segment = self._segments.lease(sum(map(_padded, sizes)))
@@ -140,8 +142,27 @@ class SharedMemory:
         idle, resting = self._segments.empty()
         for segment in idle:
             yield from _unregister(segment, self._endpoint)
-        for segment in resting:  # the server keeps them mapped: to take away what it writes to would be worse
-            segment.remove()
+        for segment in resting:  # the server may still write there: it forgets them when somebody sweeps, some minutes later
+            segment.leave()
+
+
+def sweep(client: Client) -> None:
+    """Have a server forget the memory of clients that are gone, and give it back to the machine.
+
+    A client does so before it shares memory itself, and ``convoy serve`` now and then.
+    """
+    with suppress(ConvoyError), client._begin("sweep", CLOSE_S) as talk:
+        for name in abandoned():
+            with suppress(ClientError):  # this server does not know it
+                client._drive(talk.ask(UnregisterSegment(segment=name)))
+
+
+def _sweep(where: object) -> Exchanges[None]:
+    for name in abandoned():
+        try:
+            yield UnregisterSegment(segment=name)
+        except ClientError as error:  # this server does not know it
+            _log.debug("%s: %s", where, error)
 
 
 def _unregister(segment: Segment, endpoint: Endpoint) -> Exchanges[None]:
@@ -160,34 +181,43 @@ class SharedMemoryTransport:
     def __init__(self, endpoint: Endpoint, transport: Transport) -> None:
         self._transport = transport
         self._memory = SharedMemory(endpoint)
+        # also where nobody closes the client: at the end of the process, or when nobody holds it any more
+        self._leave = weakref.finalize(self, _take_leave, transport, self._memory, os.getpid())
 
     def send(self, call: Call[R], timeout_s: float) -> R:
         """See ``Transport.send``."""
         if not self._memory.serves(call):
             return self._transport.send(call, timeout_s)
-        return self._drive(cast("Exchanges[R]", self._memory.carry(cast(Infer, call))), timeout_s)
+        return _drive(self._transport, cast("Exchanges[R]", self._memory.carry(cast(Infer, call))), timeout_s)
 
     def close(self) -> None:
         """See ``Transport.close``."""
-        self._drive(self._memory.leave(), CLOSE_S)
+        self._leave()
         self._transport.close()
 
-    def _drive(self, exchanges: Exchanges[R], timeout_s: float) -> R:
-        until_s = time.monotonic() + timeout_s
-        try:
-            call = next(exchanges)
-            while True:
-                try:
-                    answer = self._transport.send(call, _left_s(until_s, call))
-                except ClientError as error:
-                    call = exchanges.throw(error)
-                else:
-                    call = exchanges.send(answer)
-        except StopIteration as done:
-            result: R = done.value
-            return result
-        finally:
-            exchanges.close()
+
+def _take_leave(transport: Transport, memory: SharedMemory, pid: int) -> None:
+    if os.getpid() == pid:  # what the parent of a forked process shares is the parent's
+        with suppress(ConvoyError):
+            _drive(transport, memory.leave(), CLOSE_S)
+
+
+def _drive(transport: Transport, exchanges: Exchanges[R], timeout_s: float) -> R:
+    until_s = time.monotonic() + timeout_s
+    try:
+        call = next(exchanges)
+        while True:
+            try:
+                answer = transport.send(call, _left_s(until_s, call))
+            except ClientError as error:
+                call = exchanges.throw(error)
+            else:
+                call = exchanges.send(answer)
+    except StopIteration as done:
+        result: R = done.value
+        return result
+    finally:
+        exchanges.close()
 
 
 class AsyncSharedMemoryTransport:

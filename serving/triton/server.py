@@ -351,7 +351,7 @@ class TritonServer:
         preload()  # while the server starts
         while not all(is_open(self.ports[name]) for name in ("grpc", "http")):
             self._still_starting(deadline)
-        self._client = self._client or Client(self.grpc_url)
+        self._client = self._client or Client(self.grpc_url, shared_memory=False)
         with Client(self.http_url) as rest:
             while not (self._client.live(timeout_s=2) and rest.live(timeout_s=2)):
                 self._still_starting(deadline)

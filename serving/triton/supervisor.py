@@ -21,6 +21,7 @@ from convoy.contract.errors import (
     ServerError,
     UnavailableError,
 )
+from convoy.serving.client._shared_memory import sweep
 from convoy.serving.triton.abandoned import AbandonedStubs
 from convoy.serving.triton.folder import find_models
 from convoy.serving.triton.proof import Proof, ask, prove
@@ -47,6 +48,7 @@ CRASHES_ALLOWED = 3
 CRASHES_WITHIN_S = 60.0
 _SILENT_S = 30.0
 _STOP_POLL_S = 0.1
+_SWEEP_EVERY_S = 60.0
 
 
 class Supervisor:
@@ -59,6 +61,7 @@ class Supervisor:
       refuses calls as unavailable instead of letting them wait, loaded again and proven, at growing intervals where it keeps dying.
     - Triton hangs in a load, because a process died before it had said its first word: the server is started again.
     - Somebody loads or unloads a model through the server: that is respected; what is served is watched.
+    - A client on this machine dies while it shares memory with the server: the server is told to forget it.
     - The repository changes: the model is loaded and its golden inputs are replayed. Where it cannot be loaded, what was served
       stays served, and it is tried again.
 
@@ -77,6 +80,7 @@ class Supervisor:
         self._watch = ProcessWatch()
         self._segments = OrphanedSegments(server.shm_prefix)
         self._abandoned = AbandonedStubs()
+        self._swept_s = time.monotonic()
         self._crashes: list[float] = []
         self._repository_problem = self._server_problem = ""
         self._models = {name: WatchedModel(name, signature) for name, signature in find_models(server.repository).items()}
@@ -126,6 +130,9 @@ class Supervisor:
                 self._say(f"The server does not answer: {error}")
             return
         self._server_problem = ""
+        if time.monotonic() - self._swept_s >= _SWEEP_EVERY_S:
+            self._swept_s = time.monotonic()
+            self._workers.submit(sweep, self._server.client)
         for model in list(self._models.values()):
             try:
                 self._look_at(model, stubs, statuses)

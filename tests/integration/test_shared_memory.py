@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from convoy.contract.errors import DeadlineExceededError, InvalidRequestError, I
 from convoy.serving.client import AsyncClient, Client
 from convoy.serving.client import _segment as segment_module
 from convoy.serving.client._segment import FOLDER, PREFIX, Segment, Segments, abandoned
+from convoy.serving.client._shared_memory import sweep
 from convoy.serving.triton import TritonServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(sys.platform != "linux", reason="shared memory is Linux's")]
@@ -27,15 +30,27 @@ pytestmark = [pytest.mark.integration, pytest.mark.skipif(sys.platform != "linux
 N = 50_000
 
 
-def segments() -> set[str]:
-    return {path.name for path in FOLDER.glob(f"{PREFIX}*")}
+def segments(pid: int | None = None) -> set[str]:
+    """Those of a process, by default of this one: others may be at work on the machine."""
+    return {path.name for path in FOLDER.glob(f"{PREFIX}{pid or os.getpid()}-*")}
+
+
+def regions(server: TritonServer) -> set[str]:
+    """What the server has of clients."""
+    import httpx
+
+    status = httpx.get(f"{server.http_url}/v2/systemsharedmemory/status", trust_env=False).json()
+    return {region["name"] for region in status if region["name"].startswith(PREFIX)}
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = segments()
+def nothing_is_left(server: TritonServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither files nor regions of the server stay, once somebody has swept."""
     yield
-    assert segments() <= before
+    monkeypatch.setattr(segment_module, "REST_S", 0.0)
+    sweep(server.client)
+    assert segments() == set()
+    assert regions(server) == set()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +137,7 @@ def test_a_refusal_leaves_the_memory_for_the_next_request(server: TritonServer) 
 def test_a_server_that_was_started_again_is_told_anew(server: TritonServer) -> None:
     with Client(server.grpc_url, shared_memory=False) as other, Client(server.grpc_url) as client:
         assert is_right(client.infer("swap", tensors(0)), tensors(0))
-        for name in segments():  # what a restarted server has: no region at all
+        for name in regions(server):  # what a restarted server has: no region at all
             _unregister(other, name)
         for seed in range(3):
             assert is_right(client.infer("swap", tensors(seed)), tensors(seed))
@@ -152,6 +167,28 @@ def test_memory_whose_request_was_given_up_is_not_used_again_soon(server: Triton
                 client.infer("swap", tensors(0, 8), timeout_s=0.004)
         for seed in range(20):
             assert is_right(client.infer("swap", tensors(seed, 8)), tensors(seed, 8))
+    assert regions(server) <= segments()  # what the server may still be at it forgets later, by these names
+    assert len(segments()) <= 3
+
+
+async def test_a_cancelled_call_and_a_client_that_nobody_closed_leave_what_can_be_swept(server: TritonServer) -> None:
+    client = AsyncClient(server.grpc_url)
+    asked = tensors(0, 8)
+    assert is_right(await client.infer("swap", asked), asked)
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(client.infer("swap", asked), 0.004)
+    assert regions(server) <= segments()
+    await client.close()
+    assert regions(server) == segments()
+
+
+def test_a_client_that_nobody_holds_any_more_takes_its_leave(server: TritonServer) -> None:
+    client = Client(server.grpc_url)
+    assert is_right(client.infer("swap", tensors(0)), tensors(0))
+    assert regions(server)
+    del client
+    gc.collect()
+    assert segments() == regions(server) == set()
 
 
 def test_what_a_killed_client_left_is_removed_by_another(server: TritonServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,19 +198,19 @@ def test_what_a_killed_client_left_is_removed_by_another(server: TritonServer, m
         f"client.infer('swap', {{'a': np.zeros((1, {N}), np.float32), 'b': np.zeros((1, {N}), np.int64)}})\n"
         "print('ready', flush=True); time.sleep(60)"
     )
-    before = segments()
     with subprocess.Popen([sys.executable, "-c", program, server.grpc_url], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        assert list(abandoned()) == []  # its process lives
+        left = segments(process.pid)
+        assert left
+        assert not left & set(abandoned())  # its process lives
         process.send_signal(signal.SIGKILL)
-    left = segments() - before
-    assert left
-    assert list(abandoned()) == []  # the server may still be at it
+    assert not left & set(abandoned())  # the server may still be at it
     monkeypatch.setattr(segment_module, "REST_S", 0.0)
     with Client(server.grpc_url) as client:
         assert is_right(client.infer("swap", tensors(0)), tensors(0))
-        assert not segments() & left
+        assert not segments(process.pid)
+        assert not regions(server) & left
 
 
 def test_what_nobody_closed_is_removed_at_the_end_of_the_process(server: TritonServer) -> None:
@@ -185,11 +222,12 @@ def test_what_nobody_closed_is_removed_at_the_end_of_the_process(server: TritonS
         "child = os.fork()\n"
         "client.infer('swap', x)\n"
         "os.waitpid(child, 0) if child else sys.exit(0)\n"
-        "client.infer('swap', x); print('done')"
+        "client.infer('swap', x); print(os.getpid(), 'done')"
     )
     command = [sys.executable, "-W", "ignore", "-c", program, server.grpc_url]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "done\n", done.stderr
+    assert done.stdout.endswith("done\n"), done.stderr
+    assert segments(int(done.stdout.split()[0])) == regions(server) == set()
 
 
 def test_segments_are_reused_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
