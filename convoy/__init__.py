@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from convoy.contract.errors import UsageError as UsageError
     from convoy.serving.client import AsyncClient as AsyncClient
     from convoy.serving.client import Client as Client
+    from convoy.serving.client import InferResult as InferResult
+    from convoy.serving.client import Prediction as Prediction
     from convoy.serving.client import Retry as Retry
     from convoy.serving.client import Tls as Tls
     from convoy.serving.scoring import score as score
@@ -36,10 +38,12 @@ __all__ = [
     "ConvoyError",
     "DeadlineExceededError",
     "ImageError",
+    "InferResult",
     "InvalidRequestError",
     "InvalidResponseError",
     "ModelNotFoundError",
     "OverloadedError",
+    "Prediction",
     "Retry",
     "ServerFailureError",
     "Tls",
@@ -65,7 +69,7 @@ _ERRORS = (
 )
 _HOME = {
     **dict.fromkeys(_ERRORS, "convoy.contract.errors"),
-    **dict.fromkeys(("AsyncClient", "Client", "Retry", "Tls"), "convoy.serving.client"),
+    **dict.fromkeys(("AsyncClient", "Client", "InferResult", "Prediction", "Retry", "Tls"), "convoy.serving.client"),
     "score": "convoy.serving.scoring",
 }
 

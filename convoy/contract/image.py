@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import IO, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,8 @@ from convoy.contract.errors import ImageError
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 """uint8, shape (height, width, channels)."""
 
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.generic]"
-"""A path, an encoded image, a PIL image, or an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | npt.NDArray[np.generic]"
+"""A path, an encoded image or an open file of one, a PIL image, or an array of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)."""
 
 MAX_IMAGE_PIXELS = 178_956_970
 """Images of more pixels are refused before they are decoded (PIL's own limit for a decompression bomb)."""
@@ -78,9 +78,10 @@ def open_image(image: ImageLike) -> Image.Image:
     try:
         if isinstance(image, Image.Image):
             return _decode(image, name)
-        if isinstance(image, bytes):
-            name = f"the image ({len(image)} bytes)"
-            return _decode(Image.open(io.BytesIO(image)), name)
+        if not isinstance(image, (str, os.PathLike)):
+            data = bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else image.read()
+            name = f"the image ({len(data)} bytes)"
+            return _decode(Image.open(io.BytesIO(data)), name)
         name = os.fspath(image)
         with Path(image).open("rb") as file:  # opened here: PIL leaves the file of a damaged image open
             return _decode(Image.open(file), name)
@@ -94,6 +95,10 @@ def open_image(image: ImageLike) -> Image.Image:
         raise ImageError(f"{name}: no such file.") from error
     except IsADirectoryError as error:
         raise ImageError(f"{name}: expected an image, found a folder.") from error
+    except AttributeError as error:
+        raise ImageError(
+            f"{name}: expected a path, bytes, an open file, a PIL image or an array, found {type(image).__name__}."
+        ) from error
     except Exception as error:  # PIL's decoders raise SyntaxError, ValueError, EOFError, struct.error ... on damaged files
         raise ImageError(f"{name}: cannot be read as an image: {error}") from error
 
@@ -143,9 +148,10 @@ def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
         or not (squeezed.ndim == 2 or (squeezed.ndim == 3 and squeezed.shape[2] in (3, 4)))
         or 0 in array.shape
     ):
+        hint = " Scale floats to 0..255 and convert them first." if array.dtype.kind == "f" else ""
         raise ImageError(
             f"expected an image array of dtype uint8 and shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), "
-            f"found {array.dtype} {array.shape}. Scale floats to 0..255 and convert them first."
+            f"found {array.dtype} {array.shape}.{hint}"
         )
     return Image.fromarray(np.ascontiguousarray(squeezed))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
-from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, tell
+from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
     DescribeModel,
     ListModels,
@@ -27,7 +27,7 @@ from convoy.serving.client._fleet import Node
 from convoy.serving.client._health import is_up, ready
 from convoy.serving.client._images import Classified, Reader
 from convoy.serving.client._line import Chunk, Line
-from convoy.serving.client._names import check_name, check_version
+from convoy.serving.client._names import check_name, check_outputs, check_version
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
@@ -89,6 +89,7 @@ class AsyncClient(BaseClient):
         metrics: ClientMetrics | None = None,
         transport: AsyncTransport | Mapping[str, AsyncTransport] | None = None,
     ) -> None:
+        check_transport(transport, is_async=True)
         super().__init__(
             url,
             timeout_s=timeout_s,
@@ -145,7 +146,7 @@ class AsyncClient(BaseClient):
         timeout_s: float | None = None,
         request_id: str = "",
         progress: Progress | None = None,
-    ) -> AsyncIterator[tuple[int, Prediction]]:
+    ) -> AsyncGenerator[tuple[int, Prediction], None]:
         """Say what is on images, one by one, as answers come; see ``Client.classify_iter``. Not awaited: ``async for``.
 
         Images may come from an ``async`` iterable too; one that is not is read in the event loop.
@@ -184,7 +185,7 @@ class AsyncClient(BaseClient):
     ) -> InferResult:
         """Run a model on tensors; see ``Client.infer``."""
         with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
-            outputs = () if outputs is None else tuple(outputs)
+            outputs = check_outputs(outputs)
             straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
             if straight is not None:
                 try:

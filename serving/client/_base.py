@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -160,6 +161,19 @@ class BaseClient:
         self._models.leave_parent()
         self._inferences.leave_parent()
         self._request_ids = RequestIds()
+
+
+def check_transport(transport: Any, *, is_async: bool) -> None:
+    """Make sure that a caller's own transport is of the client's kind.
+
+    Raises:
+        UsageError: It is not.
+    """
+    for one in transport.values() if isinstance(transport, Mapping) else () if transport is None else (transport,):
+        send = getattr(one, "send", None)
+        if not callable(send) or inspect.iscoroutinefunction(send) != is_async:
+            kind = "an AsyncTransport (such as AsyncFakeTransport)" if is_async else "a Transport (such as FakeTransport)"
+            raise UsageError(f"transport: expected {kind}, found {type(one).__name__}.")
 
 
 def _by_url(transport: Any, endpoints: Sequence[Endpoint]) -> dict[Endpoint, Any] | None:

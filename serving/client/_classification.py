@@ -113,8 +113,8 @@ def batches(
         # paths or bytes, as a column of a table has them
         listed = images.ndim == 1 and len(images) > 0 and isinstance(images[0], (str, bytes, os.PathLike, Image.Image))
         images = images.tolist() if listed else list(array) if stacked else [images]  # too few axes: refused as an image
-    if isinstance(images, (str, bytes, os.PathLike, Image.Image)):
-        images = [images]
+    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or hasattr(images, "read"):
+        images = [cast("ImageLike", images)]
     if not isinstance(images, Iterable):
         raise UsageError(f"expected an image, images, or an array of images, found {type(images).__name__}.")
     iterator = iter(cast("Iterable[ImageLike]", images))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
@@ -17,7 +17,7 @@ from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
-from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, tell
+from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
     DescribeModel,
     ListModels,
@@ -32,7 +32,7 @@ from convoy.serving.client._fleet import Node
 from convoy.serving.client._health import is_up, ready
 from convoy.serving.client._images import Classified, Reader
 from convoy.serving.client._line import Chunk, Line
-from convoy.serving.client._names import check_name, check_version
+from convoy.serving.client._names import check_name, check_outputs, check_version
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
@@ -102,6 +102,7 @@ class Client(BaseClient):
         metrics: ClientMetrics | None = None,
         transport: Transport | Mapping[str, Transport] | None = None,
     ) -> None:
+        check_transport(transport, is_async=False)
         super().__init__(
             url,
             timeout_s=timeout_s,
@@ -181,7 +182,7 @@ class Client(BaseClient):
         timeout_s: float | None = None,
         request_id: str = "",
         progress: Progress | None = None,
-    ) -> Iterator[tuple[int, Prediction]]:
+    ) -> Generator[tuple[int, Prediction], None, None]:
         """Say what is on images, one by one, as answers come: for more images than fit into memory, and for results at once.
 
         Images are read, brought to size and sent while answers are taken, and no further ahead than it takes to keep the server
@@ -248,7 +249,7 @@ class Client(BaseClient):
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
         with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
-            outputs = () if outputs is None else tuple(outputs)
+            outputs = check_outputs(outputs)
             straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
             if straight is not None:
                 try:
@@ -303,7 +304,12 @@ class Client(BaseClient):
             return self._drive(talk.ask(ReadStatistics(check_name(model_name), check_version(model_version))))
 
     def live(self, *, timeout_s: float | None = None) -> bool:
-        """Whether a server answers; False where none does, or not in time."""
+        """Whether a server answers; False where none does, or not in time, or only to say that it cannot.
+
+        Raises:
+            AuthenticationError: It answers to others only.
+            InvalidResponseError: What answers is no server of the protocol.
+        """
         with self._begin("live", timeout_s) as talk:
             return self._drive(is_up(talk, ServerLive()))
 
@@ -311,6 +317,10 @@ class Client(BaseClient):
         """Whether the server, or one model, takes requests; False where no server answers, or not in time.
 
         Triton says ready of a model whose process has died; only an inference proves that a model works.
+
+        Raises:
+            AuthenticationError: It answers to others only.
+            InvalidResponseError: What answers is no server of the protocol.
         """
         with self._begin("ready", timeout_s, model_name, model_version) as talk:
             return self._drive(ready(talk, model_name, model_version))
@@ -403,7 +413,7 @@ class Client(BaseClient):
         in_order: bool,
         on_unreadable: OnUnreadable | None,
         progress: Progress | None,
-    ) -> Iterator[Any]:
+    ) -> Generator[Any, None, None]:
         """Nothing, once the model is looked up; then predictions with their places."""
         with talk:
             reader = self._drive(steps)

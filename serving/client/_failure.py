@@ -93,6 +93,8 @@ _WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
     (ServerFailureError, "unknown model", ModelNotFoundError),
     (ServerFailureError, "mlserver.errors.modelnotfound", ModelNotFoundError),  # MLServer's gRPC says UNKNOWN
     (InvalidRequestError, "failed to find model", ModelNotFoundError),
+    (InvalidRequestError, "unable to find", ModelNotFoundError),
+    (ServerFailureError, "failed to poll from model repository", ModelNotFoundError),  # `load` of one that is not there
     (OverloadedError, "message larger than max", InvalidRequestError),
     (UnavailableError, "http1.x server", InvalidResponseError),
     (UnavailableError, "expected settings frame", InvalidResponseError),
@@ -117,6 +119,11 @@ _NOT_READY_ADVICE: Final = (
 )
 _BACKEND_DIED_ADVICE: Final = (
     "The process that runs the model has died or hangs. `convoy serve` notices and loads the model again: try again."
+)
+_TLS: Final = ("wrong_version_number", "ssl_error_ssl", "[ssl", "handshaker", "handshake failed", "certificate")
+_TLS_ADVICE: Final = (
+    "Something answers there, but the two cannot agree on TLS. Does this port speak it (if not: grpc:// or http://)? Who may vouch "
+    "for the server (Tls(ca_file=...); --ca on the command line)?"
 )
 _VERSION_ADVICE: Final = "Expected a positive whole number as the model's version."
 
@@ -162,6 +169,8 @@ def failure(kind: type[ClientError], endpoint: Endpoint, call: Call[Any], found:
         advice = _VERSION_ADVICE
     elif kind is ServerFailureError and request_id:
         advice = f"The server's log says more: look for request {request_id}."
+    elif kind is UnavailableError and endpoint.secure and any(words in lowered for words in _TLS):
+        advice = _TLS_ADVICE
     elif kind is UnavailableError and not call.model_name and not died:
         said = f"no server answers ({said})"
     said = said if said.endswith((".", "!", "?")) else said + "."

@@ -195,6 +195,9 @@ def _open(library: Any, endpoint: Endpoint, options: Options) -> Any:
 
 
 def _credentials(tls: Tls) -> Any:
+    if tls != Tls():
+        tls.context()  # grpc says of files that are no PEM only that it cannot connect
+
     def content(file: Path | str | None) -> bytes | None:
         try:
             return None if file is None else Path(file).read_bytes()

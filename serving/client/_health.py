@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from convoy.contract.errors import DeadlineExceededError, ModelNotFoundError, UnavailableError, UsageError
+from convoy.contract.errors import (
+    DeadlineExceededError,
+    ModelNotFoundError,
+    OverloadedError,
+    ServerFailureError,
+    UnavailableError,
+    UsageError,
+)
 from convoy.serving.client._call import Call, ModelReady, ServerReady
 from convoy.serving.client._names import check_name, check_version
 from convoy.serving.client._router import Talk
@@ -10,10 +17,10 @@ from convoy.serving.client._steps import Steps
 
 
 def is_up(talk: Talk, call: Call[bool]) -> Steps[bool]:
-    """A health question: no server, and one that does not answer in time, is a no and no error."""
+    """A health question: no server, one that fails, and one that does not answer in time, is a no and no error."""
     try:
         return (yield from talk.ask(call))
-    except (UnavailableError, DeadlineExceededError, ModelNotFoundError):
+    except (UnavailableError, DeadlineExceededError, ModelNotFoundError, OverloadedError, ServerFailureError):
         return False
 
 

@@ -40,7 +40,7 @@ from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import HTTPCORE_ERRORS, failure, of_http_status
 from convoy.serving.client._http_dialect import Dialect, Exchange
 from convoy.serving.client._http_wire import HttpRequest, decode_response, encode_request, error_text
-from convoy.serving.client._transport import Options, Tls
+from convoy.serving.client._transport import Options
 
 # Health questions are answered by the status alone; Triton says 400 for "not ready".
 _NOT_READY = (400, 404, 503)
@@ -232,25 +232,11 @@ class _Outgoing:
 def _arguments(endpoint: Endpoint, options: Options) -> dict[str, Any]:
     return {
         # Plain http has no certificates to check: reading the machine's bundle would only cost 20 ms a client.
-        "ssl_context": _context(options.tls) if endpoint.secure else None,
+        "ssl_context": options.tls.context() if endpoint.secure else None,
         "max_connections": None,
         "max_keepalive_connections": 64,
         "keepalive_expiry": _KEEP_ALIVE_S,
     }
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        if tls.certificate_file is not None and tls.key_file is not None:
-            context.load_cert_chain(tls.certificate_file, tls.key_file, password=_no_password)
-    except (OSError, ValueError) as error:  # ssl's own errors are OSErrors
-        raise UsageError(f"tls: expected PEM files that can be read, found otherwise: {error}.") from error
-    return context
-
-
-def _no_password() -> str:
-    raise UsageError("tls: expected a key without a password.")
 
 
 def _left_s(deadline: float, endpoint: Endpoint, call: Call[Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from convoy.contract.errors import UsageError
@@ -19,6 +20,17 @@ def check_name(model_name: str) -> str:
     if not isinstance(model_name, str) or not model_name:
         raise UsageError(f"model_name: expected a model's name, found {model_name!r}.")
     return model_name
+
+
+def check_outputs(outputs: Iterable[str] | None) -> tuple[str, ...]:
+    """The names of outputs; none where all are wanted.
+
+    Raises:
+        UsageError: It is one name and no list of them.
+    """
+    if isinstance(outputs, str):
+        raise UsageError(f"outputs: expected names of outputs, such as [{outputs!r}], found one text.")
+    return () if outputs is None else tuple(outputs)
 
 
 def check_version(model_version: str) -> str:

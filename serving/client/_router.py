@@ -28,6 +28,9 @@ PROBE_S: Final = 2.0
 LOOK_UP_S: Final = 30.0
 """How often the addresses behind a name are looked up."""
 
+_FAIR_S: Final = 1.0
+"""A server that does not answer within so much time may be sick; one that does not within less need not be."""
+
 _HEALTH: Final = (ServerLive, ServerReady, ModelReady)
 _EVERYWHERE: Final = (LoadModel, UnloadModel)
 
@@ -167,10 +170,10 @@ class Router:
     def _rest(self, node: Node, call: Call[Any], talk: Talk, error: ClientError, n: int) -> Steps[None]:
         """Wait before the ``n``-th retry; raise the error where there is to be none."""
         if isinstance(call, _HEALTH) or n >= self._retry.attempts or not self._budget.take():
-            raise error
+            raise self._of_all(error)
         pause_s = self._retry.pause_s(n)
         if pause_s >= talk.deadline.left_s:
-            raise error
+            raise self._of_all(error)
         _log.info("%s: request %s: trying again in %.3f s: %s", node.endpoint, talk.request_id, pause_s, error)
         talk.observed.retried(error)
         yield Pause(pause_s)
@@ -186,7 +189,8 @@ class Router:
             answer: R = yield Attempt(node, call.having(observed.headers), left_s)
         except ClientError as error:
             outcome = error
-            if self.fleet.failed(node, error):
+            hurried = isinstance(error, DeadlineExceededError) and left_s < _FAIR_S  # which says nothing of the server
+            if not hurried and self.fleet.failed(node, error):
                 _log.info("%s: leaving this server alone for a while: %s", node.endpoint, error)
                 talk.observed.ejected(node.endpoint)
             if isinstance(error, DeadlineExceededError):
@@ -201,6 +205,15 @@ class Router:
         finally:
             observed.end(outcome)
             self.fleet.end(node)
+
+    def _of_all(self, error: ClientError) -> ClientError:
+        """An error that no server could mend, with how many there are."""
+        n = len(self.fleet.nodes)
+        if n == 1 or not isinstance(error, UnavailableError):
+            return error
+        told = type(error)(f"{error} None of the {n} servers answered.")
+        told.__cause__ = error
+        return told
 
     def _hedge(self, call: Call[R], talk: Talk, asked: list[Node]) -> Steps[R] | None:
         if not self._budget.take():
@@ -218,7 +231,8 @@ class Router:
             except ClientError as error:
                 errors.append(error)
         if errors:
-            raise errors[0]
+            n = len(self.fleet.nodes)
+            raise type(errors[0])(f"{errors[0]} {n - len(errors)} of {n} servers did it.") if n > 1 else errors[0]
         return answers[0]
 
     def _probe(self, node: Node) -> Steps[None]:

@@ -173,7 +173,7 @@ class Tensors:
             if not known:  # a server that does not say what its models take
                 found = "" if datatype_of(array) else f"input {name!r}: expected an array of a datatype, found dtype {array.dtype}."
             elif name not in known:
-                found = f"expected the inputs {sorted(known)}, found {name!r}."
+                found = f"expected the inputs {sorted(known)}, found {sorted(arrays)}."
             elif not fits(array, known[name].datatype):
                 datatype = known[name].datatype
                 dtype = NUMPY_DTYPES[datatype].name if datatype in NUMPY_DTYPES else {"BF16": "float32"}.get(datatype, "object")
@@ -213,12 +213,10 @@ def _matches(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _as_arrays(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    if not isinstance(inputs, Mapping) or not inputs:
-        raise UsageError(
-            "inputs: expected a mapping of input names to numpy arrays, found "
-            + (type(inputs).__name__ if inputs else "none")
-            + "."
-        )
+    if not isinstance(inputs, Mapping):
+        raise UsageError(f"inputs: expected a mapping of input names to numpy arrays, found {type(inputs).__name__}.")
+    if not inputs:
+        raise UsageError("inputs: expected a mapping of input names to numpy arrays, found an empty one.")
     for name, array in inputs.items():
         if not isinstance(array, (np.ndarray, np.generic)):
             raise UsageError(f"input {name!r}: expected a numpy array, found {type(array).__name__}.")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from convoy.contract.errors import UsageError
 from convoy.serving.client._call import Call, R
 from convoy.serving.client._endpoint import Endpoint
+
+if TYPE_CHECKING:
+    import ssl  # where it is needed it is imported: most clients do without it
 
 
 class Transport(Protocol):
@@ -65,6 +68,35 @@ class Tls:
         if (self.certificate_file is None) != (self.key_file is None):
             raise UsageError("tls: certificate_file and key_file go together: give both, or neither.")
 
+    def context(self) -> ssl.SSLContext:
+        """What OpenSSL makes of it.
+
+        Raises:
+            UsageError: A file cannot be read, or is no PEM.
+        """
+        import ssl
+
+        for file in (self.ca_file, self.certificate_file, self.key_file):
+            try:
+                if file is not None:
+                    Path(file).open("rb").close()
+            except OSError as error:
+                raise UsageError(f"tls: expected a PEM file, {file} cannot be read: {error.strerror or error}.") from error
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.certificate_file is not None and self.key_file is not None:
+                context.load_cert_chain(self.certificate_file, self.key_file, password=_no_password)
+        except (OSError, ValueError) as error:  # ssl's own errors are OSErrors
+            given = ", ".join(str(file) for file in (self.ca_file, self.certificate_file, self.key_file) if file is not None)
+            raise UsageError(
+                f"tls: expected PEM files with certificates and a key, found otherwise in {given}: {error}."
+            ) from error
+        return context
+
+
+def _no_password() -> str:
+    raise UsageError("tls: expected a key without a password.")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -109,6 +141,9 @@ def open_async_transport(endpoint: Endpoint, options: Options) -> AsyncTransport
     return AsyncHttpTransport(endpoint, options)
 
 
+_OURS = frozenset(("content-length", "content-type", "content-encoding", "transfer-encoding", "connection", "te", "grpc-timeout"))
+
+
 def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
     """Headers for every call, names in lower case.
 
@@ -116,6 +151,8 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
         UsageError: A name or a value is no header's: not text, not ASCII, or with a control character in it.
     """
     checked: dict[str, str] = {}
+    if headers is not None and not isinstance(headers, Mapping):
+        raise UsageError(f"headers: expected a mapping of names to values, found {type(headers).__name__}.")
     for name, value in (headers or {}).items():
         if not (isinstance(name, str) and isinstance(value, str)):
             raise UsageError(f"headers: expected text for names and values, found {name!r}: {type(value).__name__}.")
@@ -123,6 +160,8 @@ def check_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
             raise UsageError(f"headers: {name!r} is no header name: expected letters, digits, '-', '_' and '.'.")
         if not value.isascii() or not value.isprintable():
             raise UsageError(f"headers: the value of {name!r} may hold printable ASCII characters only.")
+        if name.lower() in _OURS or name.lower().endswith("-bin"):
+            raise UsageError(f"headers: {name!r} is the client's own, or for bytes: leave it out.")
         if value != value.strip():
             raise UsageError(f"headers: the value of {name!r} may not begin or end with blanks. (Is a token empty?)")
         checked[name.lower()] = value

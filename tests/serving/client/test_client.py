@@ -180,6 +180,25 @@ async def test_images_may_come_from_an_async_generator(fake: FakeTransport) -> N
             assert answers == [(i, i % 3) for i in range(n)]
 
 
+@pytest.mark.parametrize("inputs", [np.zeros((1, 2), np.float32), "x", None])
+def test_inputs_that_are_no_mapping_are_named(inputs: Any, fake: FakeTransport) -> None:
+    with pytest.raises(UsageError, match="inputs: expected a mapping of input names to numpy arrays, found "):
+        Client(transport=fake).infer("echo", inputs)
+
+
+def test_the_name_of_an_output_is_no_list_of_names(fake: FakeTransport) -> None:
+    with pytest.raises(UsageError, match=r"outputs: expected names of outputs, such as \['y'\]"):
+        Client(transport=fake).infer("echo", {"x": np.zeros((1, 2), np.float32)}, outputs="y")
+
+
+async def test_a_transport_of_the_other_kind_is_refused(fake: FakeTransport) -> None:
+    with pytest.raises(UsageError, match=r"expected an AsyncTransport .*, found FakeTransport"):
+        AsyncClient(transport=fake)  # type: ignore[arg-type]
+    for other in (AsyncFakeTransport(fake), 3):
+        with pytest.raises(UsageError, match="expected a Transport "):
+            Client(transport=other)  # type: ignore[arg-type]
+
+
 def test_a_model_that_declares_no_tensors_takes_what_is_given(fake: FakeTransport) -> None:
     class Silent(FakeTransport):
         def _answer(self, call: Any) -> Any:
@@ -358,7 +377,7 @@ def test_other_failures_are_raised_and_nothing_is_sent_twice(fake: FakeTransport
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [
-        ({"z": np.zeros((1, 2), np.float32)}, None, r"expected the inputs \['x'\], found 'z'"),
+        ({"z": np.zeros((1, 2), np.float32)}, None, r"expected the inputs \['x'\], found \['z'\]"),
         ({"x": np.zeros((1, 2))}, None, "expected FP32, found dtype float64"),
         ({"x": np.zeros((1, 3), np.float32)}, None, r"expected shape \[-1, 2\].*found \[1, 3\]"),
         ({"x": np.zeros(2, np.float32)}, None, r"found \[2\]"),
@@ -426,7 +445,18 @@ def test_no_call_may_wait_for_ever(timeout_s: Any, fake: FakeTransport) -> None:
         Client(transport=fake).models(timeout_s=timeout_s)
 
 
-HEADERS = [{"a b": "c"}, {"": "c"}, {"a": "line\nbreak"}, {"a": "é"}, {"a": "Bearer "}, {"a": 3}, {3: "a"}]
+HEADERS = [
+    {"a b": "c"},
+    {"": "c"},
+    {"a": "line\nbreak"},
+    {"a": "é"},
+    {"a": "Bearer "},
+    {"a": 3},
+    {3: "a"},
+    {"Content-Length": "3"},
+    {"x-token-bin": "a"},
+    ["x"],
+]
 
 
 @pytest.mark.parametrize("headers", HEADERS)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import http
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -20,8 +21,9 @@ from convoy.contract.errors import (
     OverloadedError,
     ServerFailureError,
     UnavailableError,
+    UsageError,
 )
-from convoy.serving.client import AsyncClient, Client
+from convoy.serving.client import AsyncClient, Client, Tls
 from convoy.serving.client._call import DescribeModel, ListModels
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import GRPC_STATUS, HTTPCORE_ERRORS, failure, of_http_status
@@ -261,3 +263,38 @@ def test_the_other_protocols_port_is_explained(grpc_double: Any, http_double: An
     with Client(f"http://127.0.0.1:{grpc_port}") as client, pytest.raises(ClientError) as caught:
         client.models()
     assert "REST: 8000" in str(caught.value)
+
+
+async def test_an_error_that_no_server_could_mend_says_how_many_there_are(closed_port: int) -> None:
+    urls = [f"grpc://127.0.0.1:{closed_port}", f"http://127.0.0.1:{closed_port}"]
+    with Client(urls, retry=None) as client:
+        with pytest.raises(UnavailableError, match="None of the 2 servers answered"):
+            client.metadata("m")
+        with pytest.raises(UnavailableError, match="0 of 2 servers did it"):
+            client.load("m")
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_a_port_without_tls_is_explained(scheme: str, grpc_double: Any, http_double: Any) -> None:
+    port = (grpc_double(lambda *_: b"") if scheme == "grpcs" else http_double(lambda *_: (200, {}, b"[]"))).port
+    with Client(f"{scheme}://127.0.0.1:{port}", retry=None) as client, pytest.raises(UnavailableError, match="speak it"):
+        client.models()
+
+
+@pytest.mark.parametrize("scheme", ["grpcs", "https"])
+def test_files_that_are_no_certificates_are_named(scheme: str, tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    for name, found in (("ca.pem", "expected PEM files"), ("nowhere.pem", "nowhere.pem cannot be read: No such file")):
+        with Client(f"{scheme}://localhost:1", tls=Tls(ca_file=tmp_path / name)) as client, pytest.raises(UsageError, match=found):
+            client.models()
+
+
+@pytest.mark.parametrize(("status", "raised"), [(500, None), (429, None), (401, AuthenticationError), (302, InvalidResponseError)])
+def test_health_is_a_no_of_servers_that_fail_and_an_error_of_what_is_none(http_double: Any, status: int, raised: Any) -> None:
+    with Client(http_double(lambda *_: (status, {}, b"")).url) as client:
+        if raised is None:
+            assert not client.live()
+            assert not client.ready()
+        else:
+            with pytest.raises(raised):
+                client.live()
