@@ -186,8 +186,13 @@ _TIMEOUT_KEY: Final = b"\x0a\x07timeout"
 Field 3, ``\x1a``, is ``id``, and field 7, ``\x3a``, is ``raw_input_contents``."""
 
 
+_VARINTS: Final = tuple(bytes((number,)) for number in range(0x80))
+
+
 def _varint(number: int) -> bytes:
     """A whole number from 0 as protobuf writes it: seven bits a byte, the lowest first."""
+    if number < len(_VARINTS):
+        return _VARINTS[number]
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)

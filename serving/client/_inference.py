@@ -68,6 +68,11 @@ class Inferences:
             return (yield from self._run(talk, call))
         return (yield from batching.crowd.infer(call, rows, talk.deadline, partial(self._run, talk), talk.observed.merged))
 
+    def is_crowded(self, key: Key) -> bool:
+        """Whether so many inferences of a model are under way that another waits for company."""
+        batching = self._models.known_batching(key)
+        return batching is not None and batching.crowd is not None and batching.crowd.n_under_way >= AT_ONCE
+
     def start_straight(self, talk: Talk, call: Infer, rows: int) -> Attempt[InferResult] | None:
         """The request of a caller who is alone; None where there is something to choose from, or others are under way.
 
@@ -76,8 +81,6 @@ class Inferences:
         key = (call.model_name, call.model_version)
         batching = self._models.known_batching(key)
         if rows > 1 and (batching is None or rows > batching.most_rows or sum(len(t.data) for t in call.inputs) > MOST_BYTES):
-            return None
-        if batching is not None and batching.crowd is not None and batching.crowd.n_under_way >= AT_ONCE:
             return None
         with self._lock:
             under_way = self._under_way.get(key, 0)

@@ -80,8 +80,9 @@ class Tensors:
         """
         key = (model_name, model_version)
         metadata = self._models.known_metadata(key)
-        observed = talk.observed is not UNOBSERVED
-        if metadata is None or observed or type(inputs) is not dict or len(inputs) != len(metadata.inputs):
+        if metadata is None or talk.observed is not UNOBSERVED or self._inferences.is_crowded(key):
+            return None
+        if type(inputs) is not dict or len(inputs) != len(metadata.inputs):
             return None
         tensors, rows = [], 0
         for tensor in metadata.inputs:
