@@ -126,7 +126,7 @@ class Router:
 
     def straight(self, call: Call[R], talk: Talk) -> Attempt[R] | None:
         """See ``Talk.straight``."""
-        left_s = talk.deadline.left_s
+        left_s = talk.deadline.at_s - time.monotonic()
         if not self._is_simple or left_s <= 0 or talk.observed is not UNOBSERVED:
             return None
         self._budget.pay_in()

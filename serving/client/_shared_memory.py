@@ -74,9 +74,14 @@ class SharedMemory:
 
     def serves(self, call: Call[Any]) -> bool:
         """Whether a call is to go this way."""
-        if not isinstance(call, Infer) or not self._usable:
+        if type(call) is not Infer or not self._usable:
             return False
-        return sum(len(tensor.data) for tensor in call.inputs) + sum(map(_size, call.expects)) >= LEAST_BYTES
+        n_bytes = 0
+        for tensor in call.inputs:
+            n_bytes += len(tensor.data)
+        for output in call.expects:
+            n_bytes += _size(output)
+        return n_bytes >= LEAST_BYTES
 
     def carry(self, call: Infer) -> Exchanges[InferResult]:
         """The requests that an inference takes: the memory made known to the server, if need be, and the inference itself."""
