@@ -49,7 +49,7 @@ def test_the_wheel_holds_the_stages(wheel: zipfile.ZipFile, root: Path) -> None:
         for stage in ("training", "export", "serving")
         for path in (root / stage).rglob("*.py")
     }
-    assert packed == own | stages | {"convoy/__init__.py"}
+    assert packed == own | stages | {"convoy/__init__.py", "convoy/__main__.py"}
     assert "convoy/py.typed" in wheel.namelist()
 
 

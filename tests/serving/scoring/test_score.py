@@ -188,7 +188,7 @@ def test_a_batch_that_the_server_refuses_has_the_reason_in_its_rows(
     error: ClientError, tmp_path: Path, fake: FakeTransport
 ) -> None:
     failing = Failing(fake, error, after=5, times=3)
-    summary = score("digits", big(tmp_path), tmp_path / "out.parquet", client=Client(transport=failing))
+    summary = score("digits", big(tmp_path), tmp_path / "out.parquet", client=Client(transport=failing, retry=None))
     assert (summary.n, summary.n_failed) == (200, 12)
     errors = [row["error"] for row in rows_of(tmp_path / "out.parquet")]
     assert len(errors) == 200
