@@ -93,8 +93,6 @@ _WORDS: Final[tuple[tuple[type[ClientError], str, type[ClientError]], ...]] = (
     (ServerFailureError, "unknown model", ModelNotFoundError),
     (ServerFailureError, "mlserver.errors.modelnotfound", ModelNotFoundError),  # MLServer's gRPC says UNKNOWN
     (InvalidRequestError, "failed to find model", ModelNotFoundError),
-    (InvalidRequestError, "unable to find", ModelNotFoundError),
-    (ServerFailureError, "failed to poll from model repository", ModelNotFoundError),  # `load` of one that is not there
     (OverloadedError, "message larger than max", InvalidRequestError),
     (UnavailableError, "http1.x server", InvalidResponseError),
     (UnavailableError, "expected settings frame", InvalidResponseError),
