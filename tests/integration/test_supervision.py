@@ -116,7 +116,7 @@ def called(supervised: Supervised) -> Iterator[Called]:
     stop = threading.Event()
 
     def call(url: str) -> None:
-        with Client(url) as client:
+        with Client(url, retry=None) as client:
             while not stop.is_set():
                 began = time.monotonic()
                 try:
