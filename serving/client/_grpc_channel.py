@@ -73,10 +73,11 @@ class GrpcTransport:
         request = encode_request(call, timeout_s)
         method = self._methods[method_of(call)]
         try:
-            if isinstance(call, Infer) and (timeout_s < PATIENT_S or time.monotonic() < self._wary_until_s):
+            if type(call) is Infer and (timeout_s < PATIENT_S or time.monotonic() < self._wary_until_s):
                 response = self._infer(call, method, request, timeout_s)
             else:
-                response = method(request, timeout=timeout_s, metadata=_metadata(self._metadata, call))
+                metadata = _metadata(self._metadata, call) if call.headers else self._metadata
+                response = method(request, timeout=timeout_s, metadata=metadata)
         except grpc.RpcError as error:
             if isinstance(call, Infer) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._wary_until_s = time.monotonic() + WARY_S
@@ -131,7 +132,8 @@ class AsyncGrpcTransport:
         except grpc.aio.AioRpcError as error:
             if isinstance(call, Infer) and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._wary_until_s = time.monotonic() + WARY_S
-            raise _translated(error, self._endpoint, call) from error
+            # Its traceback holds the call, and this the connection: also after `close`, as long as somebody keeps the error.
+            raise _translated(error, self._endpoint, call) from error.with_traceback(None)
         except grpc.aio.UsageError as error:
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
         return _decoded(call, response, self._endpoint)

@@ -51,7 +51,9 @@ _METHODS: Final[dict[type[Call[Any]], str]] = {
     RegisterSegment: "SystemSharedMemoryRegister",
     UnregisterSegment: "SystemSharedMemoryUnregister",
 }
-METHODS: Final = tuple(_SERVICE + method for method in _METHODS.values())
+_FULL_NAMES: Final = {kind: _SERVICE + method for kind, method in _METHODS.items()}
+_RESPONSES: Final = {kind: getattr(service_pb2, f"{method}Response") for kind, method in _METHODS.items()}
+METHODS: Final = tuple(_FULL_NAMES.values())
 """The full names of the methods that calls use."""
 
 _CONTENTS: Final = {
@@ -73,7 +75,7 @@ _CONTENTS: Final = {
 
 def method_of(call: Call[Any]) -> str:
     """The full name of the gRPC method that answers ``call``."""
-    return _SERVICE + _METHODS[type(call)]
+    return _FULL_NAMES[type(call)]
 
 
 def encode_request(call: Call[Any], timeout_s: float) -> bytes:
@@ -98,7 +100,7 @@ def decode_response(call: Call[R], data: bytes) -> R:
     Raises:
         InvalidResponseError: It is no such response, or its tensors are not what it says.
     """
-    response = getattr(service_pb2, _METHODS[type(call)] + "Response")()
+    response = _RESPONSES[type(call)]()
     try:
         response.ParseFromString(data)
     except DecodeError as error:
@@ -140,8 +142,8 @@ def _infer_request(call: Infer, timeout_s: float) -> bytes:
     # How long the request may wait in Triton's queue; counts where the model's queue policy allows it.
     timeout = _varint(max(1, int(timeout_s * 1e6)))
     value = b"\x12" + _varint(len(timeout) + 1) + b"\x10" + timeout
-    request_id = call.request_id.encode()
-    parts += (b"\x1a", _varint(len(request_id)), request_id)
+    if request_id := call.request_id.encode():
+        parts += (b"\x1a", _varint(len(request_id)), request_id)
     parts += (b"\x22", _varint(len(_TIMEOUT_KEY) + len(value)), _TIMEOUT_KEY, value)
     for tensor in call.inputs:
         parts += (b"\x3a", _varint(len(tensor.data)), tensor.data)

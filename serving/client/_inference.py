@@ -71,7 +71,8 @@ class Inferences:
     def is_crowded(self, key: Key) -> bool:
         """Whether so many inferences of a model are under way that another waits for company."""
         batching = self._models.known_batching(key)
-        return batching is not None and batching.crowd is not None and batching.crowd.n_under_way >= AT_ONCE
+        crowd = None if batching is None else batching.crowd
+        return crowd is not None and crowd.n_under_way >= AT_ONCE
 
     def start_straight(self, talk: Talk, call: Infer, rows: int) -> Attempt[InferResult] | None:
         """The request of a caller who is alone; None where there is something to choose from, or others are under way.
@@ -122,7 +123,10 @@ class Inferences:
 
     def _expecting(self, call: Infer) -> Infer:
         """The call with the sizes of its outputs, where it is large and the model declares them."""
-        if sum([len(tensor.data) for tensor in call.inputs]) < _LARGE:
+        n_bytes = 0
+        for tensor in call.inputs:
+            n_bytes += len(tensor.data)
+        if n_bytes < _LARGE:
             return call
         metadata = self._models.known_metadata((call.model_name, call.model_version))
         if metadata is None:
