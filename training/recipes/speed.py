@@ -57,9 +57,7 @@ _BEST: Final = Entry(
         title="LeNet5 for accuracy: elastic distortion, averages",
         source=f"{_PAPER}; Simard, Steinkraus and Platt 2003, Best Practices for Convolutional Neural Networks, section 2",
         network="lenet5",
-        architecture=Architecture(
-            activation="relu", pooling="max", downsampling="pool", batch_norm="conv-bn-relu", dropout=0.0
-        ),
+        architecture=Architecture(activation="relu", pooling="max", downsampling="pool", batch_norm="conv-bn-relu", dropout=0.0),
         data="mnist",
         normalisation=_MNIST,
         augmentation=Augmentation(
