@@ -1,8 +1,8 @@
 """Large tensors to a server on the same machine: in memory that both see, while the request itself goes over the wire.
 
 A request of 1.2 MB and an answer of as much cost the client 10 ms of a processor over gRPC, and 1.7 ms so: docs/client_speed.md. It
-is tried where the server's address is this machine's own; a server that cannot open the memory (in a container, of another user) says
-so at the first try, and everything goes over the wire from then on.
+is tried where the server's address is this machine's own; a server that cannot open the memory (in a container, of another user)
+says so at the first try, and everything goes over the wire from then on.
 """
 
 from __future__ import annotations
