@@ -127,9 +127,27 @@ def from_values(values: Sequence[Any], datatype: str, shape: Sequence[int]) -> A
                 raise ValueError(f"found {len(elements)} values, or some that are no text")
             return _objects(elements).reshape(shape)
         dtype = np.dtype(np.float32) if datatype == "BF16" else NUMPY_DTYPES[datatype].newbyteorder("=")
-        return np.array(values, dtype=dtype).reshape(shape)
+        found = list(_flatten(values))
+        for value in found:
+            if not _is_of(value, dtype):
+                raise ValueError(f"found {value!r}")
+        return np.array(found, dtype=dtype).reshape(shape)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise InvalidResponseError(f"expected {size} values of datatype {datatype} for shape {list(shape)}: {error}") from error
+
+
+def _is_of(value: Any, dtype: np.dtype[Any]) -> bool:
+    """Whether a number is one that a datatype has: none is cut, wrapped or made of a bool."""
+    if value is None:  # of floats; what it stands for is said by the wire that allows it
+        return dtype.kind == "f"
+    if dtype.kind == "b":
+        return isinstance(value, bool) or value in (0, 1)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if dtype.kind == "f":
+        return True
+    limits = np.iinfo(dtype)
+    return (isinstance(value, int) or value.is_integer()) and limits.min <= value <= limits.max
 
 
 def _flatten(values: Any) -> Any:
