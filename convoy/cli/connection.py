@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from convoy.serving.client import Client
+    from convoy.serving.client import Client, Tls
 
 DEFAULT_URL = "grpc://localhost:8001"
 
@@ -38,11 +38,17 @@ class Connection:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ca_file: Path | None = None
 
+    def tls(self) -> Tls:
+        """Whom to trust."""
+        from convoy.serving.client import Tls
+
+        return Tls(ca_file=self.ca_file)
+
     def client(self) -> Client:
         """A client for the server; the caller closes it."""
-        from convoy.serving.client import Client, Tls
+        from convoy.serving.client import Client
 
-        return Client(self.urls, timeout_s=self.timeout_s, headers=self.headers, tls=Tls(ca_file=self.ca_file))
+        return Client(self.urls, timeout_s=self.timeout_s, headers=self.headers, tls=self.tls())
 
 
 def server_options(function: Any) -> Any:

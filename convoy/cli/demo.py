@@ -148,9 +148,9 @@ class _Demo:
         from convoy.serving.scoring import score
 
         source = _write_images(self._out / "test-images", bundle, evaluation)
-        scores = self._out / "scores.parquet"
+        scores = self._out / "scores"
         self._say("6  Score", f"{len(evaluation)} test images from {source} ...")
-        summary = score("lenet5", source, scores, url=server.grpc_url, labels_from_folders=True)
+        summary = score("lenet5", source, scores, url=server.grpc_url, labels_from_folders=True).finish()
         self._figures["accuracy"]["served"] = summary.accuracy
         self._say("", f"{summary.n_scored} scored, {summary.n_failed} failed, {summary.throughput_ips:,.0f} images/s; {scores}")
 

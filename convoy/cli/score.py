@@ -1,85 +1,173 @@
-"""``convoy score``: classify a whole set into a Parquet file."""
+"""``convoy score``: classify a whole set into a data set, each input exactly once."""
 
 from __future__ import annotations
 
+import shlex
 import signal
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from convoy.cli.connection import Connection, naming_the_served, server_options
-from convoy.cli.console import json_option, print_json, progress, remark
+from convoy.cli.console import json_option, print_json, remark
 
 if TYPE_CHECKING:
-    from convoy.serving.scoring import ScoreSummary
+    from convoy.serving.scoring import Progress, ScoreRun, ScoreSummary
 
 
 @click.command("score")
 @click.argument("model_name", metavar="MODEL")
-@click.argument("source", type=click.Path(path_type=Path))
-@click.argument("out", metavar="OUT.parquet", type=click.Path(path_type=Path))
+@click.argument("source")
+@click.argument("out")
 @click.option(
     "--top-k", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="List the N likeliest classes."
 )
 @click.option("--labels-from-folders", is_flag=True, help="Take SOURCE's sub-folders as true labels; tells the accuracy.")
+@click.option("--column", metavar="NAME", help="The column (or .npz array) of SOURCE with the images or their paths.")
+@click.option("--label-column", metavar="NAME", help="The column (or .npz array) of SOURCE with true labels; of tar shards: cls.")
 @click.option(
-    "--in-flight", type=click.IntRange(1, 256), default=4, show_default=True, metavar="N", help="Batches at the server at once."
+    "--format",
+    "form",
+    type=click.Choice(["parquet", "csv", "jsonl"]),
+    default="parquet",
+    show_default=True,
+    help="What the files of OUT are.",
 )
-@click.option("--force", is_flag=True, help="Replace OUT where it is there already.")
+@click.option("--rows-per-file", type=click.IntRange(min=1), metavar="N", help="Rows of each file of OUT.  [default: 65,536]")
+@click.option(
+    "--chunk-rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Inputs that are committed together: what a kill may cost.  [default: 1,024]",
+)
+@click.option(
+    "--in-flight",
+    type=click.IntRange(1, 256),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="The most requests under way; how many there are adapts to the server.",
+)
+@click.option(
+    "--patience",
+    "patience_s",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for servers that are gone.",
+)
+@click.option("--in-process", is_flag=True, help="Ask no server: run the model of --repository with ONNX Runtime, here.")
+@click.option(
+    "--repository",
+    type=click.Path(path_type=Path),
+    default=Path("model_repository"),
+    show_default=True,
+    envvar="CONVOY_REPOSITORY",
+    help="The model repository of --in-process.",
+)
+@click.option(
+    "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help="This process, or a Ray cluster."
+)
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Workers of --engine ray.")
+@click.option(
+    "--storage-option",
+    "storage_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=lambda _context, _parameter, values: _storage_options(values),
+    help="What fsspec is told of URLs: an endpoint, a profile. May be given more than once.",
+)
 @server_options
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     model_name: str,
-    source: Path,
-    out: Path,
+    source: str,
+    out: str,
     top_k: int,
     labels_from_folders: bool,
+    column: str | None,
+    label_column: str | None,
+    form: Any,
+    rows_per_file: int | None,
+    chunk_rows: int | None,
     in_flight: int,
-    force: bool,
+    patience_s: float,
+    in_process: bool,
+    repository: Path,
+    engine: Any,
+    workers: int,
+    storage_options: Mapping[str, Any],
     model_version: str,
     server: Connection,
     as_json: bool,
 ) -> None:
-    """Classify every image of SOURCE with MODEL through a running server, and write one row an input to OUT.parquet.
+    """Classify every image of SOURCE with MODEL, and write one row an input into the data set OUT.
 
-    SOURCE is a folder (with its sub-folders), a text file with one path a line, or uint8 images as .npy, .npz or IDX. An input that
-    cannot be read has its reason in the column `error`. One version of the model scores everything. OUT.parquet appears whole at
-    the end or not at all.
+    SOURCE is a folder (with its sub-folders), a pattern ('scans/**/*.png'), a list of paths (.txt, .csv, or - for stdin), Parquet
+    with images or paths, tar shards (WebDataset), or uint8 images as .npy, .npz or IDX; here or behind a URL (s3://, gs://).
+
+    OUT is a folder, or a URL, of Parquet files. Each input has exactly one row; one that cannot be read has its reason in the
+    column `error`. One version of the model scores everything. A run that was stopped or killed goes on where it was when the same
+    command is given again. Ctrl-C stops after the chunks in flight, a second one at once.
 
     Exit status: 0 every input was scored, 1 some rows hold an error or the run stopped, 2 wrong use.
 
     \b
-      convoy score lenet5 scans/ scans.parquet
-      convoy score lenet5 testset/ testset.parquet --labels-from-folders
+      convoy score lenet5 scans/ scans.scored
+      convoy score lenet5 testset/ testset.scored --labels-from-folders
+      convoy score lenet5 s3://bucket/shards-{000..099}.tar s3://bucket/scored
     """  # noqa: D301  # the backspace is click's mark for lines to leave as they are
     from convoy.contract.errors import ScoringError
-    from convoy.serving.scoring import score
+    from convoy.serving.scoring import CHUNK_ROWS, ROWS_PER_FILE, score
 
-    try:
-        naming = naming_the_served(server.urls, server.timeout_s, server.headers)
-        with _stoppable(), naming, server.client() as client, _shown(model_name) as on_progress:
-            summary = score(
-                model_name,
-                source,
-                out,
-                client=client,
-                model_version=model_version,
-                top_k=top_k,
-                labels_from_folders=labels_from_folders,
-                in_flight=in_flight,
-                force=force,
-                timeout_s=server.timeout_s,
-                on_progress=on_progress,
-            )
-    except KeyboardInterrupt as interrupt:
-        remark(f"\nconvoy: the run was stopped before its end: nothing was written to {out}.")
-        raise click.Abort from interrupt  # of which click writes no empty line
+    chunk_rows = chunk_rows or min(CHUNK_ROWS, rows_per_file or CHUNK_ROWS)
+    rows_per_file = rows_per_file or max(1, ROWS_PER_FILE // chunk_rows) * chunk_rows
+    with naming_the_served(server.urls, server.timeout_s, server.headers), _shown(model_name) as on_progress:
+        run = score(
+            model_name,
+            source,
+            out,
+            url=server.urls,
+            tls=server.tls(),
+            in_process=repository if in_process else None,
+            model_version=model_version,
+            top_k=top_k,
+            labels_from_folders=labels_from_folders,
+            column=column,
+            label_column=label_column,
+            chunk_rows=chunk_rows,
+            rows_per_file=rows_per_file,
+            format=form,
+            in_flight=in_flight,
+            timeout_s=server.timeout_s,
+            patience_s=patience_s,
+            headers=server.headers,
+            storage_options=storage_options,
+            engine=engine,
+            workers=workers,
+            on_progress=on_progress,
+        )
+        with _stoppable(run) as stopped:
+            try:
+                summary = run.finish()
+            except ScoringError:
+                if not stopped():
+                    raise
+                remark(f"Stopped. What was scored is in {out}; this goes on from there:\n  {_again(context)}")
+                raise click.Abort from None
+            except KeyboardInterrupt as interrupt:
+                remark(f"\nStopped at once. What was committed is in {out}; this goes on from there:\n  {_again(context)}")
+                raise click.Abort from interrupt
     if as_json:
         print_json(asdict(summary))
     else:
@@ -89,40 +177,95 @@ def command(
 
 
 @contextmanager
-def _shown(model_name: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that is told how far the run is."""
-    with progress(unit="images") as bar:
-        task = bar.add_task(f"scoring with {model_name}", total=None)
+def _shown(model_name: str) -> Iterator[Callable[[Progress], None]]:
+    """A live view of the run on stderr; silent where that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=4) as bar:
+        task = bar.add_task(f"scoring with {model_name}", total=None, state="listing the source")
         started = time.monotonic()
 
-        def show(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, description=f"scoring with {model_name}, {rate:,.0f} images/s", completed=done, total=total)
+        def show(progress: Progress) -> None:
+            rate = (progress.done - progress.resumed) / max(time.monotonic() - started, 1e-9)
+            state = f"{rate:,.0f}/s"
+            if progress.latencies_ms:
+                ordered = sorted(progress.latencies_ms)
+                p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99))
+                state += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+            if progress.failed:
+                state += f", {progress.failed:,} failed"
+            name = f"scoring with {model_name} version {progress.model_version}"
+            bar.update(task, description=name, completed=progress.done, total=progress.n, state=state)
 
         yield show
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
-    """SIGTERM (`docker stop`, a batch system's limit) ends a run as cleanly as Ctrl-C does."""
+def _stoppable(run: ScoreRun) -> Iterator[Callable[[], bool]]:
+    """The first SIGINT or SIGTERM (`docker stop`, a batch system's limit) ends a run in order, the second at once."""
+    n = 0
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        nonlocal n
+        n += 1
+        if n > 1:
+            raise KeyboardInterrupt
+        remark("\nStopping after the chunks in flight; once more stops at once.")
+        run.stop()
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield lambda: n > 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _again(context: click.Context) -> str:
+    """The command that goes on: the same again. Headers may be secret."""
+    words = list(context.find_root().meta.get("convoy.words") or sys.argv[1:])
+    for i, word in enumerate(words):
+        if word == "--header" and i + 1 < len(words):
+            words[i + 1] = "..."
+        elif word.startswith("--header="):
+            words[i] = "--header=..."
+    return shlex.join(["convoy", *words])
+
+
+def _storage_options(values: tuple[str, ...]) -> dict[str, Any]:
+    import json
+
+    options: dict[str, Any] = {}
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"expected NAME=VALUE, found {text!r}.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _print(summary: ScoreSummary) -> None:
     from convoy.serving.scoring import describe_skipped
 
     failed = f", {summary.n_failed:,} failed" if summary.n_failed else ""
+    resumed = f" ({summary.n_resumed:,} by earlier runs)" if summary.n_resumed else ""
     click.echo(
-        f"{summary.n_scored:,} of {summary.n:,} inputs scored{failed} with {summary.model_name} version {summary.model_version} "
-        f"in {summary.duration_s:.1f} s ({summary.throughput_ips:,.0f} images/s)"
+        f"{summary.n_scored:,} of {summary.n:,} inputs scored{resumed}{failed} with {summary.model_name} version "
+        f"{summary.model_version} in {summary.duration_s:.1f} s ({summary.throughput_ips:,.0f} images/s)"
     )
     if summary.accuracy is not None:
         click.echo(f"accuracy: {summary.accuracy:.2%} of {summary.n_labelled:,} labelled images")

@@ -6,7 +6,8 @@
     ├── UsageError                  the call itself is wrong (exit 2)
     ├── MissingDependencyError      an extra, a library or a system part is not installed (exit 2)
     ├── DataError                   a data set cannot be found or read
-    │   └── ImageError              one image cannot be read
+    │   ├── ImageError              one image cannot be read
+    │   └── SourceChangedError      what is scored changed after the run began
     ├── TrainingError               training cannot go on
     ├── ContractError               a file that stages exchange is missing, damaged or of another version
     │   ├── DigestMismatchError     a file is not the one that its digest names
@@ -64,6 +65,10 @@ class DataError(ConvoyError):
 
 class ImageError(DataError):
     """One image cannot be read, or cannot be brought to the model's size."""
+
+
+class SourceChangedError(DataError):
+    """A file that holds many inputs is no longer the one that was listed."""
 
 
 class TrainingError(ConvoyError):

@@ -189,13 +189,15 @@ class AsyncClient(BaseClient):
             straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
             if straight is not None:
                 try:
-                    answer = await straight.send()
+                    answer: InferResult = await straight.send()
                 except ClientError as error:
                     return await self._drive(self._inferences.failed(talk, straight, error))
                 except BaseException:
                     self._inferences.gone(straight)
                     raise
-                return self._inferences.arrived(straight, answer)
+                if self._inferences.arrived(straight, answer):
+                    return answer
+                return await self._drive(self._inferences.doubted(talk, straight, answer))
             chunks = await self._drive(self._tensors.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):
                 return chunks

@@ -159,7 +159,6 @@ class BaseClient:
         self._inherited = self._router  # kept, since to let go of it would say good-bye on the parent's connections
         self._router = self._new_router()
         self._models.leave_parent()
-        self._inferences.leave_parent()
         self._request_ids = RequestIds()
 
 

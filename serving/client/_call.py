@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
@@ -59,8 +59,7 @@ class Placed:
     outputs: Mapping[str, Shared]
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """An input tensor in the wire's form.
 
     Attributes:
@@ -196,6 +195,23 @@ class Infer(Call[InferResult]):
     expects: tuple[tuple[str, str, tuple[int, ...]], ...] = field(default=(), compare=False)
     placed: Placed | None = field(default=None, compare=False)
 
+    @classmethod
+    def quickly(
+        cls, model_name: str, model_version: str, inputs: tuple[Tensor, ...], outputs: tuple[str, ...], request_id: str
+    ) -> Self:
+        """The same as by the class's name, in a third of the time, which a frozen class takes for its fields."""
+        call = cls.__new__(cls)
+        fields = call.__dict__
+        fields["model_name"] = model_name
+        fields["model_version"] = model_version
+        fields["headers"] = ()
+        fields["inputs"] = inputs
+        fields["outputs"] = outputs
+        fields["request_id"] = request_id
+        fields["expects"] = ()
+        fields["placed"] = None
+        return call
+
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterSegment(Call[None]):
@@ -223,3 +239,13 @@ class UnregisterSegment(Call[None]):
     does: ClassVar = "end the sharing of memory with"
 
     segment: str
+
+
+def check_id(call: Infer, answered: str) -> None:
+    """Make sure that an answer is not that to another request, as it is on a connection that is out of step.
+
+    Raises:
+        InvalidResponseError: It is. A server that names no request is believed.
+    """
+    if answered and call.request_id and answered != call.request_id:
+        raise InvalidResponseError(f"expected the answer to request {call.request_id}, found that to {answered!r}")

@@ -253,13 +253,15 @@ class Client(BaseClient):
             straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
             if straight is not None:
                 try:
-                    answer = straight.send()
+                    answer: InferResult = straight.send()
                 except ClientError as error:
                     return self._drive(self._inferences.failed(talk, straight, error))
                 except BaseException:
                     self._inferences.gone(straight)
                     raise
-                return self._inferences.arrived(straight, answer)
+                if self._inferences.arrived(straight, answer):
+                    return answer
+                return self._drive(self._inferences.doubted(talk, straight, answer))
             chunks = self._drive(self._tensors.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):
                 return chunks

@@ -196,7 +196,7 @@ def _merge(led: list[_Ticket]) -> Infer:
     inputs = []
     for i, tensor in enumerate(first.inputs):
         data = b"".join(ticket.call.inputs[i].data for ticket in led)
-        inputs.append(replace(tensor, shape=(sum(ticket.rows for ticket in led), *tensor.shape[1:]), data=data))
+        inputs.append(tensor._replace(shape=(sum(ticket.rows for ticket in led), *tensor.shape[1:]), data=data))
     return replace(first, inputs=tuple(inputs))
 
 

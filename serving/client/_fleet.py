@@ -34,6 +34,9 @@ class Node:
         transport: Who carries calls to it; opened with the first.
         busy: Requests under way.
         failures: Failed requests since the last that succeeded.
+        failed_at_s: When the last of them failed, on the monotonic clock.
+        silent_s: How long requests that got no answer have waited since then; those that waited together count once.
+        silent_until_s: When the last of them ended, on the monotonic clock.
         rests: How often it was taken out since then.
         back_at_s: Until when it is left alone, on the monotonic clock; 0 where it is in.
     """
@@ -45,6 +48,9 @@ class Node:
         self._lock = threading.Lock()
         self.busy = 0
         self.failures = 0
+        self.failed_at_s = 0.0
+        self.silent_s = 0.0
+        self.silent_until_s = 0.0
         self.rests = 0
         self.back_at_s = 0.0
 
@@ -132,10 +138,22 @@ class Fleet:
 
     def succeeded(self, node: Node) -> None:
         """It was answered, if only by a refusal: the server is well."""
-        if node.failures or node.back_at_s:
+        if node.failures or node.silent_s or node.back_at_s:
             with self._lock:
                 node.failures = node.rests = 0
-                node.back_at_s = 0.0
+                node.silent_s = node.back_at_s = 0.0
+
+    def waited(self, node: Node, seconds: float) -> float:
+        """A request has waited so long for nothing, until now.
+
+        Returns:
+            How long the server has been silent, ``Node.silent_s``.
+        """
+        with self._lock:
+            now = time.monotonic()
+            node.silent_s += max(0.0, min(seconds, now - node.silent_until_s))
+            node.silent_until_s = now
+            return node.silent_s
 
     def failed(self, node: Node, error: ClientError) -> bool:
         """It failed; whether that says something about the server depends on the error.
@@ -149,6 +167,7 @@ class Fleet:
             return False
         with self._lock:
             node.failures += 1
+            node.failed_at_s = time.monotonic()
             if not absent and node.failures < SICK_AFTER:
                 return False
             was_in = not node.back_at_s
@@ -176,5 +195,7 @@ class Fleet:
 
 
 def _load(node: Node) -> int:
-    """How busy a server is; one that fails fast looks idle and must not draw all requests."""
-    return node.busy + 4 * node.failures
+    """How busy a server is; one that fails fast looks idle and must not draw all requests. A while later it is given a chance."""
+    if node.failures and time.monotonic() - node.failed_at_s < FIRST_REST_S:
+        return node.busy + 4 * node.failures
+    return node.busy

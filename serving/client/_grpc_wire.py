@@ -30,6 +30,7 @@ from convoy.serving.client._call import (
     Shared,
     UnloadModel,
     UnregisterSegment,
+    check_id,
 )
 from convoy.serving.client._datatype import Array, Buffer, decode, from_values
 
@@ -107,6 +108,7 @@ def decode_response(call: Call[R], data: bytes) -> R:
         raise InvalidResponseError(f"expected a {type(response).__name__} message, found {len(data)} other bytes") from error
     answer: Any = None
     if isinstance(call, Infer):
+        check_id(call, response.id)
         places = {} if call.placed is None else call.placed.outputs
         answer = InferResult(response.model_name, response.model_version, _outputs(response, places))
     elif isinstance(call, ServerLive):
@@ -139,12 +141,9 @@ def _infer_request(call: Infer, timeout_s: float) -> bytes:
             tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in call.inputs]),
         )
     ]
-    # How long the request may wait in Triton's queue; counts where the model's queue policy allows it.
-    timeout = _varint(max(1, int(timeout_s * 1e6)))
-    value = b"\x12" + _varint(len(timeout) + 1) + b"\x10" + timeout
+    parts.append(_timeout(max(1, int(timeout_s * 1e6)) if timeout_s < 1 else int(timeout_s * 1e3) * 1000))
     if request_id := call.request_id.encode():
         parts += (b"\x1a", _varint(len(request_id)), request_id)
-    parts += (b"\x22", _varint(len(_TIMEOUT_KEY) + len(value)), _TIMEOUT_KEY, value)
     for tensor in call.inputs:
         parts += (b"\x3a", _varint(len(tensor.data)), tensor.data)
     return b"".join(parts)
@@ -183,9 +182,18 @@ def _header(
     return cast(bytes, request.SerializeToString())
 
 
+# Field 3 of the request, ``\x1a``, is ``id``, and field 7, ``\x3a``, is ``raw_input_contents``.
+
 _TIMEOUT_KEY: Final = b"\x0a\x07timeout"
-"""The key of an entry of ``parameters`` (field 4, ``\x22``); its value is an ``InferParameter`` whose ``int64_param`` is field 2.
-Field 3, ``\x1a``, is ``id``, and field 7, ``\x3a``, is ``raw_input_contents``."""
+"""The key of an entry of ``parameters`` (field 4, ``\x22``), whose value is an ``InferParameter`` (``int64_param`` is field 2)."""
+
+
+@lru_cache(maxsize=1024)
+def _timeout(microseconds: int) -> bytes:
+    """How long the request may wait in Triton's queue; counts where the model's queue policy allows it."""
+    timeout = _varint(microseconds)
+    value = b"\x12" + _varint(len(timeout) + 1) + b"\x10" + timeout
+    return b"\x22" + _varint(len(_TIMEOUT_KEY) + len(value)) + _TIMEOUT_KEY + value
 
 
 _VARINTS: Final = tuple(bytes((number,)) for number in range(0x80))

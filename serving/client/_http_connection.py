@@ -121,7 +121,7 @@ class AsyncHttpTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._outgoing = _Outgoing(endpoint, options)
-        self._pool = httpcore.AsyncConnectionPool(**_arguments(endpoint, options))
+        self._pool = _AsyncPool(**_arguments(endpoint, options), network_backend=_TlsBackend() if endpoint.secure else None)
         self._dialect = Dialect()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -153,7 +153,10 @@ class AsyncHttpTransport:
         request = self._outgoing.request(exchange, timeout_s)
         try:
             with anyio.fail_after(timeout_s):
-                response = await self._pool.request(**request)
+                async with self._pool.stream(**request) as response:
+                    await response.aread()
+                    # In a task of its own: were it cancelled, httpcore would take the connection for busy for ever, and keep it.
+                    await asyncio.shield(asyncio.ensure_future(response.aclose()))
         except TimeoutError as error:
             raise failure(DeadlineExceededError, self._endpoint, call, "the server is silent") from error
         except _ERRORS as error:
@@ -164,6 +167,63 @@ class AsyncHttpTransport:
         """See ``Transport.close``."""
         self._outgoing.closed = True
         await self._pool.aclose()
+
+
+class _AsyncPool(httpcore.AsyncConnectionPool):
+    """A pool that keeps no connection whose first request was cancelled."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        names = ("ssl_context", "keepalive_expiry", "network_backend")
+        self._of_connections = {name: options[name] for name in names}
+
+    def create_connection(self, origin: httpcore.Origin) -> httpcore.AsyncConnectionInterface:
+        """See ``httpcore.AsyncConnectionPool``."""
+        return _AsyncConnection(origin, **self._of_connections)
+
+
+class _AsyncConnection(httpcore.AsyncHTTPConnection):
+    """A connection that is closed where its first request does not come to an answer.
+
+    httpcore leaves it open, and in its pool for good, where the request is cancelled just when the connection is there.
+    """
+
+    _is_new = True
+
+    async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
+        """See ``httpcore.AsyncHTTPConnection``."""
+        was_new, self._is_new = self._is_new, False  # a new one has one request; later several may be after it at once
+        try:
+            return await super().handle_async_request(request)
+        except BaseException:
+            if was_new:
+                with anyio.CancelScope(shield=True):
+                    await self.aclose()
+            raise
+
+
+class _TlsBackend(httpcore.AnyIOBackend):
+    """Opens connections that TLS is about to be spoken on."""
+
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        """See ``httpcore.AsyncNetworkBackend``."""
+        return _BeforeTls(await super().connect_tcp(*args, **options))
+
+
+class _BeforeTls(httpcore.AsyncNetworkStream):
+    """A connection that is closed where the handshake is given up: httpcore does so where it fails, not where it is cancelled."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def start_tls(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        """See ``httpcore.AsyncNetworkStream``. Afterwards all is said on the stream that this gives."""
+        try:
+            return await self._stream.start_tls(*args, **options)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._stream.aclose()
+            raise
 
 
 class _Outgoing:

@@ -24,6 +24,7 @@ from convoy.serving.client._call import (
     ServerLive,
     ServerReady,
     UnloadModel,
+    check_id,
 )
 from convoy.serving.client._datatype import Array, decode
 from convoy.serving.client._http_values import from_json, to_json
@@ -98,7 +99,7 @@ def decode_response(call: Call[R], body: bytes, headers: Mapping[str, str]) -> R
     if isinstance(call, (ServerLive, ServerReady, ModelReady)):
         answer = True
     elif isinstance(call, Infer):
-        answer = _infer_result(body, headers)
+        answer = _infer_result(call, body, headers)
     elif isinstance(call, (DescribeServer, DescribeModel, ReadConfig, ReadStatistics, ListModels)):
         document = _json(body)
         try:
@@ -173,7 +174,7 @@ def _post(path: str, document: dict[str, Any]) -> HttpRequest:
     return HttpRequest("POST", path, _json_bytes(document), {"content-type": "application/json"})
 
 
-def _infer_result(body: bytes, headers: Mapping[str, str]) -> InferResult:
+def _infer_result(call: Infer, body: bytes, headers: Mapping[str, str]) -> InferResult:
     stated = headers.get(HEADER_LENGTH)
     if stated is not None and not (stated.isascii() and stated.isdigit() and len(stated) < 20 and int(stated) <= len(body)):
         raise InvalidResponseError(f"{HEADER_LENGTH} is {stated!r} in a body of {len(body)} bytes")
@@ -183,6 +184,7 @@ def _infer_result(body: bytes, headers: Mapping[str, str]) -> InferResult:
     outputs: dict[str, Array] = {}
     offset = 0
     try:
+        check_id(call, _text(document, "id"))
         for tensor in document["outputs"]:
             name, datatype, shape = str(tensor["name"]), str(tensor["datatype"]), tuple(tensor["shape"])
             size = (tensor.get("parameters") or {}).get("binary_data_size")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from convoy.contract.errors import ClientError, InvalidRequestError, InvalidResponseError, ModelNotFoundError, UnavailableError
 from convoy.serving.client._answer import InferResult
-from convoy.serving.client._call import Call, Infer
+from convoy.serving.client._call import Infer
 from convoy.serving.client._crowd import AT_ONCE
-from convoy.serving.client._datatype import NUMPY_DTYPES
-from convoy.serving.client._models import Key, Models
+from convoy.serving.client._models import Model, Models
 from convoy.serving.client._router import Talk
+from convoy.serving.client._signature import expected_outputs
 from convoy.serving.client._steps import Attempt, Steps
 
 MOST_BYTES: Final = 16 << 20
@@ -22,6 +21,19 @@ requests of some size keep a server as busy as few huge ones, with less memory o
 
 _LARGE: Final = 64 << 10
 """From this size on it may matter how large the answer will be."""
+
+
+@dataclass(slots=True)
+class Straight(Attempt[InferResult]):
+    """The one request of a caller who is alone.
+
+    Attributes:
+        model: What is remembered of its model.
+        rows: Its rows.
+    """
+
+    model: Model
+    rows: int
 
 
 class Inferences:
@@ -35,13 +47,6 @@ class Inferences:
     def __init__(self, endpoint: object, models: Models) -> None:
         self._endpoint = endpoint
         self._models = models
-        self._lock = threading.Lock()
-        self._under_way: dict[Key, int] = {}  # of models of whose batches nothing is known yet, or of callers who are alone
-
-    def leave_parent(self) -> None:
-        """This is a child process: what is under way in the parent is nothing to us."""
-        self._lock = threading.Lock()
-        self._under_way = {}
 
     def send(self, talk: Talk, call: Infer, rows: int) -> Steps[InferResult]:
         """Have an inference answered: with those of others, where many wait and the model's rows are each other's strangers.
@@ -54,91 +59,90 @@ class Inferences:
         key = (call.model_name, call.model_version)
         if not rows or not self._models.merge:
             return (yield from self._run(talk, call))
-        batching = self._models.known_batching(key)
+        model = self._models.of(key)
+        batching = model.batching
         if batching is None:
-            with self._lock:
-                under_way = self._under_way[key] = self._under_way.get(key, 0) + 1
+            under_way = model.under_way
+            under_way.append(None)
             try:
-                if under_way <= AT_ONCE:
+                if len(under_way) <= AT_ONCE:
                     return (yield from self._run(talk, call))
                 batching = yield from self._models.batching(talk, key)
             finally:
-                self._leave(call)
+                under_way.pop()
         if batching.crowd is None:
             return (yield from self._run(talk, call))
         return (yield from batching.crowd.infer(call, rows, talk.deadline, partial(self._run, talk), talk.observed.merged))
 
-    def is_crowded(self, key: Key) -> bool:
-        """Whether so many inferences of a model are under way that another waits for company."""
-        batching = self._models.known_batching(key)
-        crowd = None if batching is None else batching.crowd
-        return crowd is not None and crowd.n_under_way >= AT_ONCE
-
-    def start_straight(self, talk: Talk, call: Infer, rows: int) -> Attempt[InferResult] | None:
+    def start_straight(self, talk: Talk, call: Infer, model: Model, rows: int, n_bytes: int) -> Straight | None:
         """The request of a caller who is alone; None where there is something to choose from, or others are under way.
 
         After it comes ``arrived``, ``failed`` or ``gone``, in any case.
+
+        Args:
+            talk: The call.
+            call: The inference.
+            model: What is remembered of its model.
+            rows: Its rows.
+            n_bytes: How large its inputs are.
         """
-        key = (call.model_name, call.model_version)
-        batching = self._models.known_batching(key)
-        if rows > 1 and (batching is None or rows > batching.most_rows or sum(len(t.data) for t in call.inputs) > MOST_BYTES):
+        batching = model.batching
+        if rows > 1 and (batching is None or rows > batching.most_rows or n_bytes > MOST_BYTES):
             return None
-        with self._lock:
-            under_way = self._under_way.get(key, 0)
-            if self._models.merge and under_way >= AT_ONCE:
-                return None
-            self._under_way[key] = under_way + 1
-        attempt = talk.straight(self._expecting(call))
-        if attempt is None:
-            self._leave(call)
-        return attempt
+        if batching is not None and batching.crowd is not None and batching.crowd.n_under_way >= AT_ONCE:
+            return None
+        if self._models.merge and len(model.under_way) >= AT_ONCE:
+            return None
+        if n_bytes >= _LARGE:
+            call = self._expecting(call)
+        way = talk.only_way()
+        if way is None:
+            return None
+        model.under_way.append(None)
+        return Straight(way[0], call, way[1], model, rows)
 
-    def arrived(self, attempt: Attempt[InferResult], result: InferResult) -> InferResult:
-        """The answer to a straight request, where it is one.
+    def arrived(self, straight: Straight, result: InferResult) -> bool:
+        """A straight request was answered: whether rightly; ``doubted`` goes on where it is not."""
+        straight.model.under_way.pop()
+        return not self._fault(cast(Infer, straight.call), result, straight.model, straight.rows)
 
-        Raises:
-            InvalidResponseError: It is not.
-        """
-        self._leave(attempt.call)
-        return self._checked(cast(Infer, attempt.call), result)
+    def doubted(self, talk: Talk, straight: Straight, result: InferResult) -> Steps[InferResult]:
+        """What ``infer`` does with the answer to a straight request that seems to be none."""
+        return self.checked(talk, cast(Infer, straight.call), result)
 
-    def gone(self, attempt: Attempt[InferResult]) -> None:
+    def gone(self, straight: Straight) -> None:
         """The caller of a straight request does not wait for its answer any more."""
-        self._leave(attempt.call)
+        straight.model.under_way.pop()
 
-    def failed(self, talk: Talk, attempt: Attempt[InferResult], error: ClientError) -> Steps[InferResult]:
+    def failed(self, talk: Talk, straight: Straight, error: ClientError) -> Steps[InferResult]:
         """What ``infer`` does after a straight request that failed."""
-        self._leave(attempt.call)
-        call = cast(Infer, attempt.call)
+        straight.model.under_way.pop()
+        call = cast(Infer, straight.call)
         try:
-            return self._checked(call, (yield from talk.resume(attempt, error)))
+            return (yield from self.checked(talk, call, (yield from talk.resume(straight, error))))
         except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._models.forget((call.model_name, call.model_version))
             raise
 
-    def _leave(self, call: Call[Any]) -> None:
-        with self._lock:
-            key = (call.model_name, call.model_version)
-            self._under_way[key] = max(0, self._under_way.get(key, 0) - 1)
+    def checked(self, talk: Talk, call: Infer, result: InferResult) -> Steps[InferResult]:
+        """An answer, where it is one to the call as the model describes itself.
 
-    def _expecting(self, call: Infer) -> Infer:
-        """The call with the sizes of its outputs, where it is large and the model declares them."""
-        n_bytes = 0
-        for tensor in call.inputs:
-            n_bytes += len(tensor.data)
-        if n_bytes < _LARGE:
-            return call
-        metadata = self._models.known_metadata((call.model_name, call.model_version))
-        if metadata is None:
-            return call
-        rows = call.inputs[0].shape[0]
-        batched = all(tensor.shape[:1] == (-1,) for tensor in metadata.inputs)
-        expects = []
-        for name, datatype, shape in ((tensor.name, tensor.datatype, tensor.shape) for tensor in metadata.outputs):
-            full = (rows, *shape[1:]) if batched and shape[:1] == (-1,) else shape
-            if datatype in NUMPY_DTYPES and min(full, default=1) > 0 and (not call.outputs or name in call.outputs):
-                expects.append((name, datatype, full))
-        return replace(call, expects=tuple(expects))
+        Raises:
+            InvalidResponseError: It is another model's, or not what the model says that it gives.
+        """
+        key = (call.model_name, call.model_version)
+        rows = call.inputs[0].shape[0] if call.inputs and call.inputs[0].shape else 0
+        model = self._models.known(key)
+        fault = self._fault(call, result, model, rows)
+        if fault and model is not None and model.signature is not None:
+            # What was remembered may be the model before this one.
+            signature = yield from self._models.describe(talk, key)
+            if signature.metadata != model.signature.metadata:
+                model.batching = None
+            fault = self._fault(call, result, self._models.known(key), rows)
+        if fault:
+            raise InvalidResponseError(f"{self._endpoint}: expected an answer of {call.subject}, found {fault}.")
+        return result
 
     def _run(self, talk: Talk, call: Infer) -> Steps[InferResult]:
         call = self._expecting(call)
@@ -150,16 +154,32 @@ class Inferences:
                 result = yield attempt
             except ClientError as error:
                 result = yield from talk.resume(attempt, error)
-        return self._checked(call, result)
+        return (yield from self.checked(talk, call, result))
 
-    def _checked(self, call: Infer, result: InferResult) -> InferResult:
-        found = ""
-        if result.model_name and result.model_name != call.model_name:
-            found = f"an answer of model {result.model_name!r}"
-        elif call.model_version and result.model_version and result.model_version != call.model_version:
-            found = f"an answer of version {result.model_version}"
-        elif missing := [name for name in call.outputs if name not in result.outputs]:
-            found = f"no output {missing[0]!r} but {sorted(result.outputs)}"
-        if found:
-            raise InvalidResponseError(f"{self._endpoint}: expected an answer of {call.subject}, found {found}.")
-        return result
+    def _expecting(self, call: Infer) -> Infer:
+        """The call with the sizes of its outputs, where it is large and the model declares them."""
+        n_bytes = 0
+        for tensor in call.inputs:
+            n_bytes += len(tensor.data)
+        if n_bytes < _LARGE:
+            return call
+        model = self._models.known((call.model_name, call.model_version))
+        if model is None or model.signature is None:
+            return call
+        return replace(call, expects=expected_outputs(model.signature, call.outputs, call.inputs[0].shape[0]))
+
+    def _fault(self, call: Infer, result: InferResult, model: Model | None, rows: int) -> str:
+        """What makes an answer none; empty where nothing does."""
+        if result.model_name != call.model_name and result.model_name:
+            return f"an answer of model {result.model_name!r}"
+        if call.model_version and result.model_version != call.model_version and result.model_version:
+            return f"an answer of version {result.model_version}"
+        signature = None if model is None else model.signature
+        if model is not None and signature is not None:
+            batching = model.batching
+            has_rows = signature.is_batched and batching is not None and batching.most_rows > 0
+            return signature.fault(result, call.outputs, rows if has_rows else 0)
+        for name in call.outputs:
+            if name not in result.outputs:
+                return f"no output {name!r} but {sorted(result.outputs)}"
+        return ""

@@ -1,4 +1,4 @@
-"""What a client remembers of a server's models: their tensors, and how they take batches."""
+"""What a client remembers of a server's models: their tensors, how they take batches, how much of them is under way."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from convoy.contract.errors import InvalidRequestError, ModelNotFoundError
-from convoy.serving.client._answer import ModelMetadata
 from convoy.serving.client._call import DescribeModel, ReadConfig
 from convoy.serving.client._crowd import Crowd
 from convoy.serving.client._flight import Flights
 from convoy.serving.client._router import Talk
+from convoy.serving.client._signature import Signature
 from convoy.serving.client._steps import Steps
 
 Key: TypeAlias = "tuple[str, str]"
@@ -38,8 +38,26 @@ class Batching:
         return cls(most_rows, Crowd(most_rows, new_signal) if merges else None)
 
 
+class Model:
+    """What is remembered of one model.
+
+    Attributes:
+        signature: Its tensors; None until somebody asked.
+        batching: How it takes batches; None until somebody asked.
+        under_way: One element an inference of those that are counted: of a caller who is alone, or while nothing is known of its
+            batches. A list, since to append and to pop need no lock.
+    """
+
+    __slots__ = ("batching", "signature", "under_way")
+
+    def __init__(self) -> None:
+        self.signature: Signature | None = None
+        self.batching: Batching | None = None
+        self.under_way: list[None] = []
+
+
 class Models:
-    """What one client remembers of its server's models. Safe under threads: entries are replaced whole.
+    """What one client remembers of its server's models. Safe under threads: what is remembered is replaced whole.
 
     Args:
         new_signal: Makes what a caller waits for: has ``set`` and ``wait``, as ``threading.Event`` has.
@@ -54,38 +72,43 @@ class Models:
         self.merge = merge
         self._new_signal = new_signal
         self.flights = Flights(new_signal)
-        self._metadata: dict[Key, ModelMetadata] = {}
-        self._batchings: dict[Key, Batching] = {}
+        self._models: dict[Key, Model] = {}
 
     def leave_parent(self) -> None:
         """This is a child process: who waits for whom in the parent is nothing to us."""
         self.flights = Flights(self._new_signal)
-        self._batchings = {}
+        for model in self._models.values():
+            model.batching = None
+            model.under_way = []
 
-    def known_metadata(self, key: Key) -> ModelMetadata | None:
-        """What is remembered of a model's tensors."""
-        return self._metadata.get(key)
+    def known(self, key: Key) -> Model | None:
+        """What is remembered of a model; None where nothing is."""
+        return self._models.get(key)
 
-    def metadata(self, talk: Talk, key: Key) -> Steps[ModelMetadata]:
+    def of(self, key: Key) -> Model:
+        """What is remembered of a model, if only that it was asked for."""
+        return self._models.get(key) or self._models.setdefault(key, Model())
+
+    def signature(self, talk: Talk, key: Key) -> Steps[Signature]:
         """A model's tensors, asked once."""
-        return (
-            yield from self.flights.share(
-                talk, ("metadata", key), lambda: self._metadata.get(key), lambda: self.describe(talk, key)
-            )
-        )
 
-    def describe(self, talk: Talk, key: Key) -> Steps[ModelMetadata]:
+        def known() -> Signature | None:
+            model = self._models.get(key)
+            return None if model is None else model.signature
+
+        return (yield from self.flights.share(talk, ("metadata", key), known, lambda: self.describe(talk, key)))
+
+    def describe(self, talk: Talk, key: Key) -> Steps[Signature]:
         """A model's tensors, as the server has them now."""
-        metadata = yield from talk.ask(DescribeModel(*key))
-        self._metadata[key] = metadata
-        return metadata
-
-    def known_batching(self, key: Key) -> Batching | None:
-        """What is remembered of how a model takes batches."""
-        return self._batchings.get(key)
+        signature = self.of(key).signature = Signature((yield from talk.ask(DescribeModel(*key))))
+        return signature
 
     def batching(self, talk: Talk, key: Key) -> Steps[Batching]:
         """How a model takes batches, asked once."""
+
+        def known() -> Batching | None:
+            model = self._models.get(key)
+            return None if model is None else model.batching
 
         def ask() -> Steps[Batching]:
             try:
@@ -93,12 +116,11 @@ class Models:
                 batching = Batching.of(config, self._new_signal, merge=self.merge)
             except (InvalidRequestError, ModelNotFoundError, TypeError, ValueError):  # a server without configurations
                 batching = Batching(0, None)
-            self._batchings[key] = batching
+            self.of(key).batching = batching
             return batching
 
-        return (yield from self.flights.share(talk, ("batching", key), lambda: self._batchings.get(key), ask))
+        return (yield from self.flights.share(talk, ("batching", key), known, ask))
 
     def forget(self, key: Key) -> None:
         """What comes back may be another model."""
-        self._metadata.pop(key, None)
-        self._batchings.pop(key, None)
+        self._models.pop(key, None)

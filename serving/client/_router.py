@@ -13,7 +13,18 @@ from typing import Any, Final, cast
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, DeadlineExceededError, UnavailableError, UsageError
-from convoy.serving.client._call import Call, Infer, LoadModel, ModelReady, R, ServerLive, ServerReady, UnloadModel
+from convoy.serving.client._call import (
+    Call,
+    DescribeModel,
+    Infer,
+    LoadModel,
+    ModelReady,
+    R,
+    ReadConfig,
+    ServerLive,
+    ServerReady,
+    UnloadModel,
+)
 from convoy.serving.client._deadline import Deadline
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._fleet import Fleet, Node
@@ -29,10 +40,12 @@ LOOK_UP_S: Final = 30.0
 """How often the addresses behind a name are looked up."""
 
 _FAIR_S: Final = 1.0
-"""A server that does not answer within so much time may be sick; one that does not within less need not be."""
+"""A server that answers nothing for so long, to one request or several, may be sick; one that does not for less need not be."""
 
 _HEALTH: Final = (ServerLive, ServerReady, ModelReady)
 _EVERYWHERE: Final = (LoadModel, UnloadModel)
+_HEDGED: Final = (Infer, DescribeModel, ReadConfig)
+"""Inferences, and what they ask first: all callers of a model wait for the one who asks that."""
 
 
 class Talk:
@@ -65,7 +78,12 @@ class Talk:
 
         On the way of every call, where each generator between the caller and the wire is felt.
         """
-        return self._router.straight(call, self)
+        way = self._router.only_way(self)
+        return None if way is None else Attempt(way[0], call, way[1])
+
+    def only_way(self) -> tuple[Node, float] | None:
+        """The server that is asked where there is nothing to choose from, and how long it may take; None where there is."""
+        return self._router.only_way(self)
 
     def resume(self, attempt: Attempt[R], error: ClientError) -> Steps[R]:
         """What ``ask`` does after a failed request."""
@@ -85,7 +103,7 @@ class Router:
         endpoints: Where the servers are.
         open_transport: Opens the connections to one.
         retry: When a request is sent again.
-        hedge_after_s: After how long without an answer an inference is sent a second time; None: never.
+        hedge_after_s: After how long without an answer an inference, or what it asks first, is sent a second time; None: never.
         look_up: The addresses behind a name; None: names are left to the wire.
     """
 
@@ -107,6 +125,7 @@ class Router:
         self._names = tuple(endpoint for endpoint in endpoints if look_up is not None and _is_name(endpoint.host))
         self._looked_up_s = float("-inf")
         self._is_simple = len(endpoints) == 1 and not self._names and hedge_after_s is None
+        self._only = self.fleet.nodes[0]
 
     def route(self, call: Call[R], talk: Talk) -> Steps[R]:
         """See ``Talk.ask``."""
@@ -117,20 +136,21 @@ class Router:
             yield Aside(self._probe(node))
         if isinstance(call, _EVERYWHERE):
             return (yield from self._ask_all(cast("Call[R]", call), talk))
-        if self._hedge_after_s is not None and isinstance(call, Infer):
+        is_hedged = isinstance(call, _HEDGED)
+        if self._hedge_after_s is not None and is_hedged:
             asked: list[Node] = []
             first = self._try(call, talk, asked)
             answer: R = yield Race(first, lambda: self._hedge(call, talk, asked), self._hedge_after_s)
             return answer
         return (yield from self._try(call, talk, []))
 
-    def straight(self, call: Call[R], talk: Talk) -> Attempt[R] | None:
-        """See ``Talk.straight``."""
+    def only_way(self, talk: Talk) -> tuple[Node, float] | None:
+        """See ``Talk.only_way``."""
         left_s = talk.deadline.at_s - time.monotonic()
         if not self._is_simple or left_s <= 0 or talk.observed is not UNOBSERVED:
             return None
         self._budget.pay_in()
-        return Attempt(self.fleet.nodes[0], call, left_s)
+        return self._only, left_s
 
     def resume(self, attempt: Attempt[R], talk: Talk, error: ClientError) -> Steps[R]:
         """See ``Talk.resume``."""
@@ -189,15 +209,17 @@ class Router:
             answer: R = yield Attempt(node, call.having(observed.headers), left_s)
         except ClientError as error:
             outcome = error
-            hurried = isinstance(error, DeadlineExceededError) and left_s < _FAIR_S  # which says nothing of the server
-            if not hurried and self.fleet.failed(node, error):
-                _log.info("%s: leaving this server alone for a while: %s", node.endpoint, error)
-                talk.observed.ejected(node.endpoint)
+            if not isinstance(error, DeadlineExceededError) or self._was_silent(node, left_s):
+                self._failed(node, error, talk)
             if isinstance(error, DeadlineExceededError):
                 raise talk.deadline.missed(error) from (error.__cause__ or error)
             raise
         except BaseException as error:
             outcome = error
+            waited_s = left_s - talk.deadline.left_s
+            # What was given up, by a quicker hedge or by the caller, has waited for nothing as well.
+            if not isinstance(error, Exception) and self._was_silent(node, waited_s):
+                self._failed(node, DeadlineExceededError(f"{node.endpoint}: silent for {waited_s:.3g} s"), talk)
             raise
         else:
             self.fleet.succeeded(node)
@@ -205,6 +227,15 @@ class Router:
         finally:
             observed.end(outcome)
             self.fleet.end(node)
+
+    def _was_silent(self, node: Node, waited_s: float) -> bool:
+        """Whether a request that waited so long for nothing says something of the server."""
+        return waited_s >= _FAIR_S or self.fleet.waited(node, waited_s) >= _FAIR_S
+
+    def _failed(self, node: Node, error: ClientError, talk: Talk) -> None:
+        if self.fleet.failed(node, error):
+            _log.info("%s: leaving this server alone for a while: %s", node.endpoint, error)
+            talk.observed.ejected(node.endpoint)
 
     def _of_all(self, error: ClientError) -> ClientError:
         """An error that no server could mend, with how many there are."""

@@ -1,46 +1,88 @@
-"""A scoring run: decode, send, write, all at once, in order, with bounded memory and one version of the model."""
+"""A scoring run: its identity first, then chunk after chunk, each once, whatever is killed in between."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, cast
+from typing import IO, Any, Final, Literal, get_args
 
-from convoy.contract.errors import ModelNotFoundError, ScoringError, UnavailableError, UsageError
-from convoy.serving.client import DEFAULT_URL, Client
-from convoy.serving.scoring._batch import ENDS_THE_RUN, Batch, Scorer
-from convoy.serving.scoring._source import Source, open_source
-from convoy.serving.scoring._table import TableFile, check_out, import_arrow, make_schema
+from convoy.contract.errors import (
+    AuthenticationError,
+    ClientError,
+    DataError,
+    ModelNotFoundError,
+    ScoringError,
+    UsageError,
+)
+from convoy.contract.files import sha256_bytes
+from convoy.serving.client import DEFAULT_URL, Client, Tls
+from convoy.serving.scoring._arrow import import_arrow
+from convoy.serving.scoring._backend import Backend, InProcess, Served
+from convoy.serving.scoring._dataset import DataSet, Stored
+from convoy.serving.scoring._identity import RunIdentity
+from convoy.serving.scoring._listing import Listing
+from convoy.serving.scoring._local import score_chunks
+from convoy.serving.scoring._scorer import Rows, Scorer
+from convoy.serving.scoring._statistics import Statistics
+from convoy.serving.scoring._store import Store, open_store
+from convoy.serving.scoring._table import FORMATS, Format, RowMaker
+from convoy.serving.scoring.source import Source, open_source
 
-MAX_FAILED_BATCHES: Final = 8
-"""So many batches refused one after the other stop a run: the server is sick, and a table of nothing but errors helps nobody."""
+CHUNK_ROWS: Final = 1024
+ROWS_PER_FILE: Final = 65_536
+_LATENCIES: Final = 512
+_MOST_UNWRITTEN: Final = 4
+
+Engine = Literal["local", "ray"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        n: Inputs in all.
+        done: Inputs with a row, those of earlier runs included.
+        resumed: Of these, inputs of earlier runs.
+        failed: Rows with an error that this run made.
+        latencies_ms: Of the latest requests.
+        model_version: The version that answers.
+    """
+
+    n: int
+    done: int
+    resumed: int
+    failed: int
+    latencies_ms: Sequence[float]
+    model_version: str
 
 
 @dataclass(frozen=True)
 class ScoreSummary:
-    """What a scoring run did.
+    """What is in a data set, and what the run that finished it did.
 
     Attributes:
         model_name: The model.
         model_version: The one version that answered everything.
         model_sha256: The digest of its ONNX file, where the server tells it.
         source: What was scored.
-        out: The table.
+        out: Where the data set is.
         n: Inputs, each with one row.
         n_scored: Inputs with an answer.
         n_failed: Inputs with an error in their row.
+        n_resumed: Inputs whose rows an earlier run had made.
         skipped: What in the source is no input, counted by reason.
-        duration_s: How long the run took.
-        throughput_ips: Scored images a second.
+        duration_s: How long this run took.
+        throughput_ips: Inputs a second that this run scored.
         n_labelled: Scored inputs whose true label is known.
         accuracy: The fraction of these whose label is the true one; None where there are none.
+        statistics: The rest, as JSON's values; see ``Statistics``.
     """
 
     model_name: str
@@ -51,11 +93,350 @@ class ScoreSummary:
     n: int
     n_scored: int
     n_failed: int
+    n_resumed: int
     skipped: Mapping[str, int]
     duration_s: float
     throughput_ips: float
     n_labelled: int
     accuracy: float | None
+    statistics: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is asked for; see ``score``."""
+
+    model_name: str
+    source: str
+    out: str
+    urls: str | Sequence[str]
+    tls: Tls | None
+    client: Client | None
+    in_process: Path | None
+    model_version: str
+    top_k: int
+    labels_from_folders: bool
+    column: str | None
+    label_column: str | None
+    chunk_rows: int
+    rows_per_file: int
+    format: Format
+    in_flight: int
+    timeout_s: float
+    patience_s: float
+    headers: Mapping[str, str] | None
+    storage_options: Mapping[str, Any] | None
+    engine: Engine
+    workers: int
+    stdin: IO[str] | None
+    on_progress: Callable[[Progress], None] | None
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("top_k", self.top_k, 1, 1 << 30),
+            ("chunk_rows", self.chunk_rows, 1, 1 << 20),
+            ("rows_per_file", self.rows_per_file, 1, 1 << 30),
+            ("in_flight", self.in_flight, 1, 256),
+            ("workers", self.workers, 1, 4096),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise UsageError(f"{name}: expected a whole number from {least} to {most:,}, found {value!r}.")
+        if self.rows_per_file % self.chunk_rows:
+            raise UsageError(
+                f"rows_per_file: expected a multiple of chunk_rows ({self.chunk_rows:,}), found {self.rows_per_file:,}: files are "
+                "made of whole chunks."
+            )
+        if self.format not in FORMATS:
+            raise UsageError(f"format: expected one of {', '.join(FORMATS)}, found {self.format!r}.")
+        if self.engine not in get_args(Engine):
+            raise UsageError(f"engine: expected one of {', '.join(get_args(Engine))}, found {self.engine!r}.")
+        if self.in_process is not None and self.engine != "local":
+            raise UsageError("in_process: one process scores with the engine 'local' only.")
+
+
+@dataclass
+class _Tally:
+    """Counts batches as they come, and tells."""
+
+    options: Options
+    version: str
+    n: int
+    resumed: int
+    done: int = 0
+    failed: int = 0
+    latencies_ms: list[float] = field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Count a batch."""
+        self.done += rows.batch.num_rows
+        self.failed += rows.n_failed
+        if rows.latency_ms:
+            self.latencies_ms = [*self.latencies_ms[-_LATENCIES:], rows.latency_ms]
+        self.tell()
+
+    def tell(self) -> None:
+        """Tell of it."""
+        if self.options.on_progress is not None:
+            done = self.resumed + self.done
+            progress = Progress(self.n, done, self.resumed, self.failed, tuple(self.latencies_ms), self.version)
+            self.options.on_progress(progress)
+
+
+class ScoreRun:
+    """A run: an iterable of the rows, ``pyarrow.Table`` by table, in the order of the source.
+
+    It begins with the first that is taken; those of earlier runs that it goes on with come too. What was taken is on disk. It can
+    be iterated once.
+
+    Attributes:
+        statistics: Of the rows that were taken.
+    """
+
+    def __init__(self, options: Options) -> None:
+        import_arrow()
+        self._options = options
+        self._stop = threading.Event()
+        self._tables: Iterator[Any] | None = None
+        self._summary: ScoreSummary | None = None
+        self.statistics: Statistics | None = None
+
+    @property
+    def summary(self) -> ScoreSummary:
+        """What was done, once all was taken.
+
+        Raises:
+            UsageError: Not yet.
+        """
+        if self._summary is None:
+            raise UsageError("the run has not ended: take its tables first, or call finish().")
+        return self._summary
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._tables is None:
+            self._tables = self._run()
+        return self._tables
+
+    def finish(self) -> ScoreSummary:
+        """Take what is left, and say what was done.
+
+        Raises:
+            ScoringError: The run cannot go on; what was scored stays, and the same call goes on from there.
+        """
+        for _ in self:
+            pass
+        return self.summary
+
+    def stop(self) -> None:
+        """End the run after the chunks in flight, with ``ScoringError``; from another thread, or a signal's handler."""
+        self._stop.set()
+
+    def _run(self) -> Iterator[Any]:
+        options, began = self._options, time.monotonic()
+        store = open_store(options.out, options.storage_options)
+        source = open_source(
+            options.source,
+            labels_from_folders=options.labels_from_folders,
+            column=options.column,
+            label_column=options.label_column,
+            storage_options=options.storage_options,
+            stdin=options.stdin,  # type: ignore[arg-type]
+        )
+        with ExitStack() as stack:
+            stack.enter_context(store.claim())
+            earlier = DataSet.identity_in(store)
+            backend = self._backend(earlier)
+            stack.callback(backend.close)
+            _check_labels(options, source, backend)
+            listing = Listing(source, options.chunk_rows)
+            stack.callback(listing.close)
+            identity = _identity(options, source, listing, backend)
+            if earlier is not None:
+                identity.check_resumes(earlier, store.shown)
+                identity = earlier
+            labels = backend.interface.labels
+            maker = RowMaker(labels, options.top_k, backend.model_name, backend.version, backend.digest, identity.digest)
+            dataset = DataSet(store, identity, maker.schema)
+            stored = dataset.begin()
+            stored = _without_damaged(dataset, stored)
+            there = {chunk for part in stored.parts for chunk in dataset.chunks_of(part)} | stored.chunks
+            missing = [chunk for chunk in range(dataset.n_chunks) if chunk not in there]
+            resumed = sum(dataset.rows_of(chunk) for chunk in there)
+            self.statistics = Statistics(labels)
+            tally = _Tally(options, backend.version, identity.n, resumed)
+            tally.tell()
+            scorer = Scorer(backend, source, maker)
+            try:
+                for table in self._tables_of(dataset, stored, there, missing, scorer, listing, tally):
+                    self.statistics.add(table)
+                    yield table
+            except (ClientError, DataError, ScoringError) as error:
+                raise ScoringError(
+                    f"the run stopped: {_why(error, backend)} {resumed + tally.done:,} of {identity.n:,} inputs were scored; what "
+                    f"was written to {store.shown} stays. Run the same command again: it goes on from there."
+                ) from error
+            self._summary = self._sum_up(identity, store, tally, began)
+            if dataset.manifest() is None:
+                dataset.finish(self.statistics.to_dict())
+
+    def _tables_of(
+        self,
+        dataset: DataSet,
+        stored: Stored,
+        there: set[int],
+        missing: list[int],
+        scorer: Scorer,
+        listing: Listing,
+        tally: _Tally,
+    ) -> Iterator[Any]:
+        """Every chunk's rows, in order, each once it is on disk."""
+        written = _Written(dataset, stored, there)
+        with ExitStack() as stack:
+            writer = ThreadPoolExecutor(1, thread_name_prefix="convoy-write")
+            stack.callback(writer.shutdown, wait=True, cancel_futures=True)
+            pending: list[Future[int]] = []
+
+            def write(chunk: int, table: Any) -> int:
+                scorer.backend.check()
+                dataset.write_chunk(chunk, table)
+                written.add(chunk)
+                return chunk
+
+            engine = self._engine(scorer, listing, missing, tally)
+            yield from written.next_tables({})
+            fresh: dict[int, Any] = {}
+            for chunk, table in engine:
+                fresh[chunk] = table
+                pending.append(writer.submit(write, chunk, table))
+                while pending and (pending[0].done() or len(pending) > _MOST_UNWRITTEN):
+                    pending.pop(0).result()
+                yield from written.next_tables(fresh)
+            for future in pending:
+                future.result()
+            yield from written.next_tables(fresh)
+            if self._stop.is_set() and written.next_chunk < dataset.n_chunks:
+                raise ScoringError("it was told to.")
+
+    def _engine(self, scorer: Scorer, listing: Listing, missing: list[int], tally: _Tally) -> Iterator[tuple[int, Any]]:
+        options = self._options
+        if options.engine == "ray":
+            from convoy.serving.scoring._ray import score_chunks_with_ray
+
+            return score_chunks_with_ray(scorer, listing, missing, options=options, stopped=self._stop.is_set, done=tally.add)
+        return score_chunks(scorer, listing, missing, in_flight=options.in_flight, stopped=self._stop.is_set, done=tally.add)
+
+    def _backend(self, earlier: RunIdentity | None) -> Backend:
+        """Who answers: with the version of the run that is gone on with, where there is one."""
+        options = self._options
+        version = options.model_version or ("" if earlier is None else earlier.model_version)
+        if options.in_process is not None:
+            return InProcess.load(options.in_process, options.model_name, version)
+        client = options.client or Client(
+            options.urls,
+            timeout_s=options.timeout_s,
+            headers=options.headers,
+            tls=options.tls,
+            merge=False,
+            max_in_flight=options.in_flight,
+        )
+        try:
+            served = Served.pin(
+                client,
+                options.model_name,
+                version,
+                timeout_s=options.timeout_s,
+                patience_s=options.patience_s,
+                in_flight=options.in_flight,
+                own=options.client is None,
+            )
+        except BaseException as error:
+            if options.client is None:
+                client.close()
+            if isinstance(error, ModelNotFoundError) and earlier is not None and not options.model_version:
+                raise ScoringError(
+                    f"{client.url}: the run was begun with version {version} of {options.model_name!r}, which is not served any "
+                    "more; a data set holds the answers of one version only. Serve that version again, or score anew in another "
+                    f"place. ({error})"
+                ) from error
+            raise
+        served.stopped = self._stop.is_set
+        return served
+
+    def _sum_up(self, identity: RunIdentity, store: Store, tally: _Tally, began: float) -> ScoreSummary:
+        statistics = self.statistics
+        assert statistics is not None
+        duration_s = time.monotonic() - began
+        return ScoreSummary(
+            model_name=identity.model_name,
+            model_version=identity.model_version,
+            model_sha256=identity.model_sha256,
+            source=identity.source,
+            out=store.shown,
+            n=statistics.n,
+            n_scored=statistics.n_scored,
+            n_failed=statistics.n_failed,
+            n_resumed=tally.resumed,
+            skipped=dict(identity.skipped),
+            duration_s=duration_s,
+            throughput_ips=(tally.done - tally.failed) / duration_s,
+            n_labelled=statistics.n_labelled + statistics.n_foreign,
+            accuracy=statistics.accuracy,
+            statistics=statistics.to_dict(),
+        )
+
+
+class _Written:
+    """Which chunks are on disk, and the rows of the next; makes files of chunks as they are full."""
+
+    def __init__(self, dataset: DataSet, stored: Stored, there: set[int]) -> None:
+        self._dataset = dataset
+        self._chunks = set(there)
+        self._parts = set(stored.parts)
+        self._lock = threading.Lock()
+        self._read: tuple[int, Any] = (-1, None)
+        self.next_chunk = 0
+        for part in range(dataset.n_parts):
+            self._fill(part)
+
+    def add(self, chunk: int) -> None:
+        """A chunk is on disk."""
+        with self._lock:
+            self._chunks.add(chunk)
+        self._fill(self._dataset.part_of(chunk))
+
+    def _fill(self, part: int) -> None:
+        chunks = self._dataset.chunks_of(part)
+        with self._lock:
+            if part in self._parts or not all(chunk in self._chunks for chunk in chunks):
+                return
+        tables = [self._dataset.read_chunk(chunk) for chunk in chunks]
+        if any(table is None for table in tables):
+            raise ScoringError("rows that were just written cannot be read again: is the disk sound?")
+        self._dataset.write_part(part, tables)
+        with self._lock:
+            self._parts.add(part)
+
+    def next_tables(self, fresh: dict[int, Any]) -> Iterator[Any]:
+        """The rows of the chunks that are on disk and come next; ``fresh`` has some of them in memory."""
+        while True:
+            with self._lock:
+                if self.next_chunk not in self._chunks:
+                    return
+            chunk = self.next_chunk
+            table = fresh.pop(chunk, None)
+            yield table if table is not None else self._from_disk(chunk)
+            self.next_chunk += 1
+
+    def _from_disk(self, chunk: int) -> Any:
+        part = self._dataset.part_of(chunk)
+        with self._lock:
+            is_filed = part in self._parts
+        table = None if is_filed else self._dataset.read_chunk(chunk)
+        if table is not None:
+            return table
+        if self._read[0] != part:
+            self._read = (part, self._dataset.read_part(part))
+        start = sum(self._dataset.rows_of(other) for other in self._dataset.chunks_of(part) if other < chunk)
+        return self._read[1].slice(start, self._dataset.rows_of(chunk))
 
 
 def score(
@@ -63,160 +444,151 @@ def score(
     source: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
-    url: str = DEFAULT_URL,
+    url: str | Sequence[str] = DEFAULT_URL,
+    tls: Tls | None = None,
     client: Client | None = None,
+    in_process: str | os.PathLike[str] | None = None,
     model_version: str = "",
     top_k: int = 5,
     labels_from_folders: bool = False,
-    force: bool = False,
-    in_flight: int = 4,
+    column: str | None = None,
+    label_column: str | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+    rows_per_file: int = ROWS_PER_FILE,
+    format: Format = "parquet",  # noqa: A002
+    in_flight: int = 16,
     timeout_s: float = 30.0,
+    patience_s: float = 60.0,
     headers: Mapping[str, str] | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> ScoreSummary:
-    """Classify every image of a set through a running server into one Parquet file.
+    storage_options: Mapping[str, Any] | None = None,
+    engine: Engine = "local",
+    workers: int = 2,
+    stdin: IO[str] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> ScoreRun:
+    """Classify every image of a set into a data set of Parquet files, each exactly once.
 
     Every input has exactly one row, one that cannot be read too. One version scores everything: the one that answers first, asked
-    for by name from then on. The file appears whole at the end, or not at all.
+    for by name from then on. A run that was killed, at any instant, goes on where it was when it is called again as before.
 
     Args:
         model_name: A model that ``convoy deploy`` wrote.
-        source: A folder, a text file with one path a line, or uint8 images as ``.npy``, ``.npz`` or IDX.
-        out: The Parquet file to write.
-        url: The server.
-        client: A client to use in place of ``url`` and ``headers``; it stays open.
-        model_version: The version to score with; the server's choice where it is empty.
+        source: What is scored: see ``convoy.serving.scoring.source.open_source``.
+        out: The folder of the data set, or a URL: new, empty, or of a run that is to go on.
+        url: The server, or several with the same models.
+        tls: Whom to trust, and who we are, where TLS stands before the server.
+        client: A client to use in place of ``url``, ``tls`` and ``headers``; it stays open.
+        in_process: Score with ONNX Runtime alone, with the model of this repository; no server is asked.
+        model_version: The version to score with; the server's choice where it is empty, or that of the run that goes on.
         top_k: How many candidates each row lists.
         labels_from_folders: Take the first folder below ``source`` as each image's true label.
-        force: Replace ``out`` where it is there already.
-        in_flight: How many batches may be with the server at once.
-        timeout_s: How long one batch may take.
+        column: The column of the source that holds the images or their paths.
+        label_column: The column of the source that holds true labels.
+        chunk_rows: Inputs that are committed together: no more of them are scored twice after a kill than are in flight.
+        rows_per_file: Rows of each file; a multiple of ``chunk_rows``.
+        format: ``parquet``, ``csv`` or ``jsonl``.
+        in_flight: The most requests under way; how many there are adapts to the server.
+        timeout_s: How long one request may take.
+        patience_s: How long to wait for servers that are gone.
         headers: Sent with every request.
-        on_progress: Called with the inputs done and the inputs in all, at the start and after each batch.
+        storage_options: What fsspec is given for URLs of ``source`` and ``out``.
+        engine: ``local``: this process; ``ray``: the workers of a Ray cluster.
+        workers: Ray workers.
+        stdin: What the source ``-`` reads; standard input where it is None.
+        on_progress: Told of each batch.
 
     Returns:
-        What was done.
+        The run. It begins when its tables are taken, or with ``finish()``.
 
     Raises:
-        UsageError: An argument is wrong, or ``out`` is there already.
-        MissingDependencyError: pyarrow is not installed.
+        UsageError: An argument is wrong, something else is in ``out``, or another run was begun there.
+        MissingDependencyError: pyarrow (or what a URL, ONNX Runtime or Ray needs) is not installed.
         DataError: The source cannot be read, or holds nothing.
-        ClientError: The server does not answer at the start; nothing is written.
-        ScoringError: The run cannot go on (server or version gone, disk full); nothing is written.
+        ClientError: The server does not answer at the start.
+        ScoringError: The run cannot go on (server or version gone, disk full); what was scored stays.
     """
-    started = time.monotonic()
-    import_arrow()
-    source, out = Path(source), Path(out)
-    if isinstance(in_flight, bool) or not isinstance(in_flight, int) or not 1 <= in_flight <= 256:
-        raise UsageError(f"in_flight: expected a whole number from 1 to 256, found {in_flight!r}.")
-    check_out(out, force=force)
-    inputs = open_source(source, labels_from_folders=labels_from_folders)
-    own = None if client is not None else Client(url, timeout_s=timeout_s, headers=headers)
-    try:
-        scorer = Scorer.pin(client or cast(Client, own), model_name, model_version, top_k, timeout_s, in_flight)
-        _check_classes(inputs, scorer, source)
-        tally = _Tally(inputs.n, on_progress)
-        metadata = {"convoy.model_name": model_name, "convoy.model_version": scorer.version}
-        schema = make_schema(with_true_label=labels_from_folders, metadata=metadata)
-        with TableFile(out, schema) as table, closing(_in_order(inputs, scorer, in_flight)) as batches:
-            for batch in batches:
-                tally.add(batch)
-                table.add(batch.rows)
-    finally:
-        if own is not None:
-            own.close()  # of a run that was interrupted, this ends the calls under way too
-    duration_s = time.monotonic() - started
-    return ScoreSummary(
-        model_name=model_name,
-        model_version=scorer.version,
-        model_sha256=scorer.digest,
-        source=str(source),
-        out=str(out),
-        n=tally.done,
-        n_scored=tally.scored,
-        n_failed=tally.done - tally.scored,
-        skipped=dict(inputs.skipped),
-        duration_s=duration_s,
-        throughput_ips=tally.scored / duration_s,
-        n_labelled=tally.labelled,
-        accuracy=tally.right / tally.labelled if tally.labelled else None,
+    return ScoreRun(
+        Options(
+            model_name=model_name,
+            source=os.fspath(source),
+            out=os.fspath(out),
+            urls=url,
+            tls=tls,
+            client=client,
+            in_process=None if in_process is None else Path(in_process),
+            model_version=model_version,
+            top_k=top_k,
+            labels_from_folders=labels_from_folders,
+            column=column,
+            label_column=label_column,
+            chunk_rows=chunk_rows,
+            rows_per_file=rows_per_file,
+            format=format,
+            in_flight=in_flight,
+            timeout_s=timeout_s,
+            patience_s=patience_s,
+            headers=headers,
+            storage_options=storage_options,
+            engine=engine,
+            workers=workers,
+            stdin=stdin,
+            on_progress=on_progress,
+        )
     )
 
 
-def _in_order(inputs: Source, scorer: Scorer, in_flight: int) -> Generator[Batch, None, None]:
-    """Score the source batch by batch, several at a time, and give them in order. No more than a few batches are ever in memory."""
-    items = inputs.items()
-    batches = iter(lambda: list(islice(items, scorer.max_batch_size)), [])
-    threads = in_flight + min(4, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="convoy-score")
-    pending: deque[Future[Batch]] = deque()
-    done = 0
-    try:
-        for batch in batches:
-            pending.append(pool.submit(scorer.score, batch))
-            if len(pending) >= 2 * threads:
-                finished = pending.popleft().result()
-                done += len(finished.rows)
-                yield finished
-        while pending:
-            finished = pending.popleft().result()
-            done += len(finished.rows)
-            yield finished
-    except ENDS_THE_RUN as error:
-        what = "the server does not let this client in any more"
-        if isinstance(error, (ModelNotFoundError, UnavailableError)):
-            what = f"version {scorer.version} is not served any more, and a table holds the answers of one version only"
-            if isinstance(error, UnavailableError):
-                what = f"no server answers, or {what}"
-        raise ScoringError(
-            f"the run stopped after {done} of {inputs.n} inputs and wrote nothing: {what}. Run the same command again when it is "
-            f"served. {error}"
-        ) from error
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # of a finished run all are done; of a broken one nobody waits
+def _identity(options: Options, source: Source, listing: Listing, backend: Backend) -> RunIdentity:
+    labels = "folders" if options.labels_from_folders else f"column {options.label_column}" if options.label_column else ""
+    return RunIdentity(
+        source=options.source,
+        source_kind=source.kind,
+        n=listing.n,
+        chunk_rows=options.chunk_rows,
+        rows_per_file=options.rows_per_file,
+        listing=tuple(listing.digests),
+        skipped=dict(listing.skipped),
+        model_name=backend.model_name,
+        model_version=backend.version,
+        model_sha256=backend.digest,
+        interface_sha256=sha256_bytes(backend.interface.to_bytes()),
+        top_k=options.top_k,
+        labels=labels,
+        column=options.column,
+        format=options.format,
+    )
 
 
-class _Tally:
-    """Counts as rows come, tells the caller, and stops a run that gets nothing but refusals."""
-
-    def __init__(self, n: int, on_progress: Callable[[int, int], None] | None) -> None:
-        self.done = self.scored = self.labelled = self.right = 0
-        self._n = n
-        self._on_progress = on_progress
-        self._refused_in_a_row = 0
-        self._tell()
-
-    def add(self, batch: Batch) -> None:
-        """Count a batch.
-
-        Raises:
-            ScoringError: It is the last of too many refused ones in a row.
-        """
-        self._refused_in_a_row = self._refused_in_a_row + 1 if batch.refused else 0
-        if batch.refused is not None and self._refused_in_a_row >= MAX_FAILED_BATCHES:
-            raise ScoringError(
-                f"the run stopped after {self.done} of {self._n} inputs and wrote nothing: the server refused {MAX_FAILED_BATCHES} "
-                f"batches one after the other. The last time: {batch.refused}"
-            ) from batch.refused
-        for row in batch.rows:
-            scored = row["error"] is None
-            self.scored += scored
-            if scored and row["true_label"] is not None:
-                self.labelled += 1
-                self.right += row["label"] == row["true_label"]
-        self.done += len(batch.rows)
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._on_progress is not None:
-            self._on_progress(self.done, self._n)
+def _without_damaged(dataset: DataSet, stored: Stored) -> Stored:
+    """What is there, without chunks that a crash of the machine has damaged: they are scored again."""
+    damaged = {chunk for chunk in stored.chunks if dataset.read_chunk(chunk) is None}
+    for chunk in damaged:
+        dataset.remove_chunk(chunk)
+    return Stored(stored.parts, stored.chunks - damaged)
 
 
-def _check_classes(inputs: Source, scorer: Scorer, source: Path) -> None:
-    unknown = [name for name in inputs.classes if name not in scorer.interface.labels]
-    if unknown:
-        raise UsageError(
-            f"{source}: the folders {', '.join(map(repr, unknown[:5]))}{' ...' if len(unknown) > 5 else ''} are no labels of model "
-            f"{scorer.model_name!r}, which knows {', '.join(map(repr, scorer.interface.labels[:12]))}"
-            f"{' ...' if len(scorer.interface.labels) > 12 else ''}. Rename them, or score without --labels-from-folders."
-        )
+def _check_labels(options: Options, source: Source, backend: Backend) -> None:
+    """See early that true labels are the model's: of labels that are none of its, no accuracy can be told."""
+    if not options.labels_from_folders:
+        return
+    known = set(backend.interface.labels)
+    found: set[str] = set()
+    for entry in source.entries():
+        if entry.true_label is not None:
+            found.add(entry.true_label)
+            if entry.true_label in known:
+                return
+        if len(found) > 1000:
+            break
+    raise UsageError(
+        f"{options.source}: none of its sub-folders is named as a class of {backend.model_name!r}: expected names such as "
+        f"{sorted(known)[:5]}, found {sorted(found)[:5]}."
+    )
+
+
+def _why(error: Exception, backend: Backend) -> str:
+    """Why a run stopped, as the beginning of a message."""
+    if isinstance(error, ModelNotFoundError):
+        return f"version {backend.version} is not served any more, and a data set holds the answers of one version only. {error}"
+    if isinstance(error, AuthenticationError):
+        return f"the server does not let this client in any more. {error}"
+    return str(error)

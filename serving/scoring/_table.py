@@ -1,11 +1,12 @@
-"""The Parquet file that a scoring run writes: its schema, and a writer that leaves it whole or not there.
+"""The rows of a data set: their schema, how they are made of answers, and how they become files.
 
-Schema, version 1 (in the file's key-value metadata as ``convoy.schema_version``). One row an input, in the source's order:
+Schema, version 2 (``convoy.schema_version`` in each Parquet file's metadata). One row an input, in the source's order:
 
 ================  ===============================  ===================================================================
 column            Arrow type                       meaning
 ================  ===============================  ===================================================================
-``source``        string                           the path relative to the source, the line of the list, or the index
+``row``           int64                            the input's place in the source, from 0
+``source``        string                           its name: the path relative to the source, FILE#ROW, SHARD:KEY, index
 ``label``         string                           the most likely class
 ``index``         int32                            its place in the model's outputs
 ``probability``   float32                          in [0, 1]
@@ -15,43 +16,150 @@ column            Arrow type                       meaning
 ``model_sha256``  string                           the digest of its ONNX file, where the server tells it
 ``latency_ms``    float32                          how long the request took in which the image travelled
 ``error``         string                           why the input has no answer; null where it was scored
-``true_label``    string                           only with labels from folders: the class that the folder names
+``true_label``    string                           the class that the source names; null where it names none
 ================  ===============================  ===================================================================
 
-A row has either ``error`` or ``label``, ``index``, ``probability`` and ``top_k``; the others of these are null.
+A row has either ``error`` or ``label``, ``index``, ``probability`` and ``top_k``; the others of these are null. In CSV ``top_k`` is
+JSON text.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Final
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
 
-from typing_extensions import Self
+import numpy as np
+import numpy.typing as npt
 
-from convoy.contract.errors import MissingDependencyError, ScoringError, UsageError
-from convoy.contract.files import sync_folder
+from convoy.contract.errors import InvalidResponseError
+from convoy.serving.scoring._arrow import import_arrow
+from convoy.serving.scoring.source import Entry
 
-if sys.platform != "win32":
-    import fcntl
+SCHEMA_VERSION: Final = "2"
+SUM_TOLERANCE: Final = 1e-3
+"""How far probabilities may sum from 1; as in the client."""
 
-SCHEMA_VERSION: Final = "1"
-ROW_GROUP_ROWS: Final = 16_384
-"""Rows that are kept in memory before they go to the file as one row group."""
-
-_ASIDE_END: Final = re.compile(r"\.[0-9a-f]{8}\.tmp")
+Format: TypeAlias = Literal["parquet", "csv", "jsonl"]
+FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv", "jsonl")
 
 
-def make_schema(*, with_true_label: bool, metadata: Mapping[str, str]) -> Any:
-    """The ``pyarrow.Schema`` of the table; ``metadata`` goes into the file beside ``convoy.schema_version``."""
+@dataclass(frozen=True)
+class Answered:
+    """What became of the inputs of one batch, whose places are 0 to n.
+
+    Attributes:
+        places: Those that were answered.
+        probabilities: Their rows: float, shape (len(places), classes).
+        latency_ms: How long the request took.
+        errors: The others, each with its reason.
+    """
+
+    places: Sequence[int]
+    probabilities: npt.NDArray[Any] | None
+    latency_ms: float
+    errors: Mapping[int, str]
+
+
+class RowMaker:
+    """Makes rows.
+
+    Args:
+        labels: The model's class names.
+        top_k: How many candidates a row lists; at most all classes.
+        model_name: The model.
+        model_version: The version that answers.
+        model_sha256: The digest of its ONNX file; None where nobody knows.
+        run: The identity of the run, for the metadata.
+    """
+
+    def __init__(
+        self, labels: tuple[str, ...], top_k: int, model_name: str, model_version: str, model_sha256: str | None, run: str
+    ) -> None:
+        arrow = import_arrow()
+        self._labels = arrow.array(labels, arrow.string())
+        self._n_classes = len(labels)
+        self._k = min(top_k, len(labels))
+        self._model = (model_name, model_version, model_sha256)
+        metadata = {"convoy.schema_version": SCHEMA_VERSION, "convoy.run": run}
+        self.schema = make_schema({**metadata, "convoy.model_name": model_name, "convoy.model_version": model_version})
+
+    def check(self, probabilities: npt.NDArray[Any], n: int) -> None:
+        """Make sure that an answer is a distribution over the classes for each of ``n`` images.
+
+        Raises:
+            InvalidResponseError: It is not.
+        """
+        if probabilities.shape != (n, self._n_classes) or probabilities.dtype.kind != "f":
+            raise InvalidResponseError(
+                f"expected probabilities of shape {(n, self._n_classes)} in floating point, found {probabilities.shape} "
+                f"{probabilities.dtype}."
+            )
+        sums = probabilities.sum(axis=1, dtype=np.float64)
+        # Stated as what is right, so that a NaN can not slip through.
+        right = (probabilities >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+        if not right.all():
+            row = int(np.flatnonzero(~right)[0])
+            raise InvalidResponseError(
+                f"expected probabilities from 0 that sum to 1 (within {SUM_TOLERANCE:g}), found a row that sums to "
+                f"{sums[row]:.6g}; {int((~right).sum())} of {n} are wrong."
+            )
+
+    def rows(self, start: int, entries: Sequence[Entry], answered: Answered) -> Any:
+        """The ``pyarrow.RecordBatch`` of a batch.
+
+        Args:
+            start: The place of its first input in the source.
+            entries: Its inputs.
+            answered: What became of them.
+        """
+        arrow = import_arrow()
+        n = len(entries)
+        columns: list[Any] = [
+            arrow.array(np.arange(start, start + n, dtype=np.int64)),
+            arrow.array([entry.key for entry in entries], arrow.string()),
+        ]
+        columns += self._answers(n, answered)
+        columns += [_constant(value, n) for value in self._model]
+        scored = np.zeros(n, bool)
+        scored[np.asarray(answered.places, np.int64)] = True
+        columns.append(arrow.array(np.full(n, answered.latency_ms, np.float32), mask=~scored))
+        columns.append(arrow.array([answered.errors.get(place) for place in range(n)], arrow.string()))
+        columns.append(arrow.array([entry.true_label for entry in entries], arrow.string()))
+        return arrow.RecordBatch.from_arrays(columns, schema=self.schema)
+
+    def _answers(self, n: int, answered: Answered) -> list[Any]:
+        """Label, index, probability, top_k."""
+        arrow = import_arrow()
+        k, m = self._k, len(answered.places)
+        if m == 0 or answered.probabilities is None:
+            return [arrow.nulls(n, self.schema.field(name).type) for name in ("label", "index", "probability", "top_k")]
+        probabilities = np.asarray(answered.probabilities, np.float32)
+        # A stable sort: of equally likely classes the first one comes first, on every machine.
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k].astype(np.int32)
+        likeliest = np.take_along_axis(probabilities, order, axis=1)
+        at = np.full(n, -1, np.int64)
+        at[np.asarray(answered.places, np.int64)] = np.arange(m)
+        missing = at < 0
+        take = arrow.array(at, mask=missing)
+        candidates = arrow.StructArray.from_arrays(
+            [self._labels.take(arrow.array(order.reshape(-1))), arrow.array(likeliest.reshape(-1))],
+            fields=list(self.schema.field("top_k").type.value_type),
+        )
+        offsets = arrow.array(np.arange(0, (m + 1) * k, k, dtype=np.int32))
+        top_k = arrow.ListArray.from_arrays(offsets, candidates, type=self.schema.field("top_k").type)
+        first = arrow.array(np.ascontiguousarray(order[:, 0])).take(take)
+        return [self._labels.take(first), first, arrow.array(np.ascontiguousarray(likeliest[:, 0])).take(take), top_k.take(take)]
+
+
+def make_schema(metadata: Mapping[str, str]) -> Any:
+    """The ``pyarrow.Schema`` of the table."""
     arrow = import_arrow()
     candidate = arrow.struct([arrow.field("label", arrow.string(), False), arrow.field("probability", arrow.float32(), False)])
     fields = [
+        arrow.field("row", arrow.int64(), False),
         arrow.field("source", arrow.string(), False),
         arrow.field("label", arrow.string()),
         arrow.field("index", arrow.int32()),
@@ -62,175 +170,56 @@ def make_schema(*, with_true_label: bool, metadata: Mapping[str, str]) -> Any:
         arrow.field("model_sha256", arrow.string()),
         arrow.field("latency_ms", arrow.float32()),
         arrow.field("error", arrow.string()),
+        arrow.field("true_label", arrow.string()),
     ]
-    if with_true_label:
-        fields.append(arrow.field("true_label", arrow.string()))
-    return arrow.schema(fields, {"convoy.schema_version": SCHEMA_VERSION, **metadata})
+    return arrow.schema(fields, dict(metadata))
 
 
-def import_arrow() -> Any:
-    """``pyarrow``, with its Parquet part.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"scoring writes Parquet and needs pyarrow, which cannot be imported ({error}). "
-            "Install it: pip install '.[score]' in Convoy's folder"
-        ) from error
-    return pyarrow
+def to_staged(table: Any) -> bytes:
+    """A chunk's rows as the bytes that are kept until its file is full: Arrow's own format."""
+    arrow = import_arrow()
+    sink = io.BytesIO()
+    with arrow.ipc.new_file(sink, table.schema, options=arrow.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
 
 
-def check_out(out: Path, *, force: bool) -> None:
-    """See early that the table can be written where it shall be.
-
-    Raises:
-        UsageError: It has another name than a Parquet file, its folder is not there, it is a folder, or a file that is there and
-            ``force`` is not given.
-    """
-    if out.is_dir():
-        raise UsageError(f"{out}: expected the name of a Parquet file to write, found a folder.")
-    if out.suffix.lower() not in (".parquet", ".pq"):
-        raise UsageError(f"{out}: a Parquet table is written, in no other format: expected a name that ends in .parquet or .pq.")
-    if not out.parent.is_dir():
-        raise UsageError(f"{out}: the folder {out.parent} does not exist; make it first.")
-    if not os.access(out.parent, os.W_OK):
-        raise UsageError(f"{out}: the folder {out.parent} cannot be written to.")
-    if out.exists() and not force:
-        raise UsageError(f"{out}: a file is there already. Give another name, or --force to replace it.")
+def from_staged(data: bytes) -> Any:
+    """The rows behind ``to_staged``; raises ``pyarrow.ArrowInvalid`` where there are none."""
+    return import_arrow().ipc.open_file(import_arrow().BufferReader(data)).read_all()
 
 
-def remove_leftovers(out: Path) -> None:
-    """Remove what killed runs into ``out`` left aside. A run that lives holds a lock on its file, which so stays."""
-    for left in out.parent.iterdir():
-        if not (left.name.startswith(f".{out.name}.") and _ASIDE_END.fullmatch(left.name[len(out.name) + 1 :])):
-            continue
-        try:
-            with left.open("r+b") as file:
-                if _locked(file, wait=False):
-                    left.unlink()
-        except OSError:  # somebody else's, or gone meanwhile: it is in nobody's way
-            continue
+def to_file(table: Any, form: Format) -> bytes:
+    """Rows as a file of a data set."""
+    arrow = import_arrow()
+    sink = io.BytesIO()
+    if form == "parquet":
+        arrow.parquet.write_table(table, sink, compression="zstd")
+    elif form == "csv":
+        column = table.schema.get_field_index("top_k")
+        texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in table.column(column).to_pylist()]
+        arrow.csv.write_csv(table.set_column(column, "top_k", arrow.array(texts, arrow.string())), sink)
+    else:
+        sink.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()).encode())
+    return sink.getvalue()
 
 
-def _open_aside(out: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside ``out``, locked as long as it is open."""
-    while True:
-        aside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
-        file = aside.open("xb")
-        try:
-            _locked(file, wait=True)  # where the file system has no locks nobody gets one, and nothing is ever taken for a leftover
-            if aside.exists():  # else another run has taken it for a leftover, between the two lines above
-                return aside, file
-        except BaseException:
-            file.close()
-            aside.unlink(missing_ok=True)
-            raise
-        file.close()
+def from_file(data: bytes, form: Format, schema: Any) -> Any:
+    """The rows behind ``to_file``; raises ``pyarrow.ArrowInvalid`` or ValueError where there are none."""
+    arrow = import_arrow()
+    if form == "parquet":
+        return arrow.parquet.read_table(arrow.BufferReader(data))
+    if form == "csv":
+        types = {field.name: arrow.string() if field.name == "top_k" else field.type for field in schema}
+        options = arrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False)
+        parsed = arrow.csv.ParseOptions(newlines_in_values=True)
+        table = arrow.csv.read_csv(arrow.BufferReader(data), parse_options=parsed, convert_options=options)
+        column = table.schema.get_field_index("top_k")
+        values = [None if text is None else json.loads(text) for text in table.column(column).to_pylist()]
+        return table.set_column(column, schema.field("top_k"), arrow.array(values, schema.field("top_k").type)).cast(schema)
+    return arrow.Table.from_pylist([json.loads(line) for line in data.decode().splitlines()], schema)
 
 
-def _locked(file: BinaryIO, *, wait: bool) -> bool:
-    """Lock an open file, and say whether that was possible; closing it unlocks it."""
-    if sys.platform == "win32":
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-class TableFile:
-    """A Parquet file under way, written aside. Leaving the context renames it into place; an exception removes it.
-
-    Args:
-        out: Where it shall stand.
-        schema: Its schema.
-
-    Raises:
-        ScoringError: The disk refuses it (full, say). Nothing half-written stays behind.
-    """
-
-    def __init__(self, out: Path, schema: Any) -> None:
-        self._out = out
-        self._schema = schema
-        self._aside = out  # until __enter__ has made one
-        self._rows: list[dict[str, Any]] = []
-        self._file: BinaryIO | None = None
-        self._writer: Any = None
-
-    def __enter__(self) -> Self:
-        arrow = import_arrow()
-        try:
-            remove_leftovers(self._out)
-            self._aside, self._file = _open_aside(self._out)
-            self._writer = arrow.parquet.ParquetWriter(self._file, self._schema, compression="zstd")
-        except BaseException as error:
-            self._discard()
-            raise self._explained(error) from error
-        return self
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows; every ``ROW_GROUP_ROWS`` rows one row group goes to the file."""
-        self._rows += rows
-        if len(self._rows) >= ROW_GROUP_ROWS:
-            self._flush()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            if error is None:
-                self._commit()
-        except OSError as failed:
-            raise self._explained(failed) from failed
-        finally:
-            self._discard()  # of a file in place nothing is left to discard
-
-    def _flush(self) -> None:
-        try:
-            self._writer.write_table(import_arrow().Table.from_pylist(self._rows, self._schema))
-        except OSError as error:
-            raise self._explained(error) from error
-        self._rows = []
-
-    def _commit(self) -> None:
-        if self._rows:
-            self._flush()
-        self._writer.close()
-        self._writer = None
-        assert self._file is not None
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        if sys.platform == "win32":
-            self._file.close()  # Windows renames no open file
-        self._aside.replace(self._out)  # elsewhere under the lock, or another run could take it for a leftover
-        sync_folder(self._out.parent)
-
-    def _discard(self) -> None:
-        writer, file = self._writer, self._file
-        self._writer = self._file = None
-        try:
-            if writer is not None:
-                writer.close()  # writes a footer, which a full disk refuses again
-        except OSError:
-            pass
-        finally:
-            try:
-                if file is not None:
-                    file.close()
-            except OSError:
-                pass
-            finally:
-                if self._aside != self._out:
-                    self._aside.unlink(missing_ok=True)
-
-    def _explained(self, error: BaseException) -> BaseException:
-        if not isinstance(error, OSError):
-            return error
-        return ScoringError(
-            f"{self._out}: cannot be written: {error.strerror or error}. Nothing half-written was kept; make room or name another "
-            "place, and run the same command again."
-        )
+def _constant(value: str | None, n: int) -> Any:
+    arrow = import_arrow()
+    return arrow.nulls(n, arrow.string()) if value is None else arrow.repeat(arrow.scalar(value), n)

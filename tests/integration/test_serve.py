@@ -82,6 +82,8 @@ def serve(tmp_path: Path, temporary: Path) -> Iterator[Serve]:
         process.wait(20)
         if process.stdout is not None:
             process.stdout.close()
+    if started:
+        print((tmp_path / "stderr").read_text())  # noqa: T201  # shown where the test has failed
 
 
 def introduction(process: subprocess.Popen[str]) -> str:

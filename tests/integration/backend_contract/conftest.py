@@ -90,6 +90,22 @@ def wire(contracted: Contracted) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def refuses_rows(wire: Any) -> Callable[..., None]:
+    """Makes sure that the server refuses so many rows in one request; Convoy's client would send them in several."""
+    from tritonclient import grpc
+    from tritonclient.utils import InferenceServerException
+
+    def check(model_name: str, array: Any) -> None:
+        tensor = grpc.InferInput("x", list(array.shape), "FP32")
+        tensor.set_data_from_numpy(array)
+        with pytest.raises(InferenceServerException) as refusal:
+            wire.infer(model_name, [tensor])
+        assert "INVALID_ARGUMENT" in str(refusal.value.status())
+
+    return check
+
+
+@pytest.fixture(scope="session")
 def ours(contracted: Contracted) -> Contracted:
     """The server, where it is Convoy's and on this machine."""
     if not contracted.is_ours:

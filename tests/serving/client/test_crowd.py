@@ -167,7 +167,7 @@ async def test_who_is_cancelled_counts_no_more(fake: FakeTransport) -> None:
         for _ in range(3):
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(client.infer("m", row(1)), 0.01)
-        assert not any(client._inferences._under_way.values())
+        assert not client._models.of(("m", "")).under_way
 
 
 async def test_an_output_without_rows_is_not_shared() -> None:

@@ -20,6 +20,7 @@ from convoy.serving.client._call import Call, Infer
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import failure
 from convoy.serving.client._request_id import RequestIds
+from convoy.serving.client._signature import Signature
 from convoy.serving.client.testing import AsyncFakeTransport, FakeTransport
 
 X = np.ones((1, 2), np.float32)
@@ -55,7 +56,7 @@ def test_the_id_stays_the_same_over_retries_and_over_servers(fake: FakeTransport
         client.metadata("echo")
         for server in (fake, other):
             server.failures.append(UnavailableError("not now"))
-        client._models._metadata[("echo", "")] = client.metadata("echo", timeout_s=5)
+        client._models.of(("echo", "")).signature = Signature(client.metadata("echo", timeout_s=5))
         for server in (fake, other):
             server.calls.clear()
             server.failures.append(OverloadedError("full"))

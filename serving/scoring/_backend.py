@@ -1,0 +1,291 @@
+"""Who answers: one version of a model, on servers or in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from convoy.contract.errors import (
+    ClientError,
+    InvalidResponseError,
+    MissingDependencyError,
+    OverloadedError,
+    RepositoryError,
+    ScoringError,
+    UnavailableError,
+    UsageError,
+)
+from convoy.contract.manifest import DIGEST_PARAMETER, INPUT_NAME, PROBABILITIES_NAME, ModelInterface
+from convoy.serving.client import Client
+from convoy.serving.client._window import Window
+
+MOST_BYTES: Final = 16 << 20
+"""Of pixels in a request."""
+
+_CUDA: Final = "CUDAExecutionProvider"
+_GPUS: Final = Path("/proc/driver/nvidia/gpus")
+_PAUSE_S: Final = 0.2
+_LONGEST_PAUSE_S: Final = 2.0
+
+
+class Backend(Protocol):
+    """One version of one model. Safe under threads.
+
+    Attributes:
+        where: For messages.
+        model_name: The model.
+        version: The version.
+        digest: The digest of its ONNX file; None where nobody tells.
+        interface: Labels, image rule, tensors.
+        batch_rows: Images in a request.
+    """
+
+    where: str
+    model_name: str
+    version: str
+    digest: str | None
+    interface: ModelInterface
+    batch_rows: int
+
+    def infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:
+        """Probabilities (n, classes) of images (n, height, width, channels), and how long they took, in milliseconds.
+
+        Raises:
+            ClientError: There are none.
+        """
+        ...
+
+    def check(self) -> None:
+        """Make sure that what answers is still what the run began with.
+
+        Raises:
+            ScoringError: It is not.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class Gate:
+    """Lets as many requests be under way as the server has use for; see ``Window``."""
+
+    def __init__(self, most: int) -> None:
+        self._window = Window(most)
+        self._n = 0
+        self._free = threading.Condition()
+
+    def enter(self) -> None:
+        """Wait for room."""
+        with self._free:
+            while self._n >= self._window.limit:
+                self._free.wait()
+            self._n += 1
+
+    def leave(self, seconds: float | None, rows: int, *, refused: bool = False) -> None:
+        """A request has ended: after ``seconds`` where it was answered."""
+        with self._free:
+            self._n -= 1
+            if refused:
+                self._window.refused()
+            elif seconds is not None:
+                self._window.answered(seconds, rows)
+            self._free.notify_all()
+
+
+@dataclass
+class Served:
+    """A model on servers; see ``Backend``. Servers that go away for a moment are waited for."""
+
+    where: str
+    model_name: str
+    version: str
+    digest: str | None
+    interface: ModelInterface
+    batch_rows: int
+    client: Client
+    timeout_s: float
+    patience_s: float
+    gate: Gate
+    own: bool
+    stopped: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def pin(
+        cls,
+        client: Client,
+        model_name: str,
+        model_version: str,
+        *,
+        timeout_s: float,
+        patience_s: float,
+        in_flight: int,
+        own: bool,
+    ) -> Served:
+        """See that the server answers, and with which version; ask for that one by name from then on.
+
+        Raises:
+            ClientError: The server or the model does not answer.
+            ScoringError: The server does not say which version answered.
+        """
+        interface = client.interface(model_name, model_version, timeout_s=timeout_s)
+        blank = np.zeros((1, *interface.image.dims), np.uint8)
+        version = client.classify(model_name, blank, model_version=model_version, timeout_s=timeout_s)[0].model_version
+        if not version:
+            raise ScoringError(
+                f"{client.url}: model {model_name!r}: the server does not say which version answers: none can be pinned."
+            )
+        config = client.config(model_name, version, timeout_s=timeout_s)
+        interface = client.interface(model_name, version, timeout_s=timeout_s)
+        rows = min(max(1, int(config.get("max_batch_size") or 1)), max(1, MOST_BYTES // prod(interface.image.dims)))
+        digest = _digest_in(config)
+        gate = Gate(in_flight)
+        return cls(client.url, model_name, version, digest, interface, rows, client, timeout_s, patience_s, gate, own)
+
+    def infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:
+        """See ``Backend``. The time is that of the try that succeeded."""
+        self.gate.enter()
+        seconds: float | None = None
+        refused = False
+        until = time.monotonic() + self.patience_s
+        pause_s = _PAUSE_S
+        try:
+            while True:
+                began = time.monotonic()
+                try:
+                    answer = self.client.infer(
+                        self.model_name,
+                        {INPUT_NAME: pixels},
+                        outputs=[PROBABILITIES_NAME],
+                        model_version=self.version,
+                        timeout_s=self.timeout_s,
+                    )
+                except (UnavailableError, OverloadedError) as error:
+                    refused = isinstance(error, OverloadedError)
+                    if time.monotonic() >= until or self.stopped():
+                        raise
+                    time.sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    continue
+                seconds = time.monotonic() - began
+                if answer.model_version != self.version:
+                    raise InvalidResponseError(
+                        f"{self.where}: expected an answer of version {self.version}, found one of {answer.model_version!r}."
+                    )
+                return answer[PROBABILITIES_NAME], seconds * 1000
+        finally:
+            self.gate.leave(seconds, len(pixels), refused=refused)
+
+    def check(self) -> None:
+        """See ``Backend``: a version's file does not change under its number, unless somebody overwrites it."""
+        until = time.monotonic() + self.patience_s
+        while True:
+            try:
+                digest = _digest_in(self.client.config(self.model_name, self.version, timeout_s=self.timeout_s))
+                break
+            except (UnavailableError, OverloadedError):
+                if time.monotonic() >= until or self.stopped():
+                    raise
+                time.sleep(_PAUSE_S)
+        if digest != self.digest:
+            raise ScoringError(
+                f"{self.where}: model {self.model_name!r} version {self.version} was replaced during the run: its file had the "
+                f"digest {self.digest}, and now has {digest}. A data set holds the answers of one model only: score anew in "
+                "another place."
+            )
+
+    def close(self) -> None:
+        """See ``Backend``."""
+        if self.own:
+            self.client.close()
+
+
+@dataclass
+class InProcess:
+    """A model of a repository in ONNX Runtime, in this process; see ``Backend``."""
+
+    where: str
+    model_name: str
+    version: str
+    digest: str | None
+    interface: ModelInterface
+    batch_rows: int
+    session: Any
+
+    @classmethod
+    def load(cls, repository: Path, model_name: str, model_version: str) -> InProcess:
+        """Load a version from a repository that ``convoy deploy`` wrote.
+
+        Args:
+            repository: The repository's folder.
+            model_name: The model.
+            model_version: The version; the highest number where it is empty, as Triton serves it.
+
+        Raises:
+            MissingDependencyError: ONNX Runtime is not installed.
+            UsageError: There is no such version.
+            ContractError: The version's files are damaged.
+        """
+        from convoy.contract.bundle import Bundle
+
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"--in-process needs ONNX Runtime, which cannot be imported ({error}). Install it: pip install '.[serve]'"
+            ) from error
+        folder = repository / model_name
+        versions = (
+            sorted((int(path.name) for path in folder.iterdir() if path.name.isdigit()), reverse=True) if folder.is_dir() else []
+        )
+        if not versions:
+            raise UsageError(
+                f"{folder}: expected a model that `convoy deploy` wrote, found none. --repository names the repository."
+            )
+        version = model_version or str(versions[0])
+        if not version.isdigit() or int(version) not in versions:
+            raise UsageError(f"{folder}: expected one of the versions {versions}, found {version}.")
+        bundle = Bundle.open(folder / version)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        providers = ["CPUExecutionProvider"]
+        if _GPUS.is_dir() and _CUDA in onnxruntime.get_available_providers():
+            onnxruntime.preload_dlls()  # CUDA and cuDNN from the nvidia-* wheels, where they are installed
+            providers.insert(0, _CUDA)
+        try:
+            session = onnxruntime.InferenceSession(str(folder / version / "model.onnx"), options, providers=providers)
+        except Exception as error:  # whatever ONNX Runtime raises
+            raise RepositoryError(f"{folder / version}: ONNX Runtime cannot load the model: {error}") from error
+        manifest = bundle.manifest
+        rows = min(manifest.max_batch_size, max(1, MOST_BYTES // prod(manifest.image.dims)))
+        return cls(f"{folder}", model_name, version, manifest.model_sha256, manifest.interface, rows, session)
+
+    def infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:
+        """See ``Backend``."""
+        began = time.monotonic()
+        try:
+            (probabilities,) = self.session.run([PROBABILITIES_NAME], {INPUT_NAME: np.ascontiguousarray(pixels)})
+        except Exception as error:  # whatever ONNX Runtime raises
+            raise ClientError(f"{self.where}: ONNX Runtime failed: {error}") from error
+        return probabilities, (time.monotonic() - began) * 1000
+
+    def check(self) -> None:
+        """See ``Backend``: what is loaded does not change."""
+
+    def close(self) -> None:
+        """See ``Backend``."""
+        self.session = None
+
+
+def _digest_in(config: dict[str, Any]) -> str | None:
+    parameter = (config.get("parameters") or {}).get(DIGEST_PARAMETER, {})
+    return parameter.get("string_value") or None

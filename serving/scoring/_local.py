@@ -1,0 +1,98 @@
+"""The engine of one machine: threads that read, decode and ask, several batches at once, with bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Final
+
+from convoy.contract.errors import ScoringError
+from convoy.serving.scoring._arrow import import_arrow
+from convoy.serving.scoring._listing import Listing
+from convoy.serving.scoring._scorer import Rows, Scorer
+
+MOST_REFUSED: Final = 8
+"""So many batches refused one after the other stop a run: the server is sick, and a table of nothing but errors helps nobody."""
+
+MOST_BYTES_AHEAD: Final = 256 << 20
+"""Of pixels that are read and not answered yet."""
+
+
+@dataclass
+class _Chunk:
+    number: int
+    start: int
+    left: int
+    batches: dict[int, Any] = field(default_factory=dict)
+
+
+def score_chunks(
+    scorer: Scorer,
+    listing: Listing,
+    chunks: Sequence[int],
+    *,
+    in_flight: int,
+    stopped: Callable[[], bool],
+    done: Callable[[Rows], None],
+) -> Iterator[tuple[int, Any]]:
+    """Score chunks; gives each with its ``pyarrow.Table`` as soon as it is whole.
+
+    Args:
+        scorer: Scores batches.
+        listing: The inputs.
+        chunks: Which chunks.
+        in_flight: The most requests under way.
+        stopped: Whether no further chunk shall be begun.
+        done: Told of each batch.
+
+    Raises:
+        ClientError: The run cannot go on.
+        ScoringError: The server refuses everything.
+    """
+    rows_a_batch = scorer.backend.batch_rows
+    most_ahead = max(2, MOST_BYTES_AHEAD // (rows_a_batch * prod(scorer.backend.interface.image.dims)))
+    n_threads = min(most_ahead, in_flight + min(4, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(n_threads, thread_name_prefix="convoy-score")
+    under_way: dict[Future[Rows], tuple[_Chunk, int]] = {}
+    tasks = _tasks(listing, chunks, rows_a_batch, stopped)
+    n_refused = 0
+    try:
+        while True:
+            while len(under_way) < n_threads and (task := next(tasks, None)) is not None:
+                chunk, start, entries = task
+                under_way[pool.submit(scorer.score, start, entries)] = (chunk, start)
+            if not under_way:
+                return
+            finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
+            for future in finished:
+                chunk, start = under_way.pop(future)
+                rows = future.result()
+                n_refused = n_refused + 1 if rows.refused is not None else 0
+                if rows.refused is not None and n_refused >= MOST_REFUSED:
+                    raise ScoringError(
+                        f"the server refused {MOST_REFUSED} batches one after the other. The last time: {rows.refused}"
+                    ) from rows.refused
+                done(rows)
+                chunk.batches[start] = rows.batch
+                chunk.left -= rows.batch.num_rows
+                if not chunk.left:
+                    ordered = [chunk.batches[start] for start in sorted(chunk.batches)]
+                    yield chunk.number, import_arrow().Table.from_batches(ordered, scorer.maker.schema).combine_chunks()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # of a finished run all are done; of a broken one nobody waits
+
+
+def _tasks(
+    listing: Listing, chunks: Sequence[int], rows_a_batch: int, stopped: Callable[[], bool]
+) -> Iterator[tuple[_Chunk, int, Any]]:
+    for number in chunks:
+        if stopped():
+            return
+        entries = listing.chunk(number)
+        start = number * listing.chunk_rows
+        chunk = _Chunk(number, start, len(entries))
+        for i in range(0, len(entries), rows_a_batch):
+            yield chunk, start + i, entries[i : i + rows_a_batch]
