@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import math
 import ssl
+import threading
 import time
 import zlib
 from typing import Any, Final
@@ -26,6 +28,7 @@ from convoy.contract.errors import (
 )
 from convoy.serving.client._call import (
     Call,
+    Infer,
     ListModels,
     LoadModel,
     ModelReady,
@@ -46,6 +49,9 @@ from convoy.serving.client._transport import Options
 _NOT_READY = (400, 404, 503)
 
 _OK: Final = 200
+_GZIP_WINDOW: Final = 31  # zlib's number for a gzip header
+_MOST_TENSOR_BYTES: Final = (2 << 30) - 1
+_MOST_DOCUMENT_BYTES: Final = 64 << 20
 _GZIP_LEVEL: Final = 1  # the quickest, which is most of what there is to be had
 _KEEP_ALIVE_S: Final = 5.0  # a connection that is idle for longer is closed: servers and what lies between close theirs, too
 
@@ -71,7 +77,8 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint, options: Options) -> None:
         self._endpoint = endpoint
         self._outgoing = _Outgoing(endpoint, options)
-        self._pool = httpcore.ConnectionPool(**_arguments(endpoint, options))
+        self._clock = _Clock()
+        self._pool = httpcore.ConnectionPool(**_arguments(endpoint, options), network_backend=_TimedBackend(self._clock))
         self._dialect = Dialect()
 
     def send(self, call: Call[R], timeout_s: float) -> R:
@@ -96,18 +103,19 @@ class HttpTransport:
     def _exchange(self, exchange: Exchange[R], deadline: float) -> R:
         call, timeout_s = exchange.call, _left_s(deadline, self._endpoint, exchange.call)
         request = self._outgoing.request(exchange, timeout_s)
+        self._clock.until_s = deadline
+        body = _Body(call, self._endpoint)
         try:
             with self._pool.stream(**request) as response:
-                body = bytearray()
                 for chunk in response.iter_stream():
-                    body += chunk
-                    # the timeout is for each read; a server that drips bytes must not hold the call for ever
-                    if time.monotonic() > deadline:
-                        found = f"{len(body)} bytes of the answer came"
-                        raise failure(DeadlineExceededError, self._endpoint, call, found)
+                    body.add(chunk)
         except _ERRORS as error:
             raise self._outgoing.translated(error, call) from error
-        return _decoded(call, response, bytes(body), self._endpoint)
+        try:
+            return _decoded(call, response, body.data, self._endpoint)
+        except InvalidResponseError:
+            response.extensions["network_stream"].close()  # what comes next on it may be no answer either
+            raise
 
     def close(self) -> None:
         """See ``Transport.close``."""
@@ -151,22 +159,135 @@ class AsyncHttpTransport:
     async def _exchange(self, exchange: Exchange[R], deadline: float) -> R:
         call, timeout_s = exchange.call, _left_s(deadline, self._endpoint, exchange.call)
         request = self._outgoing.request(exchange, timeout_s)
+        body = _Body(call, self._endpoint)
         try:
             with anyio.fail_after(timeout_s):
                 async with self._pool.stream(**request) as response:
-                    await response.aread()
+                    async for chunk in response.aiter_stream():
+                        body.add(chunk)
                     # In a task of its own: were it cancelled, httpcore would take the connection for busy for ever, and keep it.
                     await asyncio.shield(asyncio.ensure_future(response.aclose()))
         except TimeoutError as error:
             raise failure(DeadlineExceededError, self._endpoint, call, "the server is silent") from error
         except _ERRORS as error:
             raise self._outgoing.translated(error, call) from error
-        return _decoded(call, response, response.content, self._endpoint)
+        try:
+            return _decoded(call, response, body.data, self._endpoint)
+        except InvalidResponseError:
+            await response.extensions["network_stream"].aclose()  # what comes next on it may be no answer either
+            raise
 
     async def close(self) -> None:
         """See ``Transport.close``."""
         self._outgoing.closed = True
         await self._pool.aclose()
+
+
+class _Clock(threading.local):
+    """Until when what this thread waits for is of use.
+
+    Attributes:
+        until_s: On the monotonic clock.
+    """
+
+    until_s = math.inf
+
+    def left_s(self, most_s: float | None, late: type[Exception]) -> float:
+        """How long the next step may take.
+
+        Args:
+            most_s: What the step was given.
+            late: Is raised where nothing is left.
+        """
+        left_s = self.until_s - time.monotonic()
+        if left_s <= 0:
+            raise late("the call's time is over")
+        return left_s if most_s is None else min(most_s, left_s)
+
+
+class _TimedBackend(httpcore.SyncBackend):
+    """Opens connections on which no step outlasts the call, however many steps there are: httpcore gives each all of the time.
+
+    A server that drips its answer, or takes a request by drops, would hold a call for ever.
+    """
+
+    def __init__(self, clock: _Clock) -> None:
+        self._clock = clock
+
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        """See ``httpcore.NetworkBackend``."""
+        return _TimedStream(super().connect_tcp(*args, **options), self._clock)
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection whose steps end with the call that they are part of."""
+
+    def __init__(self, stream: httpcore.NetworkStream, clock: _Clock) -> None:
+        self._stream = stream
+        self._clock = clock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """See ``httpcore.NetworkStream``."""
+        return self._stream.read(max_bytes, self._clock.left_s(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """See ``httpcore.NetworkStream``."""
+        connection = self._stream.get_extra_info("socket")
+        left = memoryview(buffer)
+        try:
+            while left:
+                connection.settimeout(self._clock.left_s(timeout, httpcore.WriteTimeout))
+                left = left[connection.send(left) :]
+        except TimeoutError as error:
+            raise httpcore.WriteTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.WriteError(str(error)) from error
+
+    def close(self) -> None:
+        """See ``httpcore.NetworkStream``."""
+        self._stream.close()
+
+    def start_tls(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        """See ``httpcore.NetworkStream``."""
+        return _TimedStream(self._stream.start_tls(*args, **options), self._clock)
+
+    def get_extra_info(self, info: str) -> Any:
+        """See ``httpcore.NetworkStream``."""
+        return self._stream.get_extra_info(info)
+
+
+class _Body:
+    """The body of an answer, as it comes, and no more of it than an answer may have.
+
+    Args:
+        call: What was asked.
+        endpoint: Who answers.
+    """
+
+    def __init__(self, call: Call[Any], endpoint: Endpoint) -> None:
+        self._call, self._endpoint = call, endpoint
+        self._data = bytearray()
+
+    @property
+    def data(self) -> bytes:
+        """What has come."""
+        return bytes(self._data)
+
+    def add(self, chunk: bytes) -> None:
+        """Take in what comes next.
+
+        Raises:
+            InvalidResponseError: It is too much.
+        """
+        self._data += chunk
+        if len(self._data) > (most := _most_bytes(self._call)):
+            found = f"expected at most {most >> 20} MiB, found more"
+            raise failure(InvalidResponseError, self._endpoint, self._call, found)
+
+
+def _most_bytes(call: Call[Any]) -> int:
+    """How long an answer may be: that to an inference as long as gRPC's may be, any other as no document is."""
+    return _MOST_TENSOR_BYTES if isinstance(call, Infer) else _MOST_DOCUMENT_BYTES
 
 
 class _AsyncPool(httpcore.AsyncConnectionPool):
@@ -318,10 +439,7 @@ def _decoded(call: Call[R], response: httpcore.Response, body: bytes, endpoint: 
     status = response.status
     headers = {name.lower().decode("latin-1"): value.decode("latin-1") for name, value in response.headers}
     if headers.get("content-encoding") == "gzip":
-        try:
-            body = gzip.decompress(body)
-        except (OSError, EOFError, zlib.error) as error:
-            raise failure(InvalidResponseError, endpoint, call, f"expected a body in gzip, found other bytes: {error}") from error
+        body = _unzipped(body, call, endpoint)
     if isinstance(call, (ServerLive, ServerReady, ModelReady)) and status in _NOT_READY:
         return False  # type: ignore[return-value]  # R is bool for these
     if status != _OK:
@@ -333,3 +451,15 @@ def _decoded(call: Call[R], response: httpcore.Response, body: bytes, endpoint: 
         return decode_response(call, body, headers)
     except InvalidResponseError as error:
         raise failure(InvalidResponseError, endpoint, call, str(error)) from error
+
+
+def _unzipped(body: bytes, call: Call[Any], endpoint: Endpoint) -> bytes:
+    unzip, most = zlib.decompressobj(_GZIP_WINDOW), _most_bytes(call)
+    try:
+        unzipped = unzip.decompress(body, most)
+    except zlib.error as error:
+        raise failure(InvalidResponseError, endpoint, call, f"expected a body in gzip, found other bytes: {error}") from error
+    if not unzip.eof:
+        found = f"more than {most >> 20} MiB" if unzip.unconsumed_tail else "one that is cut short"
+        raise failure(InvalidResponseError, endpoint, call, f"expected a body in gzip, found {found}")
+    return unzipped
