@@ -29,6 +29,7 @@ from convoy.serving.client._answer import InferResult as InferResult
 from convoy.serving.client._answer import ModelMetadata as ModelMetadata
 from convoy.serving.client._answer import ModelStatus as ModelStatus
 from convoy.serving.client._answer import Prediction as Prediction
+from convoy.serving.client._answer import ServerMetadata as ServerMetadata
 from convoy.serving.client._answer import TensorMetadata as TensorMetadata
 from convoy.serving.client._async_client import AsyncClient as AsyncClient
 from convoy.serving.client._client import Client as Client

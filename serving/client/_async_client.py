@@ -11,20 +11,20 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
     DescribeModel,
+    DescribeServer,
     ListModels,
     LoadModel,
     ReadConfig,
-    ReadStatistics,
     ServerLive,
     UnloadModel,
 )
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
-from convoy.serving.client._health import is_up, ready
+from convoy.serving.client._health import is_up, ready, statistics
 from convoy.serving.client._images import Classified, Reader
 from convoy.serving.client._line import Chunk, Line
 from convoy.serving.client._names import check_name, check_outputs, check_version
@@ -223,7 +223,12 @@ class AsyncClient(BaseClient):
     async def statistics(self, model_name: str, model_version: str = "", *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """What Triton counted of a model since it was loaded; see ``Client.statistics``."""
         with self._begin("statistics", timeout_s, model_name, model_version) as talk:
-            return await self._drive(talk.ask(ReadStatistics(check_name(model_name), check_version(model_version))))
+            return await self._drive(statistics(talk, model_name, model_version))
+
+    async def server(self, *, timeout_s: float | None = None) -> ServerMetadata:
+        """Who the server is; see ``Client.server``."""
+        with self._begin("server", timeout_s) as talk:
+            return await self._drive(talk.ask(DescribeServer()))
 
     async def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time; see ``Client.live``."""

@@ -102,6 +102,12 @@ def batches(
         # Three axes are one image with its channels last, unless they can not be, or are grey images of just the model's size.
         spec = classifier.interface.image
         grey = images.ndim == 3 and (images.shape[2] not in (1, 3, 4) or (*images.shape[1:], 1) == spec.dims)
+        if grey and images.shape[0] == spec.channels == 3:
+            _, height, width = images.shape
+            raise UsageError(
+                f"expected images with their channels last, found an array of shape {images.shape}: one image with its channels "
+                f"first? Give .transpose(1, 2, 0), shape {(height, width, 3)}; or [..., None] where these are 3 grey images."
+            )
         stacked = images.ndim == 4 or grey
         array: npt.NDArray[Any] = images if stacked else images[None]
         if grey:

@@ -16,20 +16,20 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction
+from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
     DescribeModel,
+    DescribeServer,
     ListModels,
     LoadModel,
     ReadConfig,
-    ReadStatistics,
     ServerLive,
     UnloadModel,
 )
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
-from convoy.serving.client._health import is_up, ready
+from convoy.serving.client._health import is_up, ready, statistics
 from convoy.serving.client._images import Classified, Reader
 from convoy.serving.client._line import Chunk, Line
 from convoy.serving.client._names import check_name, check_outputs, check_version
@@ -303,7 +303,16 @@ class Client(BaseClient):
             ClientError: The call failed, or the server keeps no statistics.
         """
         with self._begin("statistics", timeout_s, model_name, model_version) as talk:
-            return self._drive(talk.ask(ReadStatistics(check_name(model_name), check_version(model_version))))
+            return self._drive(statistics(talk, model_name, model_version))
+
+    def server(self, *, timeout_s: float | None = None) -> ServerMetadata:
+        """Who the server is, its version, and what it offers beyond the protocol's core; of several the one that is asked.
+
+        Raises:
+            ClientError: The call failed.
+        """
+        with self._begin("server", timeout_s) as talk:
+            return self._drive(talk.ask(DescribeServer()))
 
     def live(self, *, timeout_s: float | None = None) -> bool:
         """Whether a server answers; False where none does, or not in time, or only to say that it cannot.

@@ -19,6 +19,8 @@ from convoy.contract.errors import (
 from convoy.serving.client._call import Call, Infer
 from convoy.serving.client._endpoint import Endpoint
 
+NOT_OFFERED: Final = "the server does not offer this"
+
 GRPC_STATUS: Final[dict[str, type[ClientError]]] = {
     "CANCELLED": UnavailableError,  # we never cancel and read on: the server or a proxy went away with the call
     "UNKNOWN": ServerFailureError,

@@ -40,7 +40,7 @@ from convoy.serving.client._call import (
     UnloadModel,
 )
 from convoy.serving.client._endpoint import Endpoint
-from convoy.serving.client._failure import HTTPCORE_ERRORS, failure, of_http_status
+from convoy.serving.client._failure import HTTPCORE_ERRORS, NOT_OFFERED, failure, of_http_status
 from convoy.serving.client._http_dialect import Dialect, Exchange
 from convoy.serving.client._http_wire import HttpRequest, decode_response, encode_request, error_text
 from convoy.serving.client._transport import Options
@@ -110,7 +110,7 @@ class HttpTransport:
                 for chunk in response.iter_stream():
                     body.add(chunk)
         except _ERRORS as error:
-            raise self._outgoing.translated(error, call) from error
+            raise self._outgoing.translated(error, call, len(body)) from error
         try:
             return _decoded(call, response, body.data, self._endpoint)
         except InvalidResponseError:
@@ -273,6 +273,9 @@ class _Body:
         """What has come."""
         return bytes(self._data)
 
+    def __len__(self) -> int:
+        return len(self._data)
+
     def add(self, chunk: bytes) -> None:
         """Take in what comes next.
 
@@ -399,12 +402,13 @@ class _Outgoing:
             "extensions": {**self._extensions, "timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout_s)},
         }
 
-    def translated(self, error: Exception, call: Call[Any]) -> ClientError | UsageError:
-        """What httpcore raised, as Convoy's."""
+    def translated(self, error: Exception, call: Call[Any], n_bytes: int = 0) -> ClientError | UsageError:
+        """What httpcore raised, as Convoy's; ``n_bytes`` of the answer had come."""
         if self.closed:
             return self._closed()
         kind = UnavailableError if isinstance(error, ssl.SSLError) else HTTPCORE_ERRORS[type(error).__name__]
-        return failure(kind, self._endpoint, call, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+        found = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return failure(kind, self._endpoint, call, f"{found}; {n_bytes} bytes of the answer came" if n_bytes else found)
 
     def _closed(self) -> UsageError:
         return UsageError(f"{self._endpoint}: the client was closed while it was in use.")
@@ -445,7 +449,7 @@ def _decoded(call: Call[R], response: httpcore.Response, body: bytes, endpoint: 
     if status != _OK:
         kind, words = of_http_status(status), error_text(body)
         if kind is ModelNotFoundError and isinstance(call, _EXTENSIONS) and words.lower() in _NO_SUCH_PATH:
-            kind, words = InvalidRequestError, f"{words}: the server does not offer this"
+            kind, words = InvalidRequestError, f"{words}: {NOT_OFFERED}"
         raise failure(kind, endpoint, call, f"HTTP {status}: {words}")
     try:
         return decode_response(call, body, headers)

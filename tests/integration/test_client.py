@@ -77,8 +77,9 @@ async def test_the_server_describes_itself_alike_on_both_wires(triton: TritonSer
             assert not client.ready("tiny", "9")
             assert not client.ready("nobody")
             assert ModelStatus("tiny", "1", "READY", "") in client.models()
-            seen.append((client.metadata("tiny"), client.interface("tiny"), client.config("tiny")))
+            seen.append((client.metadata("tiny"), client.interface("tiny"), client.config("tiny"), client.server()))
         async with AsyncClient(url) as aclient:
+            assert await aclient.server() == seen[-1][3]
             assert await aclient.ready("tiny")
             assert not await aclient.ready("nobody")
     assert seen[0][0] == seen[1][0]
@@ -86,6 +87,9 @@ async def test_the_server_describes_itself_alike_on_both_wires(triton: TritonSer
     assert seen[0][1] == seen[1][1]
     assert seen[0][1].labels == ("ant", "bee", "cat")
     assert seen[0][2] == seen[1][2]
+    assert seen[0][3] == seen[1][3]
+    assert seen[0][3].name == "triton"
+    assert "binary_tensor_data" in seen[0][3].extensions
 
 
 @pytest.mark.parametrize(
@@ -105,6 +109,8 @@ def test_a_model_or_version_that_is_not_there_is_said(url: str, model_name: str,
             client.infer(model_name, {"image": images(1)}, model_version=model_version)
         with pytest.raises(error):
             client.metadata(model_name, model_version)
+        with pytest.raises(error):
+            client.statistics(model_name, model_version)
 
 
 def test_the_command_line_names_the_served_models_where_one_is_not(url: str) -> None:

@@ -303,7 +303,7 @@ def test_a_folder_is_read_without_what_training_needs(tmp_path: Path) -> None:
 
 
 def test_predict_takes_the_same_files_for_images_as_score() -> None:
-    from convoy.serving.scoring._source import IMAGE_SUFFIXES
+    from convoy.serving.scoring.source._image_file import IMAGE_SUFFIXES
 
     assert cli_images.IMAGE_SUFFIXES == IMAGE_SUFFIXES
 

@@ -364,6 +364,16 @@ def test_an_array_of_another_dtype_is_one_kind_of_error_and_says_which_dtype(
         Client(transport=fake).classify("digits", np.zeros(shape, dtype))
 
 
+def test_a_colour_image_with_its_channels_first_is_refused_and_not_taken_for_three_grey_ones(interface: Callable[..., Any]) -> None:
+    colour = FakeModel.classifier(interface(channels=3), lambda x: np.eye(3)[x[:, 0, 0, 0]])
+    client = Client(transport=FakeTransport({"digits": colour}))
+    with pytest.raises(UsageError, match=r"found an array of shape \(3, 9, 8\): one image with its channels first\?.*\(9, 8, 3\)"):
+        client.classify("digits", np.zeros((3, 9, 8), np.uint8))
+    assert len(client.classify("digits", np.zeros((3, 9, 8, 1), np.uint8))) == 3
+    assert len(client.classify("digits", np.zeros((9, 8, 3), np.uint8))) == 1
+    assert len(client.classify("digits", np.zeros((5, 9, 8), np.uint8))) == 5
+
+
 @pytest.mark.parametrize("error", [ServerFailureError, AuthenticationError, InvalidResponseError, DeadlineExceededError])
 def test_other_failures_are_raised_and_nothing_is_sent_twice(fake: FakeTransport, error: type[ClientError]) -> None:
     client = Client(transport=fake)
