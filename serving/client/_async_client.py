@@ -184,20 +184,20 @@ class AsyncClient(BaseClient):
         progress: Progress | None = None,
     ) -> InferResult:
         """Run a model on tensors; see ``Client.infer``."""
-        with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
-            outputs = check_outputs(outputs)
-            straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
-            if straight is not None:
-                try:
-                    answer: InferResult = await straight.send()
-                except ClientError as error:
-                    return await self._drive(self._inferences.failed(talk, straight, error))
-                except BaseException:
-                    self._inferences.gone(straight)
+        outputs = check_outputs(outputs)
+        express = self._express(model_name, inputs, outputs, model_version, timeout_s, request_id)
+        if express is not None:
+            try:
+                answer: InferResult = await express.send()
+            except BaseException as error:
+                express.left()
+                if not isinstance(error, ClientError):
                     raise
-                if self._inferences.arrived(straight, answer):
-                    return answer
-                return await self._drive(self._inferences.doubted(talk, straight, answer))
+                return await self._drive(self._inferences.failed(self._talk_of(express), express.attempt(), error))
+            if express.arrived(answer):
+                return answer
+            return await self._drive(self._inferences.checked(self._talk_of(express), express.call, answer))
+        with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
             chunks = await self._drive(self._tensors.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):
                 return chunks

@@ -24,6 +24,12 @@ class Audience:
         self._metrics = metrics
         self._tracing: Tracing | None = None
 
+    def is_empty(self) -> bool:
+        """Whether nobody would be told of a call that begins now."""
+        if self._metrics is not None or LOGGER.isEnabledFor(logging.DEBUG):
+            return False
+        return sys.modules.get("opentelemetry.trace") is None or _tracer_provider() is None
+
     def begin(self, method: str, model_name: str, model_version: str, request_id: str, *, lasting: bool) -> CallObserver:
         """A call of a method begins; the arguments are those of ``MethodCall``."""
         provider = _tracer_provider()

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from convoy.contract.errors import ImageError, UsageError
 from convoy.serving.client._audience import Audience
+from convoy.serving.client._datatype import Array
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._endpoint import Endpoint
+from convoy.serving.client._express import Express, ExpressWay
 from convoy.serving.client._images import Images
 from convoy.serving.client._inference import Inferences
 from convoy.serving.client._models import Models
@@ -87,6 +89,7 @@ class BaseClient:
         self._models = Models(new_signal, merge=merge)
         self._inferences = Inferences(where, self._models)
         self._tensors = Tensors(where, self._models, self._inferences)
+        self._express_way = ExpressWay(self._models, self._inferences)
         self._images = Images(where, self._models, self._inferences)
         self._closed = False
         self._audience = Audience(metrics)
@@ -139,6 +142,26 @@ class BaseClient:
         request_id = self._request_ids.new() if request_id == "" else check_request_id(request_id)
         observed = self._audience.begin(method, model_name or "", model_version, request_id, lasting=lasting)
         return Talk(self._router, deadline, request_id, observed)
+
+    def _express(
+        self,
+        model_name: str,
+        inputs: Mapping[str, Array],
+        outputs: tuple[str, ...],
+        model_version: str,
+        timeout_s: float | None,
+        request_id: str,
+    ) -> Express | None:
+        """An inference on the short way; None where it has to take the long one."""
+        if self._closed or self._pid != os.getpid() or not self._audience.is_empty():
+            return None
+        timeout_s = self._timeout_s if timeout_s is None else check_timeout(timeout_s)
+        request_id = self._request_ids.new() if request_id == "" else check_request_id(request_id)
+        return self._express_way.enter(self._router, model_name, inputs, outputs, model_version, timeout_s, request_id)
+
+    def _talk_of(self, express: Express) -> Talk:
+        """An inference that has left the short way."""
+        return Talk(self._router, Deadline(express.timeout_s, express.at_s), express.call.request_id)
 
     def _go_on(self, talk: Talk, timeout_s: float | None) -> Talk:
         """The next request of a call whose requests each have a deadline of their own."""

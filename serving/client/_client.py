@@ -248,20 +248,20 @@ class Client(BaseClient):
             InvalidRequestError: A tensor's name, datatype or shape is not the model's.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
-        with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
-            outputs = check_outputs(outputs)
-            straight = self._tensors.straight(talk, model_name, inputs, outputs, model_version)
-            if straight is not None:
-                try:
-                    answer: InferResult = straight.send()
-                except ClientError as error:
-                    return self._drive(self._inferences.failed(talk, straight, error))
-                except BaseException:
-                    self._inferences.gone(straight)
+        outputs = check_outputs(outputs)
+        express = self._express(model_name, inputs, outputs, model_version, timeout_s, request_id)
+        if express is not None:
+            try:
+                answer: InferResult = express.send()
+            except BaseException as error:
+                express.left()
+                if not isinstance(error, ClientError):
                     raise
-                if self._inferences.arrived(straight, answer):
-                    return answer
-                return self._drive(self._inferences.doubted(talk, straight, answer))
+                return self._drive(self._inferences.failed(self._talk_of(express), express.attempt(), error))
+            if express.arrived(answer):
+                return answer
+            return self._drive(self._inferences.checked(self._talk_of(express), express.call, answer))
+        with self._begin("infer", timeout_s, model_name, model_version, request_id) as talk:
             chunks = self._drive(self._tensors.infer(talk, model_name, inputs, outputs, model_version))
             if isinstance(chunks, InferResult):
                 return chunks

@@ -49,7 +49,8 @@ NUMPY_DTYPES: Final[dict[str, np.dtype[Any]]] = {
 DATATYPES: Final = (*NUMPY_DTYPES, "BF16", "BYTES")
 
 _NATIVE: Final = {datatype: dtype.newbyteorder("=") for datatype, dtype in NUMPY_DTYPES.items()}
-_PLAIN: Final = {datatype: dtype for datatype, dtype in NUMPY_DTYPES.items() if dtype.isnative and datatype != "BOOL"}
+PLAIN_DTYPES: Final = {datatype: dtype for datatype, dtype in NUMPY_DTYPES.items() if dtype.isnative and datatype != "BOOL"}
+"""Whose elements lie in an answer as they lie in memory; a byte of BOOL may be other than 0 and 1."""
 _BY_DTYPE: Final = {(dtype.kind, dtype.itemsize): datatype for datatype, dtype in NUMPY_DTYPES.items()}
 
 
@@ -96,7 +97,7 @@ def decode(data: Buffer, datatype: str, shape: Sequence[int]) -> Array:
         InvalidResponseError: The bytes are not as many as datatype and shape say, or the datatype or shape is none.
     """
     size = _size(shape)
-    plain = _PLAIN.get(datatype)
+    plain = PLAIN_DTYPES.get(datatype)
     if plain is not None and len(data) == size * plain.itemsize:  # most answers, on the way of every call
         return _shaped(np.frombuffer(bytearray(data), plain), shape)
     if datatype == "BYTES":

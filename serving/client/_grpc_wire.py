@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final, cast
 
+import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
@@ -32,7 +33,7 @@ from convoy.serving.client._call import (
     UnregisterSegment,
     check_id,
 )
-from convoy.serving.client._datatype import Array, Buffer, decode, from_values
+from convoy.serving.client._datatype import PLAIN_DTYPES, Array, Buffer, decode, from_values
 
 _SERVICE: Final = "/inference.GRPCInferenceService/"
 
@@ -81,7 +82,7 @@ def method_of(call: Call[Any]) -> str:
 
 def encode_request(call: Call[Any], timeout_s: float) -> bytes:
     """``call`` as its method's request, serialised."""
-    if isinstance(call, Infer):
+    if type(call) is Infer:
         return _infer_request(call, timeout_s) if call.placed is None else _placed_request(call, call.placed, timeout_s)
     request = getattr(service_pb2, _METHODS[type(call)] + "Request")()
     if isinstance(call, (ModelReady, DescribeModel, ReadConfig, ReadStatistics)):
@@ -107,8 +108,9 @@ def decode_response(call: Call[R], data: bytes) -> R:
     except DecodeError as error:
         raise InvalidResponseError(f"expected a {type(response).__name__} message, found {len(data)} other bytes") from error
     answer: Any = None
-    if isinstance(call, Infer):
-        check_id(call, response.id)
+    if type(call) is Infer:
+        if response.id != call.request_id:
+            check_id(call, response.id)
         places = {} if call.placed is None else call.placed.outputs
         answer = InferResult(response.model_name, response.model_version, _outputs(response, places))
     elif isinstance(call, ServerLive):
@@ -222,6 +224,12 @@ def _outputs(response: Any, places: Mapping[str, Shared]) -> dict[str, Array]:
     outputs: dict[str, Array] = {}
     for index, tensor in enumerate(response.outputs):
         name, datatype, shape = tensor.name, tensor.datatype, tuple(tensor.shape)
+        if raw and not places and (plain := PLAIN_DTYPES.get(datatype)) is not None and min(shape, default=0) >= 0:
+            try:  # what most answers are, without further calls; where it fails, it is said below why
+                outputs[name] = np.frombuffer(bytearray(raw[index]), plain).reshape(shape)
+                continue
+            except ValueError:
+                pass
         try:
             if name in places and not (raw and raw[index]):  # it lies where it was asked to: raw contents are empty
                 outputs[name] = decode(places[name].written(), datatype, shape)

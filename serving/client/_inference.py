@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, cast
 
@@ -19,21 +19,8 @@ MOST_BYTES: Final = 16 << 20
 """The most bytes of tensors in a request of a batch that is split: Triton's REST takes 64 MiB, proxies often less, and many
 requests of some size keep a server as busy as few huge ones, with less memory on both sides."""
 
-_LARGE: Final = 64 << 10
+LARGE: Final = 64 << 10
 """From this size on it may matter how large the answer will be."""
-
-
-@dataclass(slots=True)
-class Straight(Attempt[InferResult]):
-    """The one request of a caller who is alone.
-
-    Attributes:
-        model: What is remembered of its model.
-        rows: Its rows.
-    """
-
-    model: Model
-    rows: int
 
 
 class Inferences:
@@ -74,52 +61,11 @@ class Inferences:
             return (yield from self._run(talk, call))
         return (yield from batching.crowd.infer(call, rows, talk.deadline, partial(self._run, talk), talk.observed.merged))
 
-    def start_straight(self, talk: Talk, call: Infer, model: Model, rows: int, n_bytes: int) -> Straight | None:
-        """The request of a caller who is alone; None where there is something to choose from, or others are under way.
-
-        After it comes ``arrived``, ``failed`` or ``gone``, in any case.
-
-        Args:
-            talk: The call.
-            call: The inference.
-            model: What is remembered of its model.
-            rows: Its rows.
-            n_bytes: How large its inputs are.
-        """
-        batching = model.batching
-        if rows > 1 and (batching is None or rows > batching.most_rows or n_bytes > MOST_BYTES):
-            return None
-        if batching is not None and batching.crowd is not None and batching.crowd.n_under_way >= AT_ONCE:
-            return None
-        if self._models.merge and len(model.under_way) >= AT_ONCE:
-            return None
-        if n_bytes >= _LARGE:
-            call = self._expecting(call)
-        way = talk.only_way()
-        if way is None:
-            return None
-        model.under_way.append(None)
-        return Straight(way[0], call, way[1], model, rows)
-
-    def arrived(self, straight: Straight, result: InferResult) -> bool:
-        """A straight request was answered: whether rightly; ``doubted`` goes on where it is not."""
-        straight.model.under_way.pop()
-        return not self._fault(cast(Infer, straight.call), result, straight.model, straight.rows)
-
-    def doubted(self, talk: Talk, straight: Straight, result: InferResult) -> Steps[InferResult]:
-        """What ``infer`` does with the answer to a straight request that seems to be none."""
-        return self.checked(talk, cast(Infer, straight.call), result)
-
-    def gone(self, straight: Straight) -> None:
-        """The caller of a straight request does not wait for its answer any more."""
-        straight.model.under_way.pop()
-
-    def failed(self, talk: Talk, straight: Straight, error: ClientError) -> Steps[InferResult]:
-        """What ``infer`` does after a straight request that failed."""
-        straight.model.under_way.pop()
-        call = cast(Infer, straight.call)
+    def failed(self, talk: Talk, attempt: Attempt[InferResult], error: ClientError) -> Steps[InferResult]:
+        """What comes after a first request on the short way that failed."""
+        call = cast(Infer, attempt.call)
         try:
-            return (yield from self.checked(talk, call, (yield from talk.resume(straight, error))))
+            return (yield from self.checked(talk, call, (yield from talk.resume(attempt, error))))
         except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._models.forget((call.model_name, call.model_version))
             raise
@@ -145,7 +91,7 @@ class Inferences:
         return result
 
     def _run(self, talk: Talk, call: Infer) -> Steps[InferResult]:
-        call = self._expecting(call)
+        call = self.expecting(call)
         attempt = talk.straight(call)
         if attempt is None:
             result = yield from talk.ask(call)
@@ -156,12 +102,12 @@ class Inferences:
                 result = yield from talk.resume(attempt, error)
         return (yield from self.checked(talk, call, result))
 
-    def _expecting(self, call: Infer) -> Infer:
+    def expecting(self, call: Infer) -> Infer:
         """The call with the sizes of its outputs, where it is large and the model declares them."""
         n_bytes = 0
         for tensor in call.inputs:
             n_bytes += len(tensor.data)
-        if n_bytes < _LARGE:
+        if n_bytes < LARGE:
             return call
         model = self._models.known((call.model_name, call.model_version))
         if model is None or model.signature is None:

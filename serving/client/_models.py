@@ -123,4 +123,6 @@ class Models:
 
     def forget(self, key: Key) -> None:
         """What comes back may be another model."""
-        self._models.pop(key, None)
+        model = self._models.pop(key, None)
+        if model is not None:  # others may hold it still
+            model.signature = model.batching = None

@@ -78,12 +78,7 @@ class Talk:
 
         On the way of every call, where each generator between the caller and the wire is felt.
         """
-        way = self._router.only_way(self)
-        return None if way is None else Attempt(way[0], call, way[1])
-
-    def only_way(self) -> tuple[Node, float] | None:
-        """The server that is asked where there is nothing to choose from, and how long it may take; None where there is."""
-        return self._router.only_way(self)
+        return self._router.straight(call, self)
 
     def resume(self, attempt: Attempt[R], error: ClientError) -> Steps[R]:
         """What ``ask`` does after a failed request."""
@@ -105,6 +100,11 @@ class Router:
         retry: When a request is sent again.
         hedge_after_s: After how long without an answer an inference, or what it asks first, is sent a second time; None: never.
         look_up: The addresses behind a name; None: names are left to the wire.
+
+    Attributes:
+        fleet: The servers.
+        discarded: Servers that DNS names no more, until they are idle.
+        only_node: The server, where there is nothing to choose from, and nothing to hedge; None where there is.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class Router:
         self._look_up = look_up
         self._names = tuple(endpoint for endpoint in endpoints if look_up is not None and _is_name(endpoint.host))
         self._looked_up_s = float("-inf")
-        self._is_simple = len(endpoints) == 1 and not self._names and hedge_after_s is None
-        self._only = self.fleet.nodes[0]
+        is_simple = len(endpoints) == 1 and not self._names and hedge_after_s is None
+        self.only_node = self.fleet.nodes[0] if is_simple else None
 
     def route(self, call: Call[R], talk: Talk) -> Steps[R]:
         """See ``Talk.ask``."""
@@ -144,13 +144,17 @@ class Router:
             return answer
         return (yield from self._try(call, talk, []))
 
-    def only_way(self, talk: Talk) -> tuple[Node, float] | None:
-        """See ``Talk.only_way``."""
+    def straight(self, call: Call[R], talk: Talk) -> Attempt[R] | None:
+        """See ``Talk.straight``."""
         left_s = talk.deadline.at_s - time.monotonic()
-        if not self._is_simple or left_s <= 0 or talk.observed is not UNOBSERVED:
+        if self.only_node is None or left_s <= 0 or talk.observed is not UNOBSERVED:
             return None
         self._budget.pay_in()
-        return self._only, left_s
+        return Attempt(self.only_node, call, left_s)
+
+    def count(self) -> None:
+        """A request goes to the only node."""
+        self._budget.pay_in()
 
     def resume(self, attempt: Attempt[R], talk: Talk, error: ClientError) -> Steps[R]:
         """See ``Talk.resume``."""

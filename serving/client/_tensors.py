@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any, Final
 
 import numpy as np
 
@@ -14,33 +12,13 @@ from convoy.contract.errors import InvalidRequestError, InvalidResponseError, Mo
 from convoy.serving.client._answer import InferResult, ModelMetadata
 from convoy.serving.client._call import Infer, Tensor
 from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
-from convoy.serving.client._inference import MOST_BYTES, Inferences, Straight
+from convoy.serving.client._inference import MOST_BYTES, Inferences
 from convoy.serving.client._line import Chunk
 from convoy.serving.client._models import Models
 from convoy.serving.client._names import check_name, check_version
-from convoy.serving.client._observer import UNOBSERVED
 from convoy.serving.client._request_id import part_id
 from convoy.serving.client._router import Talk
-from convoy.serving.client._signature import ANY, Signature
 from convoy.serving.client._steps import Steps
-
-_PLAIN_DTYPES: Final = {name: dtype for name, dtype in NUMPY_DTYPES.items() if dtype.isnative}
-"""Whose elements lie in memory as the wire wants them."""
-
-_MOST_LANES: Final = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """What is the same in all calls of one model that want the same outputs.
-
-    Attributes:
-        signature: The model's, from which this was made.
-        inputs: Name, datatype, dtype and the shape of a row of each input.
-    """
-
-    signature: Signature
-    inputs: tuple[tuple[str, str, Any, tuple[int, ...]], ...]
 
 
 class Tensors:
@@ -56,7 +34,6 @@ class Tensors:
         self._endpoint = endpoint
         self._models = models
         self._inferences = inferences
-        self._lanes: dict[tuple[str, str, tuple[str, ...]], Lane] = {}
 
     def infer(
         self, talk: Talk, model_name: str, inputs: Mapping[str, Array], outputs: Iterable[str] | None, model_version: str
@@ -87,54 +64,6 @@ class Tensors:
             Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, start, datatypes, wanted, 0))
             for start, part in parts
         ]
-
-    def straight(
-        self, talk: Talk, model_name: str, inputs: Mapping[str, Array], outputs: tuple[str, ...], model_version: str
-    ) -> Straight | None:
-        """The request that ``infer`` comes down to for a caller who calls again and again, and alone.
-
-        That is one of the same model, with inputs of the same kind as an earlier one, of few enough rows, to the one server, while
-        few others are under way and nobody listens. None where it is not: ``infer`` takes everything. Here the cost of a call is
-        decided, which is mostly that of the lines of Python between the caller and the wire.
-        """
-        if talk.observed is not UNOBSERVED or type(inputs) is not dict:
-            return None
-        try:
-            lane = self._lanes.get((model_name, model_version, outputs))
-        except TypeError:  # no name can be looked up like that: `infer` says so
-            return None
-        model = self._models.known((model_name, model_version))
-        if lane is None or model is None or lane.signature is not model.signature:
-            if model is None or model.signature is None or (lane := self._open_lane(model.signature, outputs)) is None:
-                return None
-            self._lanes[model_name, model_version, outputs] = lane
-        if len(inputs) != len(lane.inputs):
-            return None
-        tensors, rows, n_bytes = [], 0, 0
-        for name, datatype, dtype, tail in lane.inputs:
-            array = inputs.get(name)
-            if type(array) is not np.ndarray or array.dtype is not dtype or not array.flags.c_contiguous:
-                return None
-            shape = array.shape
-            if shape[1:] != tail or not shape or not array.nbytes or (rows and shape[0] != rows):
-                return None
-            rows = shape[0]
-            n_bytes += array.nbytes
-            tensors.append(Tensor(name, datatype, shape, array.data.cast("B")))
-        call = Infer.quickly(model_name, model_version, tuple(tensors), outputs, talk.request_id)
-        return self._inferences.start_straight(talk, call, model, rows, n_bytes)
-
-    def _open_lane(self, signature: Signature, outputs: tuple[str, ...]) -> Lane | None:
-        """What is the same in all calls of a model; None where it has inputs that want a closer look each time."""
-        offered = [tensor.name for tensor in signature.metadata.outputs]
-        dtypes = [_PLAIN_DTYPES.get(tensor.datatype) for tensor in signature.metadata.inputs]
-        anyhow = [tensor for tensor in signature.metadata.inputs if ANY in tensor.shape[1:]]
-        if not signature.is_batched or anyhow or None in dtypes or not all(name in offered for name in outputs):
-            return None
-        if len(self._lanes) >= _MOST_LANES:
-            self._lanes.clear()
-        specs = zip(signature.metadata.inputs, dtypes, strict=True)
-        return Lane(signature, tuple((tensor.name, tensor.datatype, dtype, tensor.shape[1:]) for tensor, dtype in specs))
 
     def join(
         self,
