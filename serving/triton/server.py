@@ -32,6 +32,9 @@ END_WITHIN_S = 2.0
 """How long a server that no longer answers has until its end is certain."""
 
 RESTART_WITHIN_S = 2.0
+RESTART_PATIENCE_S = 15.0
+"""How long a server that is started again may take, beside four times what its start took before."""
+
 """How long requests under way may take where the server is restarted because it hangs."""
 
 _POOL_THREADS = 4
@@ -109,6 +112,7 @@ class TritonServer:
         self._log: TritonLog | None = None
         self._runtime: Runtime | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._came_up_s = 0.0
         self._client: Client | None = None
 
     @property
@@ -211,7 +215,7 @@ class TritonServer:
         try:
             self._log = TritonLog(self._log_path or runtime.log_path)
             _logger.info("Triton's log is %s", self._log.path)
-            self._bring_up(installation, models)
+            self._bring_up(installation, models, self.start_timeout_s)
             if self.served.failures and not (self.keep_going and self.served.proofs):
                 raise ServerError(_explain(self.served))
         except BaseException:
@@ -249,14 +253,16 @@ class TritonServer:
         if self._runtime is None:
             raise ServerError("the server was not started.")
         self._take_down(RESTART_WITHIN_S)
-        self._bring_up(Installation.find(), models)
+        # It has come up here before: where it takes many times as long, a process of it has hung, and the next one may not.
+        self._bring_up(Installation.find(), models, min(self.start_timeout_s, RESTART_PATIENCE_S + 4 * self._came_up_s))
         return self.served
 
-    def _bring_up(self, installation: Installation, models: Sequence[str]) -> None:
-        deadline = time.monotonic() + self.start_timeout_s
+    def _bring_up(self, installation: Installation, models: Sequence[str], timeout_s: float) -> None:
+        began = time.monotonic()
         self._launch(installation, models)
-        self._wait_until_live(deadline)
-        self.served = self._prove_all(models, deadline)
+        self._wait_until_live(began + timeout_s, timeout_s)
+        self.served = self._prove_all(models, began + timeout_s)
+        self._came_up_s = time.monotonic() - began
 
     def _take_down(self, timeout_s: float) -> None:
         if self._guard is None:
@@ -340,7 +346,7 @@ class TritonServer:
             start_new_session=True,  # Ctrl-C in a terminal goes to this process alone, which stops the server in order
         )
 
-    def _wait_until_live(self, deadline: float) -> None:
+    def _wait_until_live(self, deadline: float, timeout_s: float) -> None:
         """Until both protocols answer; Triton opens its ports when it has loaded its models, or failed to.
 
         Ports are asked for connections, and not clients for answers: a gRPC channel that was refused waits before it tries again.
@@ -350,19 +356,19 @@ class TritonServer:
 
         preload()  # while the server starts
         while not all(is_open(self.ports[name]) for name in ("grpc", "http")):
-            self._still_starting(deadline)
+            self._still_starting(deadline, timeout_s)
         self._client = self._client or Client(self.grpc_url, shared_memory=False)
         with Client(self.http_url) as rest:
             while not (self._client.live(timeout_s=2) and rest.live(timeout_s=2)):
-                self._still_starting(deadline)
+                self._still_starting(deadline, timeout_s)
 
-    def _still_starting(self, deadline: float) -> None:
+    def _still_starting(self, deadline: float, timeout_s: float) -> None:
         """Wait a moment for a server that has not answered yet, unless it has ended or its time has passed."""
         if not self.running:
             raise self.died()
         if time.monotonic() > deadline:
             raise ServerError(
-                f"tritonserver did not answer within {self.start_timeout_s:g} s. Its last words:\n  "
+                f"tritonserver did not answer within {timeout_s:.3g} s. Its last words:\n  "
                 + "\n  ".join(self.log.tail())
                 + self._whole_log()
             )

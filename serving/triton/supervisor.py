@@ -356,7 +356,13 @@ class Supervisor:
         self._say(why)
         began = time.monotonic()
         wanted = [model.name for model in self._models.values() if model.version or model.loading or model.load_because]
-        served = self._server.restart(wanted)
+        try:
+            served = self._server.restart(wanted)
+        except ServerError as error:
+            if not self._server.running:  # it says itself why it cannot be
+                raise
+            self._say(f"{error}\nStarting it once more.")
+            served = self._server.restart(wanted)
         for model in self._models.values():
             model.loading = None
             model.load_because = ""

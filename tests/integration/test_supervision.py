@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from convoy.contract.errors import ConvoyError, UnavailableError
@@ -215,6 +216,43 @@ def test_a_server_that_crashes_is_started_again_on_its_ports(supervised: Supervi
     assert supervised.server.pid() != pid
     assert {type(error) for error in called.errors} <= {UnavailableError}
     assert max(called.latencies_s) < 10
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:  # gone by now
+        return ""
+
+
+def test_a_server_that_hangs_as_it_is_started_again_is_started_once_more(
+    supervised: Supervised, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convoy.serving.triton.server.RESTART_PATIENCE_S", 1.0)
+    supervised.server._came_up_s = 0.5
+    pid = supervised.server.pid()
+    since = len(supervised.said)
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    seconds: list[psutil.Process] = []
+
+    def is_there() -> bool:
+        """Whether the second server is there, and not only processes that the first has left."""
+        here = psutil.Process().children(recursive=True)
+        seconds[:] = [process for process in here if process.pid != pid and name_of(process) == "tritonserver"]
+        return bool(seconds)
+
+    until(is_there, "second server")
+    second = seconds[0].pid
+    os.kill(second, signal.SIGSTOP)
+
+    supervised.wait_for("tritonserver did not answer within 3 s", since)
+    supervised.server._came_up_s = 10.0
+    supervised.wait_for("Starting it once more", since)
+    supervised.wait_for("The server answers again", since)
+    assert supervised.server.pid() not in (pid, second, None)
+    assert supervised.version() == "1"
 
 
 def test_a_model_that_somebody_unloads_and_loads_again_is_watched_again(supervised: Supervised) -> None:
