@@ -49,7 +49,7 @@ format: setup ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff format .
 
 lock: setup ## Resolve the dependencies anew into the lock files
-	@$(RESOLVE) pyproject.toml --extra all --group dev -o requirements.lock
+	@$(RESOLVE) pyproject.toml --extra all --extra ray --group dev -o requirements.lock
 	@$(RESOLVE) pyproject.toml --extra score --no-config -o deploy/requirements-client.lock
 	@$(RESOLVE) deploy/requirements-build.in --no-config -o deploy/requirements-build.lock
 	@$(RESOLVE) tests/integration/mlserver/requirements.in --no-config -o tests/integration/mlserver/requirements.lock

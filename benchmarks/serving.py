@@ -136,7 +136,8 @@ def write_repository(name: str, folder: Path) -> Subject:
         version.mkdir(parents=True)
         shutil.copyfile(Path(baseline.__file__).with_name(file), version / "model.py")
         shutil.copyfile(path, version / "model.onnx")
-        _write_config(version.parent, "python", dims, expected.shape[1])
+        outputs = ("logits", _OUTPUT) if backend == "first" else (_OUTPUT,)
+        _write_config(version.parent, "python", dims, expected.shape[1], outputs)
     return Subject(name, path, image, expected[0], small=name == "lenet5")
 
 
@@ -151,11 +152,13 @@ def _write_network(name: str, path: Path) -> tuple[int, int, int]:
     return network.image.dims
 
 
-def _write_config(model: Path, backend: str, dims: tuple[int, ...], n_classes: int) -> None:
-    outputs = ", ".join(f'{{ name: "{output}" data_type: TYPE_FP32 dims: [ {n_classes} ] }}' for output in ("logits", _OUTPUT))
+def _write_config(
+    model: Path, backend: str, dims: tuple[int, ...], n_classes: int, outputs: tuple[str, ...] = ("logits", _OUTPUT)
+) -> None:
+    declared = ", ".join(f'{{ name: "{output}" data_type: TYPE_FP32 dims: [ {n_classes} ] }}' for output in outputs)
     (model / "config.pbtxt").write_text(
         f'name: "{model.name}"\nbackend: "{backend}"\nmax_batch_size: 64\n'
-        f'input [ {{ name: "image" data_type: TYPE_UINT8 dims: {list(dims)} }} ]\noutput [ {outputs} ]\n'
+        f'input [ {{ name: "image" data_type: TYPE_UINT8 dims: {list(dims)} }} ]\noutput [ {declared} ]\n'
         "instance_group [ { count: 1 kind: KIND_AUTO } ]\ndynamic_batching { }\n"
     )
 

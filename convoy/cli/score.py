@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from convoy.cli.connection import Connection, naming_the_served, server_options
 from convoy.cli.console import json_option, print_json, remark
+
+_SECRET: Final = {"--header": ":", "--storage-option": "="}
+"""Options whose values are not shown, and what stands between name and value."""
 
 if TYPE_CHECKING:
     from convoy.serving.scoring import Progress, ScoreRun, ScoreSummary
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     default=16,
     show_default=True,
     metavar="N",
-    help="The most requests under way; how many there are adapts to the server.",
+    help="The most requests under way (of each worker, with --engine ray); how many there are adapts to the server.",
 )
 @click.option(
     "--patience",
@@ -85,11 +88,18 @@ if TYPE_CHECKING:
     callback=lambda _context, _parameter, values: _storage_options(values),
     help="What fsspec is told of URLs: an endpoint, a profile. May be given more than once.",
 )
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page for people: histograms, accuracy, confusions, the inputs that stand out.",
+)
+@click.option(
+    "--reference", metavar="RUN", help="Tell the drift from RUN: the OUT of an earlier run, or a run folder of `convoy train`."
+)
 @server_options
 @json_option
-@click.pass_context
 def command(
-    context: click.Context,
     model_name: str,
     source: str,
     out: str,
@@ -107,6 +117,8 @@ def command(
     engine: Any,
     workers: int,
     storage_options: Mapping[str, Any],
+    report: Path | None,
+    reference: str | None,
     model_version: str,
     server: Connection,
     as_json: bool,
@@ -118,7 +130,7 @@ def command(
 
     OUT is a folder, or a URL, of Parquet files. Each input has exactly one row; one that cannot be read has its reason in the
     column `error`. One version of the model scores everything. A run that was stopped or killed goes on where it was when the same
-    command is given again. Ctrl-C stops after the chunks in flight, a second one at once.
+    command is given again; a finished one is summed up anew. Ctrl-C stops after the chunks in flight, a second one at once.
 
     Exit status: 0 every input was scored, 1 some rows hold an error or the run stopped, 2 wrong use.
 
@@ -156,17 +168,19 @@ def command(
             engine=engine,
             workers=workers,
             on_progress=on_progress,
+            report=report,
+            reference=reference,
         )
         with _stoppable(run) as stopped:
             try:
                 summary = run.finish()
-            except ScoringError:
+            except ScoringError as error:
                 if not stopped():
                     raise
-                remark(f"Stopped. What was scored is in {out}; this goes on from there:\n  {_again(context)}")
-                raise click.Abort from None
+                remark(f"convoy: {error}\n  {_again()}")
+                raise SystemExit(1) from None
             except KeyboardInterrupt as interrupt:
-                remark(f"\nStopped at once. What was committed is in {out}; this goes on from there:\n  {_again(context)}")
+                remark(f"\nStopped at once. What was committed is in {out}; this goes on from there:\n  {_again()}")
                 raise click.Abort from interrupt
     if as_json:
         print_json(asdict(summary))
@@ -203,6 +217,8 @@ def _shown(model_name: str) -> Iterator[Callable[[Progress], None]]:
                 ordered = sorted(progress.latencies_ms)
                 p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99))
                 state += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+            if progress.queue_ms is not None:
+                state += f", queue {progress.queue_ms:.1f} ms"
             if progress.failed:
                 state += f", {progress.failed:,} failed"
             name = f"scoring with {model_name} version {progress.model_version}"
@@ -232,15 +248,28 @@ def _stoppable(run: ScoreRun) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _again(context: click.Context) -> str:
-    """The command that goes on: the same again. Headers may be secret."""
-    words = list(context.find_root().meta.get("convoy.words") or sys.argv[1:])
-    for i, word in enumerate(words):
-        if word == "--header" and i + 1 < len(words):
-            words[i + 1] = "..."
-        elif word.startswith("--header="):
-            words[i] = "--header=..."
-    return shlex.join(["convoy", *words])
+def _again() -> str:
+    """The command that goes on: the same again, as a shell takes it. Values of headers and storage options may be secret."""
+    import shutil
+
+    name = Path(sys.argv[0]).name
+    words = [sys.executable, "-m", "convoy"] if name == "__main__.py" else ["convoy"]
+    if name == "convoy" and shutil.which(name) is None:
+        words = [sys.argv[0]]
+    before = ""
+    for word in sys.argv[1:]:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        if option in _SECRET and equals:
+            words.append(f"{option}={_without_secret(option, value)}")
+        else:
+            words.append(_without_secret(before, word) if before in _SECRET else word)
+        before = word if before not in _SECRET else ""
+    return shlex.join(words)
+
+
+def _without_secret(option: str, value: str) -> str:
+    name, mark, _ = value.partition(_SECRET[option])
+    return f"{name}{mark}..." if mark else "..."
 
 
 def _storage_options(values: tuple[str, ...]) -> dict[str, Any]:
@@ -259,6 +288,7 @@ def _storage_options(values: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _print(summary: ScoreSummary) -> None:
+    from convoy.cli.scored import describe_answers
     from convoy.serving.scoring import describe_skipped
 
     failed = f", {summary.n_failed:,} failed" if summary.n_failed else ""
@@ -267,8 +297,10 @@ def _print(summary: ScoreSummary) -> None:
         f"{summary.n_scored:,} of {summary.n:,} inputs scored{resumed}{failed} with {summary.model_name} version "
         f"{summary.model_version} in {summary.duration_s:.1f} s ({summary.throughput_ips:,.0f} images/s)"
     )
-    if summary.accuracy is not None:
-        click.echo(f"accuracy: {summary.accuracy:.2%} of {summary.n_labelled:,} labelled images")
+    for line in describe_answers(summary):
+        click.echo(line)
     if summary.skipped:
         click.echo(f"skipped: {describe_skipped(summary.skipped)}")
     click.echo(f"written: {summary.out}")
+    if summary.report is not None:
+        click.echo(f"report: {summary.report}")

@@ -15,6 +15,8 @@ import numpy.typing as npt
 
 from convoy.contract.errors import (
     ClientError,
+    DeadlineExceededError,
+    InvalidRequestError,
     InvalidResponseError,
     MissingDependencyError,
     OverloadedError,
@@ -71,6 +73,10 @@ class Backend(Protocol):
         """
         ...
 
+    def queue_ms(self) -> float | None:
+        """How long requests have waited in the server's queue since this was asked last, in the mean; None where nobody tells."""
+        ...
+
     def close(self) -> None:
         """Let go of it."""
         ...
@@ -99,7 +105,7 @@ class Gate:
                 self._window.refused()
             elif seconds is not None:
                 self._window.answered(seconds, rows)
-            self._free.notify_all()
+            self._free.notify(max(0, self._window.limit - self._n))  # not all: most would only look and wait again
 
 
 @dataclass
@@ -118,6 +124,7 @@ class Served:
     gate: Gate
     own: bool
     stopped: Callable[[], bool] = lambda: False
+    seen: tuple[int, int] | None = (0, 0)  # how many requests had been in the queue, and for how long; None where nobody tells
 
     @classmethod
     def pin(
@@ -192,7 +199,7 @@ class Served:
             try:
                 digest = _digest_in(self.client.config(self.model_name, self.version, timeout_s=self.timeout_s))
                 break
-            except (UnavailableError, OverloadedError):
+            except (UnavailableError, OverloadedError, DeadlineExceededError):
                 if time.monotonic() >= until or self.stopped():
                     raise
                 time.sleep(_PAUSE_S)
@@ -202,6 +209,23 @@ class Served:
                 f"digest {self.digest}, and now has {digest}. A data set holds the answers of one model only: score anew in "
                 "another place."
             )
+
+    def queue_ms(self) -> float | None:
+        """See ``Backend``. A server of several may have counted less than the one that was asked before: then nobody tells."""
+        if self.seen is None:
+            return None
+        try:
+            (statistics,) = self.client.statistics(self.model_name, self.version, timeout_s=self.timeout_s)
+            queue = statistics["inference_stats"]["queue"]
+            n, nanoseconds = int(queue["count"]), int(queue["ns"])
+        except InvalidRequestError:  # the server counts nothing
+            self.seen = None
+            return None
+        except (ClientError, KeyError, TypeError, ValueError):
+            return None
+        before, self.seen = self.seen, (n, nanoseconds)
+        requests, waited = n - before[0], nanoseconds - before[1]
+        return waited / requests / 1e6 if before != (0, 0) and requests > 0 and waited >= 0 else None
 
     def close(self) -> None:
         """See ``Backend``."""
@@ -280,6 +304,10 @@ class InProcess:
 
     def check(self) -> None:
         """See ``Backend``: what is loaded does not change."""
+
+    def queue_ms(self) -> float | None:
+        """See ``Backend``: there is no queue."""
+        return None
 
     def close(self) -> None:
         """See ``Backend``."""

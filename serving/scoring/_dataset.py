@@ -14,10 +14,11 @@ from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._identity import RUN_FILE, RunIdentity, parse_identity
 from convoy.serving.scoring._store import Store
 from convoy.serving.scoring._table import from_file, from_staged, to_file, to_staged
+from convoy.serving.scoring.source import printable
 
 MANIFEST_FILE: Final = "_convoy/manifest.json"
-_CHUNK: Final = re.compile(r"_convoy/chunk-(\d{8})\.arrow")
-_PART: Final = re.compile(r"part-(\d{6})\.(parquet|csv|jsonl)")
+_CHUNK: Final = re.compile(r"_convoy/chunk-(\d{8,})\.arrow")
+_PART: Final = re.compile(r"part-(\d{6,})\.(parquet|csv|jsonl)")
 
 
 @dataclass(frozen=True)
@@ -62,20 +63,35 @@ class DataSet:
         """
         names = store.names()
         if RUN_FILE in names:
-            return parse_identity(store.read(RUN_FILE), store.shown)
+            try:
+                return parse_identity(store.read(RUN_FILE), store.shown)
+            except OSError as error:
+                raise ScoringError(f"{store.shown}/{RUN_FILE}: cannot be read: {error}.") from error
         others = sorted(name for name in names if not name.startswith("_convoy/"))
         if others:
             raise UsageError(
                 f"{store.shown}: expected an empty or new place, or a data set that `convoy score` began, found {len(others)} "
-                f"other files ({others[0]}, say). Name another place."
+                f"other files ({printable(others[0])}, say). Name another place."
             )
         return None
 
     def begin(self) -> Stored:
-        """Write the identity, where this is the first run here; say what is there already."""
+        """Write the identity, where this is the first run here; say what is there already.
+
+        Raises:
+            ScoringError: The place refuses it.
+        """
         if RUN_FILE not in self._store.names():
             self._store.write(RUN_FILE, self._identity.to_bytes())
         return self._stored()
+
+    def reopen(self) -> None:
+        """Take back that all is there: a file is missing.
+
+        Raises:
+            ScoringError: The place refuses it.
+        """
+        self._store.remove(MANIFEST_FILE)
 
     def _stored(self) -> Stored:
         parts, chunks = set[int](), set[int]()
@@ -155,14 +171,14 @@ class DataSet:
             table = from_file(self._store.read(name), self._identity.format, self._schema)
         except (OSError, ValueError, pyarrow.ArrowException) as error:
             raise ScoringError(
-                f"{self._store.shown}/{name}: cannot be read: {error}. Remove this one file, and run the same command again."
+                f"{self._store.shown}/{name}: cannot be read: {error}. Remove this one file: its rows are scored anew."
             ) from error
         rows = sum(self.rows_of(chunk) for chunk in self.chunks_of(part))
         run = (table.schema.metadata or {}).get(b"convoy.run", b"").decode()
         if table.num_rows != rows or (self._identity.format == "parquet" and run != self._identity.digest):
             raise ScoringError(
                 f"{self._store.shown}/{name}: expected {rows:,} rows of run {self._identity.digest}, found {table.num_rows:,} of "
-                f"{run or 'another'}. Remove this one file, and run the same command again."
+                f"{run or 'another'}. Remove this one file: its rows are scored anew."
             )
         return table
 
@@ -178,9 +194,13 @@ class DataSet:
         """
         files = []
         for part in range(self.n_parts):
-            data = self._store.read(self.part_name(part))
+            name = self.part_name(part)
+            try:
+                data = self._store.read(name)
+            except OSError as error:
+                raise ScoringError(f"{self._store.shown}/{name}: cannot be read: {error}.") from error
             rows = sum(self.rows_of(chunk) for chunk in self.chunks_of(part))
-            files.append({"name": self.part_name(part), "rows": rows, "bytes": len(data), "sha256": sha256_bytes(data)})
+            files.append({"name": name, "rows": rows, "bytes": len(data), "sha256": sha256_bytes(data)})
         document = {"run": self._identity.digest, "files": files, "summary": dict(summary)}
         self._store.write(MANIFEST_FILE, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
 
@@ -192,7 +212,7 @@ class DataSet:
             document: dict[str, Any] = json.loads(self._store.read(MANIFEST_FILE))
         except (OSError, ValueError):
             return None
-        return document if document.get("run") == self._identity.digest else None
+        return document if isinstance(document, dict) and document.get("run") == self._identity.digest else None
 
 
 def _chunk_name(chunk: int) -> str:

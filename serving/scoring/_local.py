@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Final
 
-from convoy.contract.errors import ScoringError
-from convoy.serving.scoring._arrow import import_arrow
-from convoy.serving.scoring._listing import Listing
+from convoy.contract.errors import ClientError, ScoringError
+from convoy.serving.scoring._listing import InputRows, Inputs
 from convoy.serving.scoring._scorer import Rows, Scorer
+from convoy.serving.scoring._table import Answered
 
 MOST_REFUSED: Final = 8
 """So many batches refused one after the other stop a run: the server is sick, and a table of nothing but errors helps nobody."""
@@ -22,16 +22,36 @@ MOST_BYTES_AHEAD: Final = 256 << 20
 
 
 @dataclass
+class Refusals:
+    """Counts batches that were refused one after the other."""
+
+    n: int = 0
+
+    def count(self, refused: ClientError | None) -> None:
+        """Count a batch: why it was refused, or None.
+
+        Raises:
+            ScoringError: It is one too many.
+        """
+        self.n = 0 if refused is None else self.n + 1
+        if refused is not None and self.n >= MOST_REFUSED:
+            raise ScoringError(
+                f"the server refused {MOST_REFUSED} batches one after the other. The last time: {refused}"
+            ) from refused
+
+
+@dataclass
 class _Chunk:
     number: int
     start: int
+    inputs: InputRows
     left: int
-    batches: dict[int, Any] = field(default_factory=dict)
+    batches: dict[int, Answered] = field(default_factory=dict)
 
 
 def score_chunks(
     scorer: Scorer,
-    listing: Listing,
+    listing: Inputs,
     chunks: Sequence[int],
     *,
     in_flight: int,
@@ -58,7 +78,7 @@ def score_chunks(
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="convoy-score")
     under_way: dict[Future[Rows], tuple[_Chunk, int]] = {}
     tasks = _tasks(listing, chunks, rows_a_batch, stopped)
-    n_refused = 0
+    refusals = Refusals()
     try:
         while True:
             while len(under_way) < n_threads and (task := next(tasks, None)) is not None:
@@ -70,29 +90,26 @@ def score_chunks(
             for future in finished:
                 chunk, start = under_way.pop(future)
                 rows = future.result()
-                n_refused = n_refused + 1 if rows.refused is not None else 0
-                if rows.refused is not None and n_refused >= MOST_REFUSED:
-                    raise ScoringError(
-                        f"the server refused {MOST_REFUSED} batches one after the other. The last time: {rows.refused}"
-                    ) from rows.refused
+                refusals.count(rows.refused)
                 done(rows)
-                chunk.batches[start] = rows.batch
-                chunk.left -= rows.batch.num_rows
+                assert rows.answered is not None
+                chunk.batches[start] = rows.answered
+                chunk.left -= rows.n
                 if not chunk.left:
                     ordered = [chunk.batches[start] for start in sorted(chunk.batches)]
-                    yield chunk.number, import_arrow().Table.from_batches(ordered, scorer.maker.schema).combine_chunks()
+                    yield chunk.number, scorer.maker.table(chunk.start, chunk.inputs, ordered)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # of a finished run all are done; of a broken one nobody waits
 
 
 def _tasks(
-    listing: Listing, chunks: Sequence[int], rows_a_batch: int, stopped: Callable[[], bool]
+    listing: Inputs, chunks: Sequence[int], rows_a_batch: int, stopped: Callable[[], bool]
 ) -> Iterator[tuple[_Chunk, int, Any]]:
     for number in chunks:
         if stopped():
             return
         entries = listing.chunk(number)
         start = number * listing.chunk_rows
-        chunk = _Chunk(number, start, len(entries))
+        chunk = _Chunk(number, start, entries, len(entries))
         for i in range(0, len(entries), rows_a_batch):
             yield chunk, start + i, entries[i : i + rows_a_batch]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import IO, Any, Final, Literal, get_args
+
+from typing_extensions import Self
 
 from convoy.contract.errors import (
     AuthenticationError,
@@ -25,9 +28,11 @@ from convoy.serving.client import DEFAULT_URL, Client, Tls
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._backend import Backend, InProcess, Served
 from convoy.serving.scoring._dataset import DataSet, Stored
+from convoy.serving.scoring._drift import Reference, measure_drift, read_reference
 from convoy.serving.scoring._identity import RunIdentity
 from convoy.serving.scoring._listing import Listing
 from convoy.serving.scoring._local import score_chunks
+from convoy.serving.scoring._report import check_report_path, take_thumbnails, write_report
 from convoy.serving.scoring._scorer import Rows, Scorer
 from convoy.serving.scoring._statistics import Statistics
 from convoy.serving.scoring._store import Store, open_store
@@ -37,7 +42,10 @@ from convoy.serving.scoring.source import Source, open_source
 CHUNK_ROWS: Final = 1024
 ROWS_PER_FILE: Final = 65_536
 _LATENCIES: Final = 512
+_ASK_EVERY_S: Final = 1.0
 _MOST_UNWRITTEN: Final = 4
+_MOST_WAITING: Final = 64
+"""Chunks kept in memory until those before them are there; more are read from disk again."""
 
 Engine = Literal["local", "ray"]
 
@@ -52,6 +60,7 @@ class Progress:
         resumed: Of these, inputs of earlier runs.
         failed: Rows with an error that this run made.
         latencies_ms: Of the latest requests.
+        queue_ms: How long requests wait in the server's queue, in the mean; None where nobody tells.
         model_version: The version that answers.
     """
 
@@ -60,6 +69,7 @@ class Progress:
     resumed: int
     failed: int
     latencies_ms: Sequence[float]
+    queue_ms: float | None
     model_version: str
 
 
@@ -83,6 +93,8 @@ class ScoreSummary:
         n_labelled: Scored inputs whose true label is known.
         accuracy: The fraction of these whose label is the true one; None where there are none.
         statistics: The rest, as JSON's values; see ``Statistics``.
+        drift: How far the answers lie from the reference, as JSON's values; None where none was named. See ``Drift``.
+        report: The page that was written; None where none was asked for.
     """
 
     model_name: str
@@ -100,6 +112,8 @@ class ScoreSummary:
     n_labelled: int
     accuracy: float | None
     statistics: Mapping[str, Any]
+    drift: Mapping[str, Any] | None
+    report: str | None
 
 
 @dataclass(frozen=True)
@@ -130,6 +144,8 @@ class Options:
     workers: int
     stdin: IO[str] | None
     on_progress: Callable[[Progress], None] | None
+    report: Path | None
+    reference: str | None
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
@@ -152,6 +168,11 @@ class Options:
             raise UsageError(f"engine: expected one of {', '.join(get_args(Engine))}, found {self.engine!r}.")
         if self.in_process is not None and self.engine != "local":
             raise UsageError("in_process: one process scores with the engine 'local' only.")
+        if self.engine == "ray":
+            if self.client is not None:
+                raise UsageError("client: it cannot be sent to Ray's workers: give url, tls and headers, and each makes its own.")
+            if self.source == "-":
+                raise UsageError("source: Ray's workers cannot read this standard input: write the list into a file they can read.")
 
 
 @dataclass
@@ -165,10 +186,18 @@ class _Tally:
     done: int = 0
     failed: int = 0
     latencies_ms: list[float] = field(default_factory=list)
+    queue_ms: float | None = None
+    asked_s: float = 0.0
+
+    def ask(self, backend: Backend) -> None:
+        """Ask for the server's queue, now and then."""
+        if self.options.on_progress is not None and time.monotonic() - self.asked_s >= _ASK_EVERY_S:
+            self.asked_s = time.monotonic()
+            self.queue_ms = backend.queue_ms()
 
     def add(self, rows: Rows) -> None:
         """Count a batch."""
-        self.done += rows.batch.num_rows
+        self.done += rows.n
         self.failed += rows.n_failed
         if rows.latency_ms:
             self.latencies_ms = [*self.latencies_ms[-_LATENCIES:], rows.latency_ms]
@@ -178,7 +207,7 @@ class _Tally:
         """Tell of it."""
         if self.options.on_progress is not None:
             done = self.resumed + self.done
-            progress = Progress(self.n, done, self.resumed, self.failed, tuple(self.latencies_ms), self.version)
+            progress = Progress(self.n, done, self.resumed, self.failed, tuple(self.latencies_ms), self.queue_ms, self.version)
             self.options.on_progress(progress)
 
 
@@ -186,7 +215,7 @@ class ScoreRun:
     """A run: an iterable of the rows, ``pyarrow.Table`` by table, in the order of the source.
 
     It begins with the first that is taken; those of earlier runs that it goes on with come too. What was taken is on disk. It can
-    be iterated once.
+    be iterated once. Who does not take all of it calls ``close()``, or uses it in a ``with`` block.
 
     Attributes:
         statistics: Of the rows that were taken.
@@ -194,9 +223,14 @@ class ScoreRun:
 
     def __init__(self, options: Options) -> None:
         import_arrow()
+        if options.engine == "ray":
+            from convoy.serving.scoring._ray import import_ray
+
+            import_ray()
         self._options = options
         self._stop = threading.Event()
-        self._tables: Iterator[Any] | None = None
+        self._ended = threading.Event()
+        self._tables: Generator[Any, None, None] | None = None
         self._summary: ScoreSummary | None = None
         self.statistics: Statistics | None = None
 
@@ -230,9 +264,25 @@ class ScoreRun:
         """End the run after the chunks in flight, with ``ScoringError``; from another thread, or a signal's handler."""
         self._stop.set()
 
-    def _run(self) -> Iterator[Any]:
+    def close(self) -> None:
+        """Give up, where not all was taken: nobody else is kept from going on, and what was committed stays.
+
+        For the thread that takes the tables; another one calls ``stop()``.
+        """
+        if self._tables is None:
+            self._tables = self._run()
+        self._tables.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _run(self) -> Generator[Any, None, None]:
         options, began = self._options, time.monotonic()
         store = open_store(options.out, options.storage_options)
+        check_report_path(options.report, options.out)
         source = open_source(
             options.source,
             labels_from_folders=options.labels_from_folders,
@@ -241,14 +291,18 @@ class ScoreRun:
             storage_options=options.storage_options,
             stdin=options.stdin,  # type: ignore[arg-type]
         )
+        DataSet.identity_in(store)  # before the lock is made: what is another's place stays as it is
         with ExitStack() as stack:
             stack.enter_context(store.claim())
             earlier = DataSet.identity_in(store)
+            if earlier is not None:
+                _as_asked(options, earlier).check_resumes(earlier, store.shown)
             backend = self._backend(earlier)
             stack.callback(backend.close)
-            _check_labels(options, source, backend)
-            listing = Listing(source, options.chunk_rows)
+            reference = _reference(options, backend)  # before the source is listed, which may take long
+            listing = Listing(source, options.chunk_rows, self._stop.is_set)
             stack.callback(listing.close)
+            _check_labels(options, listing, backend)
             identity = _identity(options, source, listing, backend)
             if earlier is not None:
                 identity.check_resumes(earlier, store.shown)
@@ -256,56 +310,54 @@ class ScoreRun:
             labels = backend.interface.labels
             maker = RowMaker(labels, options.top_k, backend.model_name, backend.version, backend.digest, identity.digest)
             dataset = DataSet(store, identity, maker.schema)
-            stored = dataset.begin()
-            stored = _without_damaged(dataset, stored)
-            there = {chunk for part in stored.parts for chunk in dataset.chunks_of(part)} | stored.chunks
-            missing = [chunk for chunk in range(dataset.n_chunks) if chunk not in there]
-            resumed = sum(dataset.rows_of(chunk) for chunk in there)
             self.statistics = Statistics(labels)
-            tally = _Tally(options, backend.version, identity.n, resumed)
-            tally.tell()
-            scorer = Scorer(backend, source, maker)
+            written: _Written | None = None
             try:
-                for table in self._tables_of(dataset, stored, there, missing, scorer, listing, tally):
-                    self.statistics.add(table)
-                    yield table
+                written = _Written(dataset, dataset.begin())
+                missing = written.missing()
+                if missing:
+                    dataset.reopen()
+                tally = _Tally(options, backend.version, identity.n, written.n_rows())
+                tally.tell()
+                scorer = Scorer(backend, source, maker)
+                with closing(self._tables_of(dataset, written, missing, scorer, listing, tally)) as tables:
+                    for table in tables:
+                        self.statistics.add(table)
+                        yield table
+                if dataset.manifest() is None:
+                    dataset.finish(self.statistics.to_dict())
             except (ClientError, DataError, ScoringError) as error:
+                n = 0 if written is None else written.n_rows()
                 raise ScoringError(
-                    f"the run stopped: {_why(error, backend)} {resumed + tally.done:,} of {identity.n:,} inputs were scored; what "
-                    f"was written to {store.shown} stays. Run the same command again: it goes on from there."
+                    f"the run stopped: {_why(error, backend)} {n:,} of {identity.n:,} inputs have their row in {store.shown}, and "
+                    "keep it. Run the same command again: it goes on from there."
                 ) from error
-            self._summary = self._sum_up(identity, store, tally, began)
-            if dataset.manifest() is None:
-                dataset.finish(self.statistics.to_dict())
+            self._sum_up(identity, store, tally, began, reference, source, listing)
 
     def _tables_of(
-        self,
-        dataset: DataSet,
-        stored: Stored,
-        there: set[int],
-        missing: list[int],
-        scorer: Scorer,
-        listing: Listing,
-        tally: _Tally,
-    ) -> Iterator[Any]:
+        self, dataset: DataSet, written: _Written, missing: list[int], scorer: Scorer, listing: Listing, tally: _Tally
+    ) -> Generator[Any, None, None]:
         """Every chunk's rows, in order, each once it is on disk."""
-        written = _Written(dataset, stored, there)
         with ExitStack() as stack:
             writer = ThreadPoolExecutor(1, thread_name_prefix="convoy-write")
             stack.callback(writer.shutdown, wait=True, cancel_futures=True)
-            pending: list[Future[int]] = []
+            engine = self._engine(scorer, listing, missing, tally)
+            if isinstance(engine, Generator):
+                stack.callback(engine.close)
+            stack.callback(self._ended.set)  # first of all: nobody waits for servers any more
+            pending: list[Future[None]] = []
 
-            def write(chunk: int, table: Any) -> int:
+            def write(chunk: int, table: Any) -> None:
                 scorer.backend.check()
+                tally.ask(scorer.backend)
                 dataset.write_chunk(chunk, table)
                 written.add(chunk)
-                return chunk
 
-            engine = self._engine(scorer, listing, missing, tally)
             yield from written.next_tables({})
             fresh: dict[int, Any] = {}
             for chunk, table in engine:
-                fresh[chunk] = table
+                if len(fresh) < _MOST_WAITING:
+                    fresh[chunk] = table
                 pending.append(writer.submit(write, chunk, table))
                 while pending and (pending[0].done() or len(pending) > _MOST_UNWRITTEN):
                     pending.pop(0).result()
@@ -358,14 +410,29 @@ class ScoreRun:
                     f"place. ({error})"
                 ) from error
             raise
-        served.stopped = self._stop.is_set
+        stop, ended = (
+            self._stop,
+            self._ended,
+        )  # not this run itself: threads that still ask would keep it alive when it is forgotten
+        served.stopped = lambda: stop.is_set() or ended.is_set()
         return served
 
-    def _sum_up(self, identity: RunIdentity, store: Store, tally: _Tally, began: float) -> ScoreSummary:
-        statistics = self.statistics
+    def _sum_up(
+        self,
+        identity: RunIdentity,
+        store: Store,
+        tally: _Tally,
+        began: float,
+        reference: Reference | None,
+        source: Source,
+        listing: Listing,
+    ) -> None:
+        """Say what was done; for people on a page too, where they asked for one."""
+        options, statistics = self._options, self.statistics
         assert statistics is not None
+        drift = None if reference is None else measure_drift(reference, statistics)
         duration_s = time.monotonic() - began
-        return ScoreSummary(
+        summary = ScoreSummary(
             model_name=identity.model_name,
             model_version=identity.model_version,
             model_sha256=identity.model_sha256,
@@ -381,21 +448,43 @@ class ScoreRun:
             n_labelled=statistics.n_labelled + statistics.n_foreign,
             accuracy=statistics.accuracy,
             statistics=statistics.to_dict(),
+            drift=None if drift is None else drift.to_dict(),
+            report=None if options.report is None else os.fspath(options.report),
         )
+        if options.report is not None:
+            try:
+                write_report(options.report, summary, statistics, drift, take_thumbnails(source, listing, statistics))
+            except OSError as error:
+                raise ScoringError(
+                    f"{options.report}: the report cannot be written: {error.strerror or error}. The data set {store.shown} is "
+                    "whole. Run the same command again: it writes the report without scoring anew."
+                ) from error
+        self._summary = summary
 
 
 class _Written:
     """Which chunks are on disk, and the rows of the next; makes files of chunks as they are full."""
 
-    def __init__(self, dataset: DataSet, stored: Stored, there: set[int]) -> None:
+    def __init__(self, dataset: DataSet, stored: Stored) -> None:
+        stored = _without_damaged(dataset, stored)
         self._dataset = dataset
-        self._chunks = set(there)
+        self._chunks = {chunk for part in stored.parts for chunk in dataset.chunks_of(part)} | stored.chunks
         self._parts = set(stored.parts)
         self._lock = threading.Lock()
         self._read: tuple[int, Any] = (-1, None)
         self.next_chunk = 0
         for part in range(dataset.n_parts):
             self._fill(part)
+
+    def missing(self) -> list[int]:
+        """The chunks that are not on disk."""
+        with self._lock:
+            return [chunk for chunk in range(self._dataset.n_chunks) if chunk not in self._chunks]
+
+    def n_rows(self) -> int:
+        """How many rows are on disk."""
+        with self._lock:
+            return sum(map(self._dataset.rows_of, self._chunks))
 
     def add(self, chunk: int) -> None:
         """A chunk is on disk."""
@@ -465,6 +554,8 @@ def score(
     workers: int = 2,
     stdin: IO[str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    report: str | os.PathLike[str] | None = None,
+    reference: str | os.PathLike[str] | None = None,
 ) -> ScoreRun:
     """Classify every image of a set into a data set of Parquet files, each exactly once.
 
@@ -487,15 +578,19 @@ def score(
         chunk_rows: Inputs that are committed together: no more of them are scored twice after a kill than are in flight.
         rows_per_file: Rows of each file; a multiple of ``chunk_rows``.
         format: ``parquet``, ``csv`` or ``jsonl``.
-        in_flight: The most requests under way; how many there are adapts to the server.
+        in_flight: The most requests under way, of each worker with ``ray``; how many there are adapts to the server.
         timeout_s: How long one request may take.
         patience_s: How long to wait for servers that are gone.
         headers: Sent with every request.
         storage_options: What fsspec is given for URLs of ``source`` and ``out``.
-        engine: ``local``: this process; ``ray``: the workers of a Ray cluster.
+        engine: ``local``: this process; ``ray``: the workers of a Ray cluster, each of which reads the source by itself. The
+            cluster is that of ``RAY_ADDRESS``, or that of this machine, or one of our own for as long as the run lasts.
         workers: Ray workers.
         stdin: What the source ``-`` reads; standard input where it is None.
         on_progress: Told of each batch.
+        report: An HTML file for people, written at the end; inputs that stand out are read again for it. On a data set that is
+            there already, it is written without scoring anew.
+        reference: A data set of an earlier run, or a run folder of ``convoy train``: how far the answers lie from it is told.
 
     Returns:
         The run. It begins when its tables are taken, or with ``finish()``.
@@ -533,12 +628,22 @@ def score(
             workers=workers,
             stdin=stdin,
             on_progress=on_progress,
+            report=None if report is None else Path(report),
+            reference=None if reference is None else os.fspath(reference),
         )
     )
 
 
+def _reference(options: Options, backend: Backend) -> Reference | None:
+    if options.reference is None:
+        return None
+    if options.reference.rstrip("/") == options.out.rstrip("/"):
+        raise UsageError(f"{options.out}: a run is not its own reference: expected another data set, or a run folder.")
+    model = (backend.model_name, backend.version, backend.digest)
+    return read_reference(options.reference, backend.interface.labels, model=model, storage_options=options.storage_options)
+
+
 def _identity(options: Options, source: Source, listing: Listing, backend: Backend) -> RunIdentity:
-    labels = "folders" if options.labels_from_folders else f"column {options.label_column}" if options.label_column else ""
     return RunIdentity(
         source=options.source,
         source_kind=source.kind,
@@ -552,7 +657,7 @@ def _identity(options: Options, source: Source, listing: Listing, backend: Backe
         model_sha256=backend.digest,
         interface_sha256=sha256_bytes(backend.interface.to_bytes()),
         top_k=options.top_k,
-        labels=labels,
+        labels=_labels(options),
         column=options.column,
         format=options.format,
     )
@@ -566,17 +671,37 @@ def _without_damaged(dataset: DataSet, stored: Stored) -> Stored:
     return Stored(stored.parts, stored.chunks - damaged)
 
 
-def _check_labels(options: Options, source: Source, backend: Backend) -> None:
+def _as_asked(options: Options, earlier: RunIdentity) -> RunIdentity:
+    """An earlier run with what is asked for now: to be refused before a server is asked and the source is listed."""
+    asked = {
+        "source": options.source,
+        "model_name": options.model_name,
+        "model_version": options.model_version or earlier.model_version,
+        "chunk_rows": options.chunk_rows,
+        "rows_per_file": options.rows_per_file,
+        "top_k": options.top_k,
+        "labels": _labels(options),
+        "column": options.column,
+        "format": options.format,
+    }
+    return earlier.model_copy(update=asked)
+
+
+def _labels(options: Options) -> str:
+    return "folders" if options.labels_from_folders else f"column {options.label_column}" if options.label_column else ""
+
+
+def _check_labels(options: Options, listing: Listing, backend: Backend) -> None:
     """See early that true labels are the model's: of labels that are none of its, no accuracy can be told."""
     if not options.labels_from_folders:
         return
     known = set(backend.interface.labels)
     found: set[str] = set()
-    for entry in source.entries():
-        if entry.true_label is not None:
-            found.add(entry.true_label)
-            if entry.true_label in known:
-                return
+    for chunk in range(listing.n_chunks):
+        labels = {entry.true_label for entry in listing.chunk(chunk) if entry.true_label is not None}
+        if labels & known:
+            return
+        found |= labels
         if len(found) > 1000:
             break
     raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,22 +27,27 @@ from convoy.serving.scoring.source import Entry, Source, printable
 ENDS_THE_RUN: Final = (UnavailableError, OverloadedError, AuthenticationError, ModelNotFoundError)
 """No batch after these can fare better. Any other failure of a request becomes the error of its rows."""
 
+_ITS_NAME: Final = re.compile(r"^the image( \(\d+ bytes\))?: ")
+"""What bytes are called whose name is not known; here it is."""
+
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one batch.
+    """What becomes the rows of one batch.
 
     Attributes:
-        batch: A ``pyarrow.RecordBatch``.
+        n: How many.
         n_failed: Rows with an error.
         latency_ms: How long the request took; 0 where there was none.
         refused: Why the server did not answer, where it answered nothing of the batch.
+        answered: What became of the inputs; None where the rows were made elsewhere.
     """
 
-    batch: Any
+    n: int
     n_failed: int
     latency_ms: float
     refused: ClientError | None
+    answered: Answered | None
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,8 @@ class Scorer:
                     latency_ms = max(latency_ms, took_ms)
                 refused = None if answered else error
         joined = np.concatenate(probabilities) if probabilities else None
-        batch = self.maker.rows(start, entries, Answered(answered, joined, latency_ms, errors))
-        return Rows(batch, len(entries) - len(answered), latency_ms, refused)
+        n = len(entries)
+        return Rows(n, n - len(answered), latency_ms, refused, Answered(n, answered, joined, latency_ms, errors))
 
     def _read(self, start: int, entries: Sequence[Entry]) -> tuple[npt.NDArray[np.uint8], Sequence[int], dict[int, str]]:
         """The pixels of those that can be read, their places in the batch, and the errors of the others."""
@@ -102,13 +108,14 @@ class Scorer:
         places: list[int] = []
         errors: dict[int, str] = {}
         for place, image in enumerate(images):
+            if isinstance(image, ImageError):
+                errors[place] = printable(str(image))
+                continue
             try:
-                if isinstance(image, ImageError):
-                    raise image
                 pixels[len(places)] = to_pixels(image, spec)
                 places.append(place)
             except ImageError as error:
-                errors[place] = printable(str(error))
+                errors[place] = printable(f"{entries[place].key}: {_ITS_NAME.sub('', str(error))}")
         return pixels[: len(places)], places, errors
 
     def _infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:

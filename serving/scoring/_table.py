@@ -36,7 +36,7 @@ import numpy.typing as npt
 
 from convoy.contract.errors import InvalidResponseError
 from convoy.serving.scoring._arrow import import_arrow
-from convoy.serving.scoring.source import Entry
+from convoy.serving.scoring._listing import InputRows
 
 SCHEMA_VERSION: Final = "2"
 SUM_TOLERANCE: Final = 1e-3
@@ -51,12 +51,14 @@ class Answered:
     """What became of the inputs of one batch, whose places are 0 to n.
 
     Attributes:
+        n: Its inputs.
         places: Those that were answered.
         probabilities: Their rows: float, shape (len(places), classes).
         latency_ms: How long the request took.
         errors: The others, each with its reason.
     """
 
+    n: int
     places: Sequence[int]
     probabilities: npt.NDArray[Any] | None
     latency_ms: float
@@ -107,28 +109,29 @@ class RowMaker:
                 f"{sums[row]:.6g}; {int((~right).sum())} of {n} are wrong."
             )
 
-    def rows(self, start: int, entries: Sequence[Entry], answered: Answered) -> Any:
-        """The ``pyarrow.RecordBatch`` of a batch.
+    def table(self, start: int, inputs: InputRows, batches: Sequence[Answered]) -> Any:
+        """The ``pyarrow.Table`` of a chunk. Of a chunk, and not of each batch: Arrow takes as long for few rows as for many.
 
         Args:
             start: The place of its first input in the source.
-            entries: Its inputs.
-            answered: What became of them.
+            inputs: Its inputs.
+            batches: What became of them, one batch after the other.
         """
         arrow = import_arrow()
-        n = len(entries)
+        n = len(inputs)
+        answered, latencies = _joined(batches)
         columns: list[Any] = [
             arrow.array(np.arange(start, start + n, dtype=np.int64)),
-            arrow.array([entry.key for entry in entries], arrow.string()),
+            inputs.batch.column("key"),
         ]
         columns += self._answers(n, answered)
         columns += [_constant(value, n) for value in self._model]
         scored = np.zeros(n, bool)
         scored[np.asarray(answered.places, np.int64)] = True
-        columns.append(arrow.array(np.full(n, answered.latency_ms, np.float32), mask=~scored))
+        columns.append(arrow.array(latencies, mask=~scored))
         columns.append(arrow.array([answered.errors.get(place) for place in range(n)], arrow.string()))
-        columns.append(arrow.array([entry.true_label for entry in entries], arrow.string()))
-        return arrow.RecordBatch.from_arrays(columns, schema=self.schema)
+        columns.append(inputs.batch.column("true_label"))
+        return arrow.Table.from_arrays(columns, schema=self.schema)
 
     def _answers(self, n: int, answered: Answered) -> list[Any]:
         """Label, index, probability, top_k."""
@@ -152,6 +155,23 @@ class RowMaker:
         top_k = arrow.ListArray.from_arrays(offsets, candidates, type=self.schema.field("top_k").type)
         first = arrow.array(np.ascontiguousarray(order[:, 0])).take(take)
         return [self._labels.take(first), first, arrow.array(np.ascontiguousarray(likeliest[:, 0])).take(take), top_k.take(take)]
+
+
+def _joined(batches: Sequence[Answered]) -> tuple[Answered, npt.NDArray[np.float32]]:
+    """Batches as one, and the latency of each of their inputs."""
+    places: list[npt.NDArray[np.int64]] = []
+    probabilities: list[npt.NDArray[Any]] = []
+    errors: dict[int, str] = {}
+    start = 0
+    for batch in batches:
+        places.append(np.asarray(batch.places, np.int64) + start)
+        if batch.probabilities is not None:
+            probabilities.append(batch.probabilities)
+        errors.update((place + start, error) for place, error in batch.errors.items())
+        start += batch.n
+    latencies = np.repeat(np.array([batch.latency_ms for batch in batches], np.float32), [batch.n for batch in batches])
+    joined = np.concatenate(probabilities) if probabilities else None
+    return Answered(start, np.concatenate(places).tolist(), joined, 0.0, errors), latencies
 
 
 def make_schema(metadata: Mapping[str, str]) -> Any:
@@ -213,11 +233,14 @@ def from_file(data: bytes, form: Format, schema: Any) -> Any:
         types = {field.name: arrow.string() if field.name == "top_k" else field.type for field in schema}
         options = arrow.csv.ConvertOptions(column_types=types, strings_can_be_null=True, quoted_strings_can_be_null=False)
         parsed = arrow.csv.ParseOptions(newlines_in_values=True)
-        table = arrow.csv.read_csv(arrow.BufferReader(data), parse_options=parsed, convert_options=options)
+        whole = arrow.csv.ReadOptions(
+            block_size=min(max(len(data), 1 << 20), (1 << 31) - 1)
+        )  # a row may not be longer than a block
+        table = arrow.csv.read_csv(arrow.BufferReader(data), whole, parsed, options)
         column = table.schema.get_field_index("top_k")
         values = [None if text is None else json.loads(text) for text in table.column(column).to_pylist()]
         return table.set_column(column, schema.field("top_k"), arrow.array(values, schema.field("top_k").type)).cast(schema)
-    return arrow.Table.from_pylist([json.loads(line) for line in data.decode().splitlines()], schema)
+    return arrow.Table.from_pylist([json.loads(line) for line in data.decode().split("\n") if line], schema)
 
 
 def _constant(value: str | None, n: int) -> Any:

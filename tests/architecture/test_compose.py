@@ -132,7 +132,7 @@ def test_the_image_can_be_overridden(parse_compose: Parse) -> None:
 def test_only_the_gpu_server_reserves_gpus(services: dict[str, Any]) -> None:
     devices = services["triton"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
-    assert all("deploy" not in services[name] for name in services if name != "triton")
+    assert all("resources" not in service.get("deploy", {}) for name, service in services.items() if name != "triton")
 
 
 def test_gpus_compute_float32_in_float32(services: dict[str, Any], parse_compose: Parse) -> None:
@@ -181,6 +181,16 @@ def test_scoring_reads_and_writes_in_mounted_folders(name: str, services: dict[s
     folders = targets(services[name])
     assert folders[source]["read_only"] is True
     assert not folders[str(Path(result).parent)].get("read_only")
+
+
+@pytest.mark.parametrize("name", SCORERS)
+def test_a_run_that_fails_goes_on_by_itself_and_not_for_ever(name: str, services: dict[str, Any]) -> None:
+    assert services[name]["deploy"] == {"restart_policy": {"condition": "on-failure", "max_attempts": 10}}
+    assert parse_duration(services[name]["stop_grace_period"]) >= 30
+
+
+def test_each_model_has_a_data_set_of_its_own(parse_compose: Parse) -> None:
+    assert parse_compose({"CONVOY_MODEL": "resnet"})["score"]["command"] == ["resnet", "/images", "/scores/resnet"]
 
 
 @pytest.mark.parametrize("name", SCORERS)

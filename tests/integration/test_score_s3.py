@@ -1,11 +1,16 @@
-"""Sources in S3, through s3fs and a real server that speaks its protocol."""
+"""Sources and data sets in S3, through s3fs and a real server that speaks its protocol."""
 
 from __future__ import annotations
 
 import gzip
 import io
+import json
+import signal
 import struct
+import subprocess
+import sys
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,3 +151,92 @@ def test_arrays(s3: Any, options: dict[str, Any]) -> None:
 def test_a_bucket_that_is_not_there(s3: Any, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="s3://convoy-no-such/x: cannot be read"):
         open_source("s3://convoy-no-such/x", storage_options=options)
+
+
+KILLED = """
+import json, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from killed import transport
+from convoy.serving.client import Client
+from convoy.serving.scoring import score
+
+def tell(progress):
+    if progress.done >= int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+client = Client(transport=transport(os.open(os.devnull, os.O_WRONLY)))
+options = {"storage_options": json.loads(sys.argv[5]), **json.loads(sys.argv[6])}
+score("digits", sys.argv[2], sys.argv[3], client=client, on_progress=tell, **options).finish()
+"""
+SMALL: dict[str, Any] = {"chunk_rows": 8, "rows_per_file": 32, "in_flight": 1}
+
+
+def test_a_data_set_that_is_killed_and_goes_on(
+    s3: Any, options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    from convoy.contract.errors import ScoringError
+    from convoy.serving.client import Client
+    from convoy.serving.client.testing import FakeModel, FakeTransport
+    from convoy.serving.scoring import _store, score
+
+    images = np.arange(104, dtype=np.uint8)[:, None, None] + np.zeros((104, 4, 4), np.uint8)
+    np.save(tmp_path / "x.npy", images)
+    out, source = f"s3://{BUCKET}/sets/out", tmp_path / "x.npy"
+
+    def probabilities(pixels: Any) -> Any:
+        found = np.full((len(pixels), 3), 0.1, np.float32)
+        found[np.arange(len(pixels)), pixels[:, 0, 0, 0] % 3] = 0.8
+        return found
+
+    def run(place: Any) -> Any:
+        model = FakeModel.of_labels(("zero", "one", "two"), probabilities, image_size_px=4, max_batch_size=2, version="3")
+        client = Client(transport=FakeTransport({"digits": model}))
+        return score("digits", source, place, client=client, storage_options=options, **SMALL)
+
+    monkeypatch.setattr(_store, "_SETTLES_S", 0.05)
+    words = [
+        str(Path(__file__).parents[1] / "serving" / "scoring"),
+        str(source),
+        out,
+        "80",
+        json.dumps(options),
+        json.dumps(SMALL),
+    ]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    with pytest.raises(UsageError, match=r"another run writes here \(process \d+ of .*where it was killed, \d+ s"):
+        run(out).finish()
+    monkeypatch.setattr(_store, "LEASE_S", 0.5)
+    time.sleep(0.5)
+    summary = run(out).finish()
+    assert (summary.n, summary.n_scored) == (104, 104)
+    assert summary.n_resumed >= 16
+    run(tmp_path / "out").finish()
+    there = sorted(path.partition("/out/")[2] for path in s3.find(f"{BUCKET}/sets/out"))
+    parts = [f"part-{part:06}.parquet" for part in range(4)]
+    assert there == ["_convoy/manifest.json", "_convoy/run.json", *parts]
+    for part in parts:
+        tables = [
+            parquet.read_table(io.BytesIO(s3.cat_file(f"{BUCKET}/sets/out/{part}"))),
+            parquet.read_table(tmp_path / "out" / part),
+        ]
+        assert tables[0].drop_columns("latency_ms").equals(tables[1].drop_columns("latency_ms"))
+    s3.pipe_file(f"{BUCKET}/sets/out/part-000001.parquet", b"damaged")
+    with pytest.raises(ScoringError, match=r"part-000001.parquet: cannot be read: .*Remove this one file"):
+        run(out).finish()
+    s3.rm_file(f"{BUCKET}/sets/out/part-000001.parquet")
+    assert run(out).finish().n_resumed == 72
+
+
+def test_a_place_that_is_not_there_is_refused(s3: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    from convoy.contract.errors import ScoringError
+    from convoy.serving.scoring import score
+
+    np.save(tmp_path / "x.npy", np.zeros((4, 4, 4), np.uint8))
+    s3.pipe_file(f"{BUCKET}/other/a.txt", b"a")
+    with pytest.raises(UsageError, match=r"found 1 other files \(a.txt, say\)"):
+        score("digits", tmp_path / "x.npy", f"s3://{BUCKET}/other", storage_options=options).finish()
+    wrong = {**options, "endpoint_url": "http://127.0.0.1:1", "config_kwargs": {"retries": {"max_attempts": 1}}}
+    with pytest.raises(ScoringError, match=r"s3://.*cannot be (read|written)"):
+        score("digits", tmp_path / "x.npy", f"s3://{BUCKET}/out", storage_options=wrong).finish()

@@ -6,6 +6,7 @@ Listing and reading are apart: ``Source.entries`` names the inputs and reads no 
 
 from __future__ import annotations
 
+from convoy.serving.scoring.source._array import ArraySource as ArraySource
 from convoy.serving.scoring.source._entry import MOST_BYTES as MOST_BYTES
 from convoy.serving.scoring.source._entry import Entry as Entry
 from convoy.serving.scoring.source._entry import Loaded as Loaded

@@ -72,16 +72,31 @@ class ArraySource:
             )
         self._images = images
 
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def version(self) -> str:
+        """The stamp of every image."""
+        return self._version
+
+    @property
+    def image_bytes(self) -> int:
+        """The size of every image."""
+        return int(np.prod(self._images.shape[1:]))
+
+    def labels(self, start: int, stop: int) -> list[str | None]:
+        """The true labels of some images."""
+        if self._labels is None:
+            return [None] * (stop - start)
+        return [printable(str(label)) for label in self._labels[start:stop]]
+
     def entries(self) -> Iterator[Entry]:
         """One an image, in order."""
-        size = int(np.prod(self._images.shape[1:]))
-        version = self._version
-        if self._labels is None:
-            for name in map(str, range(len(self._images))):
-                yield Entry(name, name, size, version, None)
-        else:
-            for index, label in enumerate(self._labels):
-                yield Entry(str(index), str(index), size, version, printable(str(label)))
+        size, version = self.image_bytes, self._version
+        for index in range(len(self)):
+            (label,) = self.labels(index, index + 1)
+            yield Entry(str(index), str(index), size, version, label)
 
     def load(self, entries: Sequence[Entry]) -> Iterator[Loaded]:
         """Views of the array, shape (H, W, C): the last axis is 1 for grey, or a width of 3 would look like colours."""

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,21 @@ def fake() -> FakeTransport:
 
 
 @pytest.fixture
-def client(fake: FakeTransport) -> Client:
-    return Client(transport=fake)
+def client(fake: FakeTransport) -> Iterator[Client]:
+    with Client(transport=fake) as client:
+        yield client
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """fsspec's file system in memory, emptied."""
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
+import gc
 import json
-import signal
-import subprocess
+import os
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pytest
 from convoy.contract.errors import (
     AuthenticationError,
     ClientError,
+    DataError,
     InvalidResponseError,
     MissingDependencyError,
     ModelNotFoundError,
@@ -29,17 +29,35 @@ from convoy.contract.errors import (
 )
 from convoy.serving.client import Client
 from convoy.serving.client._call import Infer
-from convoy.serving.client.testing import FakeTransport
-from convoy.serving.scoring import SCHEMA_VERSION, _table, score
-from convoy.serving.scoring._run import MAX_FAILED_BATCHES
-from convoy.serving.scoring._table import TableFile
+from convoy.serving.client.testing import FakeModel, FakeTransport
+from convoy.serving.scoring import SCHEMA_VERSION, _scorer, _table, score
+from convoy.serving.scoring._local import MOST_REFUSED
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
+SMALL = {"chunk_rows": 8, "rows_per_file": 32}
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = parquet.read_table(out).to_pylist()
     return rows
+
+
+def without_latency(out: Path) -> list[dict[str, Any]]:
+    return [{**row, "latency_ms": None} for row in rows_of(out)]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def array(tmp_path: Path, n: int = 200) -> Path:
+    """Images whose class is their index modulo 3, as the fake foretells; each is another one."""
+    images = np.zeros((n, 4, 4), np.uint8)
+    images[:, 0, 0] = np.arange(n) % 3 + np.arange(n) // 3 % 80 * 3
+    images[:, 0, 1] = np.arange(n) // 240
+    np.save(tmp_path / "x.npy", images)
+    return tmp_path / "x.npy"
 
 
 @pytest.fixture
@@ -58,9 +76,10 @@ def hostile(tmp_path: Path, write_image: Callable[[Path, int], Path]) -> Path:
 
 
 def test_every_input_has_exactly_one_row_in_the_sources_order(hostile: Path, tmp_path: Path, client: Client) -> None:
-    out = tmp_path / "out.parquet"
-    summary = score("digits", hostile, out, client=client, top_k=2)
+    out = tmp_path / "out"
+    summary = score("digits", hostile, out, client=client, top_k=2).finish()
     rows = rows_of(out)
+    assert [row["row"] for row in rows] == list(range(14))
     assert [row["source"] for row in rows] == sorted(path.name for path in hostile.iterdir() if path.suffix == ".png")
     for row in rows:
         if row["source"].startswith("good"):
@@ -76,19 +95,20 @@ def test_every_input_has_exactly_one_row_in_the_sources_order(hostile: Path, tmp
             assert {row[key] for key in ("index", "label", "probability", "top_k", "latency_ms")} == {None}
         assert (row["model_name"], row["model_version"], row["model_sha256"]) == ("digits", "3", None)
     assert (summary.n, summary.n_scored, summary.n_failed, dict(summary.skipped)) == (14, 10, 4, {".txt files": 1})
-    assert (summary.model_version, summary.accuracy, summary.n_labelled) == ("3", None, 0)
+    assert (summary.model_version, summary.accuracy, summary.n_labelled, summary.n_resumed) == ("3", None, 0, 0)
     assert summary.throughput_ips > 0
+    assert names(out) == ["_convoy/lock", "_convoy/manifest.json", "_convoy/run.json", "part-000000.parquet"]
 
 
 def test_the_table_has_the_documented_schema_and_says_its_version(hostile: Path, tmp_path: Path, client: Client) -> None:
-    out = tmp_path / "out.parquet"
-    score("digits", hostile, out, client=client)
-    schema = parquet.read_schema(out)
+    out = tmp_path / "out"
+    score("digits", hostile, out, client=client).finish()
+    schema = parquet.read_schema(out / "part-000000.parquet")
     documented = [line.split("``")[1] for line in (_table.__doc__ or "").splitlines() if line.startswith("``")]
-    assert schema.names == documented[:-1]
-    assert documented[-1] == "true_label"
-    assert schema.metadata[b"convoy.schema_version"] == SCHEMA_VERSION.encode() == b"1"
+    assert schema.names == documented
+    assert schema.metadata[b"convoy.schema_version"] == SCHEMA_VERSION.encode() == b"2"
     assert schema.metadata[b"convoy.model_version"] == b"3"
+    assert schema.metadata[b"convoy.run"].decode() == json.loads((out / "_convoy" / "manifest.json").read_text())["run"]
 
 
 def test_labels_from_folders_give_true_labels_and_accuracy(
@@ -97,8 +117,8 @@ def test_labels_from_folders_give_true_labels_and_accuracy(
     for name, index in (("zero/a.png", 0), ("one/b.png", 1), ("two/c.png", 0), ("one/d.png", 1), ("e.png", 2)):
         write_image(tmp_path / "set" / name, index)
     (tmp_path / "set" / "two" / "bad.png").touch()
-    out = tmp_path / "out.parquet"
-    summary = score("digits", tmp_path / "set", out, client=client, labels_from_folders=True)
+    out = tmp_path / "out"
+    summary = score("digits", tmp_path / "set", out, client=client, labels_from_folders=True).finish()
     assert [row["true_label"] for row in rows_of(out)] == [None, "one", "one", "two", "two", "zero"]
     assert (summary.n_labelled, summary.accuracy, summary.n_failed) == (4, 0.75, 1)
 
@@ -107,33 +127,40 @@ def test_folders_that_are_no_labels_are_refused_before_anything_is_written(
     tmp_path: Path, write_image: Callable[[Path, int], Path], client: Client
 ) -> None:
     write_image(tmp_path / "set" / "seven" / "a.png", 0)
-    with pytest.raises(UsageError, match=r"'seven' are no labels of model 'digits', which knows 'zero', 'one', 'two'"):
-        score("digits", tmp_path / "set", tmp_path / "out.parquet", client=client, labels_from_folders=True)
+    with pytest.raises(UsageError, match=r"none of its sub-folders is named as a class of 'digits'.*found \['seven'\]"):
+        score("digits", tmp_path / "set", tmp_path / "out", client=client, labels_from_folders=True).finish()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
-@pytest.mark.parametrize("n", [1, 3, 4, 5, 40])
+@pytest.mark.parametrize("n", [1, 3, 4, 5, 8, 9, 32, 33, 100])
 def test_arrays_of_any_length_are_scored_whole_in_batches_of_the_server(
-    n: int, tmp_path: Path, client: Client, fake: FakeTransport, monkeypatch: pytest.MonkeyPatch
+    n: int, tmp_path: Path, client: Client, fake: FakeTransport
 ) -> None:
-    monkeypatch.setattr(_table, "ROW_GROUP_ROWS", 8)
-    images = np.zeros((n, 4, 4), np.uint8) + np.arange(n, dtype=np.uint8).reshape(-1, 1, 1)
-    np.save(tmp_path / "x.npy", images)
     progress = []
-    out = tmp_path / "out.parquet"
-    score("digits", tmp_path / "x.npy", out, client=client, on_progress=lambda done, total: progress.append((done, total)))
+    out = tmp_path / "out"
+    run = score("digits", array(tmp_path, n), out, client=client, on_progress=progress.append, **SMALL)
+    tables = list(run)
+    assert [table.num_rows for table in tables] == [8] * (n // 8) + [n % 8] * (n % 8 > 0)
     assert [(row["source"], row["index"]) for row in rows_of(out)] == [(str(i), i % 3) for i in range(n)]
-    sizes = [call.inputs[0].shape[0] for call in fake.calls if isinstance(call, Infer) and call.model_version == "3"]
+    assert [row for table in tables for row in table.to_pylist()] == rows_of(out)
+    sizes = [call.inputs[0].shape[0] for call in fake.inferences if call.model_version == "3"]
     assert sorted(sizes, reverse=True) == [4] * (n // 4) + [n % 4] * (n % 4 > 0)
-    assert progress == [(min(i * 4, n), n) for i in range(-(-n // 4) + 1)]
-    assert parquet.ParquetFile(out).num_row_groups == -(-n // 8)
+    done = [told.done for told in progress]
+    assert (done[0], done[-1], len(done)) == (0, n, 1 + -(-n // 4))
+    assert done == sorted(set(done))
+    assert {(told.n, told.resumed, told.failed, told.model_version) for told in progress} == {(n, 0, 0, "3")}
+    parts = [parquet.read_metadata(path).num_rows for path in sorted(out.glob("part-*.parquet"))]
+    assert parts == [32] * (n // 32) + [n % 32] * (n % 32 > 0)
+    manifest = json.loads((out / "_convoy" / "manifest.json").read_text())
+    assert [file["rows"] for file in manifest["files"]] == parts
+    assert manifest["summary"]["n_scored"] == run.summary.n_scored == n
 
 
 def test_the_version_that_answers_first_is_asked_for_by_name(
     tmp_path: Path, client: Client, fake: FakeTransport, hostile: Path
 ) -> None:
-    score("digits", hostile, tmp_path / "out.parquet", client=client)
-    versions = [call.model_version for call in fake.calls if isinstance(call, Infer)]
+    score("digits", hostile, tmp_path / "out", client=client).finish()
+    versions = [call.model_version for call in fake.inferences]
     assert versions[0] == ""
     assert set(versions[1:]) == {"3"}
 
@@ -142,14 +169,9 @@ def test_the_digest_is_in_every_row_where_the_server_tells_it(
     tmp_path: Path, client: Client, fake: FakeTransport, hostile: Path
 ) -> None:
     fake.models["digits"].config["parameters"]["convoy_model_sha256"] = {"string_value": "ab" * 32}
-    summary = score("digits", hostile, tmp_path / "out.parquet", client=client)
+    summary = score("digits", hostile, tmp_path / "out", client=client).finish()
     assert summary.model_sha256 == "ab" * 32
-    assert {row["model_sha256"] for row in rows_of(tmp_path / "out.parquet")} == {"ab" * 32}
-
-
-def big(tmp_path: Path, n: int = 200) -> Path:
-    np.save(tmp_path / "x.npy", np.zeros((n, 4, 4), np.uint8))
-    return tmp_path / "x.npy"
+    assert {row["model_sha256"] for row in rows_of(tmp_path / "out")} == {"ab" * 32}
 
 
 class Failing(FakeTransport):
@@ -171,160 +193,409 @@ class Failing(FakeTransport):
 
 
 @pytest.mark.parametrize("error", [UnavailableError("gone"), ModelNotFoundError("gone"), AuthenticationError("no")])
-def test_a_server_or_version_that_goes_stops_the_run_and_nothing_is_written(
-    error: ClientError, tmp_path: Path, fake: FakeTransport
+def test_a_server_or_version_that_goes_stops_the_run_which_then_goes_on(
+    error: ClientError, tmp_path: Path, fake: FakeTransport, client: Client
 ) -> None:
-    source = big(tmp_path)
-    with pytest.raises(ScoringError, match=r"stopped after \d+ of 200 inputs and wrote nothing.*again when it is served") as caught:
-        score("digits", source, tmp_path / "out.parquet", client=Client(transport=Failing(fake, error, after=9)))
+    source, out = array(tmp_path), tmp_path / "out"
+    failing = Client(transport=Failing(fake, error, after=20), retry=None)
+    with pytest.raises(
+        ScoringError, match=r"the run stopped: .* of 200 inputs have their row in .*Run the same command again"
+    ) as caught:
+        score("digits", source, out, client=failing, in_flight=1, patience_s=0, **SMALL).finish()
     assert str(error) in str(caught.value)
     assert caught.value.__cause__ is error
-    assert ("version 3 is not served any more" in str(caught.value)) == (not isinstance(error, AuthenticationError))
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    assert ("version 3 is not served any more" in str(caught.value)) == isinstance(error, ModelNotFoundError)
+    n = sum(1 for name in names(out) if "chunk-" in name) * 8 + len(list(out.glob("part-*"))) * 32
+    assert 0 < n < 200
+    assert f" {n} of 200 inputs" in str(caught.value)
+    fake.calls.clear()
+    summary = score("digits", source, out, client=client, **SMALL).finish()
+    assert (summary.n, summary.n_scored, summary.n_resumed) == (200, 200, n)
+    assert sum(call.inputs[0].shape[0] for call in fake.inferences[1:]) == 200 - n
+    score("digits", source, tmp_path / "unbroken", client=client, **SMALL).finish()
+    assert without_latency(out) == without_latency(tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("error", [OverloadedError("full"), ServerFailureError("sick"), InvalidResponseError("odd")])
+def test_a_server_that_is_gone_for_a_moment_is_waited_for(tmp_path: Path, fake: FakeTransport) -> None:
+    failing = Client(transport=Failing(fake, UnavailableError("gone"), after=9, times=12), retry=None)
+    summary = score("digits", array(tmp_path), tmp_path / "out", client=failing, in_flight=4, patience_s=30, **SMALL).finish()
+    assert (summary.n_scored, summary.n_failed) == (200, 0)
+
+
+def test_who_is_waiting_for_a_server_is_stopped_at_once(tmp_path: Path, fake: FakeTransport) -> None:
+    failing = Client(transport=Failing(fake, UnavailableError("gone"), after=9), retry=None)
+    run = score("digits", array(tmp_path), tmp_path / "out", client=failing, patience_s=300, **SMALL)
+    timer = threading.Timer(0.5, run.stop)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(ScoringError, match="gone"):
+        run.finish()
+    timer.join()
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("error", [ServerFailureError("sick"), InvalidResponseError("odd")])
 def test_a_batch_that_the_server_refuses_has_the_reason_in_its_rows(
     error: ClientError, tmp_path: Path, fake: FakeTransport
 ) -> None:
-    failing = Failing(fake, error, after=5, times=3)
-    summary = score("digits", big(tmp_path), tmp_path / "out.parquet", client=Client(transport=failing, retry=None))
-    assert (summary.n, summary.n_failed) == (200, 12)
-    errors = [row["error"] for row in rows_of(tmp_path / "out.parquet")]
-    assert len(errors) == 200
-    assert errors.count(str(error)) == 12
+    class Refusing(FakeTransport):
+        """Refuses any batch with the images 20 to 22."""
+
+        def send(self, call: Any, timeout_s: float) -> Any:
+            if isinstance(call, Infer) and call.model_version:
+                pixels = np.frombuffer(bytes(call.inputs[0].data), np.uint8).reshape(call.inputs[0].shape)
+                if np.isin(pixels[:, 0, 0, 0], (20, 21, 22)).any():
+                    raise error
+            return super().send(call, timeout_s)
+
+    refusing = Client(transport=Refusing(fake.models), retry=None)
+    summary = score("digits", array(tmp_path), tmp_path / "out", client=refusing, **SMALL).finish()
+    assert (summary.n, summary.n_failed) == (200, 3)
+    errors = {row["row"]: row["error"] for row in rows_of(tmp_path / "out") if row["error"]}
+    assert set(errors) == {20, 21, 22}
+    assert set(errors.values()) == {str(error)}
+
+
+def test_a_server_that_has_no_room_is_asked_again(tmp_path: Path, fake: FakeTransport) -> None:
+    failing = Failing(fake, OverloadedError("full"), after=5, times=3)
+    summary = score("digits", array(tmp_path), tmp_path / "out", client=Client(transport=failing, retry=None)).finish()
+    assert (summary.n, summary.n_failed) == (200, 0)
 
 
 def test_a_server_that_only_refuses_stops_the_run(tmp_path: Path, fake: FakeTransport) -> None:
     failing = Failing(fake, ServerFailureError("sick"), after=10)
-    with pytest.raises(ScoringError, match=rf"refused {MAX_FAILED_BATCHES} batches one after the other. The last time: sick"):
-        score("digits", big(tmp_path, 400), tmp_path / "out.parquet", client=Client(transport=failing))
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    with pytest.raises(ScoringError, match=rf"refused {MOST_REFUSED} batches one after the other. The last time: sick"):
+        score("digits", array(tmp_path, 400), tmp_path / "out", client=Client(transport=failing), **SMALL).finish()
+    stored = [row for path in (tmp_path / "out").glob("part-*") for row in rows_of(path)]
+    assert sum(row["error"] is not None for row in stored) < 4 * MOST_REFUSED
+    assert len(stored) < 4 * (10 + MOST_REFUSED)
+
+
+def test_an_answer_of_another_version_is_in_no_row(tmp_path: Path, fake: FakeTransport) -> None:
+    class Other(FakeTransport):
+        def send(self, call: Any, timeout_s: float) -> Any:
+            result = super().send(call, timeout_s)
+            if isinstance(call, Infer) and call.model_version:
+                return dataclasses.replace(result, model_version="4")
+            return result
+
+    with pytest.raises(ScoringError, match="version"):
+        score("digits", array(tmp_path), tmp_path / "out", client=Client(transport=Other(fake.models)), **SMALL).finish()
+    assert not list((tmp_path / "out").glob("part-*"))
+
+
+def served(fake: FakeTransport, version: str, digest: str) -> None:
+    """Serve ``digits`` in another version, or with another file."""
+    model = fake.models["digits"]
+    config = {**model.config, "parameters": {**model.config["parameters"], "convoy_model_sha256": {"string_value": digest}}}
+    fake.models["digits"] = FakeModel(model.run, model.inputs, config, version)
+
+
+def after(n: int, then: Callable[[], None]) -> Callable[[Any], None]:
+    """Tells of progress: does something, once, when ``n`` inputs are done."""
+    did = threading.Event()
+
+    def tell(progress: Any) -> None:
+        if progress.done >= n and not did.is_set():
+            did.set()
+            then()
+
+    return tell
+
+
+def test_a_version_that_is_replaced_under_its_number_stops_the_run(tmp_path: Path, fake: FakeTransport, client: Client) -> None:
+    served(fake, "3", "a" * 64)
+    source, out = array(tmp_path), tmp_path / "out"
+    replace = after(100, lambda: served(fake, "3", "b" * 64))
+    with pytest.raises(ScoringError, match=r"version 3 was replaced during the run: its file had the digest aaa.*now has bbb"):
+        score("digits", source, out, client=client, in_flight=1, on_progress=replace, **SMALL).finish()
+    stored = [path for path in out.rglob("*") if path.name.startswith(("part-", "chunk-"))]
+    assert stored
+    with pytest.raises(UsageError, match=r"another run was begun here: the model's file \(its digest\) was 'aaa"):
+        score("digits", source, out, client=client, **SMALL).finish()
+    served(fake, "3", "a" * 64)
+    assert score("digits", source, out, client=client, **SMALL).finish().n_scored == 200
+
+
+def test_a_run_goes_on_with_its_version_only(tmp_path: Path, fake: FakeTransport, client: Client) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    upgrade = after(100, lambda: served(fake, "4", "b" * 64))
+    with pytest.raises(ScoringError, match="version 3 is not served any more, and a data set holds the answers of one version"):
+        score("digits", source, out, client=client, in_flight=1, on_progress=upgrade, **SMALL).finish()
+    with pytest.raises(ScoringError, match="begun with version 3 of 'digits', which is not served any more"):
+        score("digits", source, out, client=client, **SMALL).finish()
+    with pytest.raises(UsageError, match="the model's version was '3' and is '4'"):
+        score("digits", source, out, client=client, model_version="4", **SMALL).finish()
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"top_k": 2}, "--top-k was 5 and is 2"),
+        ({"chunk_rows": 16}, "--chunk-rows was 8 and is 16"),
+        ({"rows_per_file": 64}, "--rows-per-file was 32 and is 64"),
+        ({"format": "csv"}, "--format was 'parquet' and is 'csv'"),
+        ({"model_name": "others"}, "the model was 'digits' and is 'others'"),
+        ({"source": "y.npy"}, "the source was .*x.npy' and is .*y.npy'"),
+    ],
+)
+def test_another_run_is_refused_before_a_server_is_asked(
+    changed: dict[str, Any], words: str, tmp_path: Path, client: Client, fake: FakeTransport
+) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    (tmp_path / "y.npy").write_bytes(source.read_bytes())
+    score("digits", source, out, client=client, **SMALL).finish()
+    before = {name: (out / name).read_bytes() for name in names(out)}
+    fake.calls.clear()
+    asked = {"model_name": "digits", **SMALL, **changed}
+    asked["source"] = tmp_path / asked["source"] if "source" in asked else source
+    with pytest.raises(UsageError, match=f"another run was begun here: {words}"):
+        score(out=out, client=client, **asked).finish()
+    assert not fake.calls
+    assert {name: (out / name).read_bytes() for name in names(out)} == before
+
+
+def test_a_source_that_changed_between_runs_is_refused(hostile: Path, tmp_path: Path, client: Client) -> None:
+    out = tmp_path / "out"
+    with score("digits", hostile, out, client=client, chunk_rows=4, rows_per_file=4) as run:
+        next(iter(run))
+    (hostile / "good5.png").write_bytes((hostile / "good6.png").read_bytes())
+    with pytest.raises(UsageError, match=r"inputs of the source have changed .*among rows 4 to 7 \(1 of 4 chunks differ\)"):
+        score("digits", hostile, out, client=client, chunk_rows=4, rows_per_file=4).finish()
+    (hostile / "good99.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"the source had 14 inputs and has 15"):
+        score("digits", hostile, out, client=client, chunk_rows=4, rows_per_file=4).finish()
+
+
+def test_what_is_no_input_may_change_between_runs(hostile: Path, tmp_path: Path, client: Client) -> None:
+    with score("digits", hostile, tmp_path / "out", client=client, chunk_rows=4, rows_per_file=4) as run:
+        next(iter(run))
+    (hostile / "more.txt").touch()
+    assert score("digits", hostile, tmp_path / "out", client=client, chunk_rows=4, rows_per_file=4).finish().n == 14
+
+
+def test_a_file_that_changes_during_the_run_has_the_reason_in_its_row(hostile: Path, tmp_path: Path, client: Client) -> None:
+    def change() -> None:
+        (hostile / "good9.png").write_bytes((hostile / "good8.png").read_bytes())
+
+    summary = score(
+        "digits", hostile, tmp_path / "out", client=client, on_progress=after(0, change), chunk_rows=4, rows_per_file=4
+    ).finish()
+    assert summary.n_failed == 5
+    (row,) = (row for row in rows_of(tmp_path / "out") if row["source"] == "good9.png")
+    assert "changed" in row["error"]
+
+
+def test_an_array_that_changes_during_the_run_stops_it(tmp_path: Path, client: Client) -> None:
+    source = array(tmp_path)
+
+    def change() -> None:
+        aside = array(tmp_path / "aside", 200)
+        os.utime(aside, (1, 1))
+        aside.replace(source)
+
+    (tmp_path / "aside").mkdir()
+    with pytest.raises(ScoringError, match=r"the run stopped: .*changed"):
+        score("digits", source, tmp_path / "out", client=client, in_flight=1, on_progress=after(40, change), **SMALL).finish()
+    with pytest.raises(UsageError, match="inputs of the source have changed"):
+        score("digits", source, tmp_path / "out", client=client, **SMALL).finish()
+
+
+def test_a_source_that_cannot_be_read_or_is_empty_leaves_nothing(tmp_path: Path, client: Client) -> None:
+    (tmp_path / "set").mkdir()
+    for source in (tmp_path / "set", tmp_path / "gone"):
+        with pytest.raises((DataError, UsageError)):
+            score("digits", source, tmp_path / "out", client=client).finish()
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
 
 
 def test_an_unreachable_server_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    source = big(tmp_path)
+    source = array(tmp_path)
     with pytest.raises(UnavailableError, match="convoy serve"):
-        score("digits", source, tmp_path / "out.parquet", url="grpc://127.0.0.1:1")
+        score("digits", source, tmp_path / "out", url="grpc://127.0.0.1:1").finish()
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
-def test_a_file_that_is_there_is_only_replaced_by_force(tmp_path: Path, client: Client) -> None:
-    source, out = big(tmp_path), tmp_path / "out.parquet"
-    out.write_text("precious")
-    with pytest.raises(UsageError, match="--force"):
-        score("digits", source, out, client=client)
-    assert out.read_text() == "precious"
-    score("digits", source, out, client=client, force=True)
-    assert len(rows_of(out)) == 200
-
-
-def test_a_failed_run_leaves_the_file_that_was_there(tmp_path: Path, fake: FakeTransport) -> None:
-    source, out = big(tmp_path), tmp_path / "out.parquet"
-    out.write_text("precious")
-    with pytest.raises(ScoringError):
-        score("digits", source, out, client=Client(transport=Failing(fake, UnavailableError("gone"), after=9)), force=True)
-    assert out.read_text() == "precious"
-
-
-@pytest.mark.parametrize("name", ["missing/out.parquet", "folder"])
-def test_an_output_that_cannot_be_is_refused_at_once(name: str, tmp_path: Path, client: Client, fake: FakeTransport) -> None:
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match=r"does not exist|found a folder"):
-        score("digits", big(tmp_path), tmp_path / name, client=client)
+def test_nothing_is_asked_before_the_tables_are_taken(tmp_path: Path, client: Client, fake: FakeTransport) -> None:
+    run = score("digits", array(tmp_path), tmp_path / "out", client=client)
     assert not fake.calls
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="has not ended"):
+        _ = run.summary
+    run.finish()
+    assert run.finish() is run.summary
 
 
-@pytest.mark.parametrize("name", ["scores.csv", "scores", "scores.parquet.gz", ".parquet"])
-def test_a_name_of_another_format_is_refused_before_the_server_is_asked(
-    name: str, tmp_path: Path, client: Client, fake: FakeTransport
+def test_a_finished_data_set_is_told_again_and_left_as_it_is(
+    hostile: Path, tmp_path: Path, client: Client, fake: FakeTransport
 ) -> None:
-    with pytest.raises(UsageError, match=r"a Parquet table is written.* ends in \.parquet or \.pq"):
-        score("digits", big(tmp_path), tmp_path / name, client=client)
-    assert not fake.calls
+    out = tmp_path / "out"
+    first = score("digits", hostile, out, client=client).finish()
+    before = {name: (out / name).read_bytes() for name in names(out)}
+    fake.calls.clear()
+    again = score("digits", hostile, out, client=client).finish()
+    assert len(fake.inferences) == 1
+    assert {name: (out / name).read_bytes() for name in names(out)} == before
+    assert (again.n, again.n_scored, again.n_failed, again.n_resumed) == (14, 10, 4, 14)
+    assert again.statistics["labels"] == first.statistics["labels"]
 
 
-@pytest.mark.parametrize("name", ["scores.pq", "SCORES.PARQUET"])
-def test_a_name_of_a_parquet_file_is_taken_in_any_case(name: str, tmp_path: Path, client: Client) -> None:
-    score("digits", big(tmp_path), tmp_path / name, client=client)
-    assert len(rows_of(tmp_path / name)) == 200
-
-
-def test_what_a_killed_run_left_aside_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path, client: Client) -> None:
-    source, out = big(tmp_path), tmp_path / "out.parquet"
-    dead = tmp_path / ".out.parquet.3e5cb6a3.tmp"
-    dead.write_bytes(b"half a table")
-    others = {".out.parquet.tmp", ".out.parquet.mine.tmp", ".other.parquet.3e5cb6a3.tmp", "out.parquet.3e5cb6a3.tmp"}
-    for name in others:
-        (tmp_path / name).touch()
-    schema = _table.make_schema(with_true_label=False, metadata={})
-    with suppress(InterruptedError), TableFile(out, schema):
-        (aside,) = (path for path in tmp_path.iterdir() if path.name.startswith(".out.parquet") and path.name not in others)
-        assert aside != dead  # the first run has removed it
-        score("digits", source, out, client=client)
-        assert aside.exists()
-        raise InterruptedError  # the living run ends, and takes its own file with it
-    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "out.parquet", *others}
-
-
-def test_a_run_that_was_killed_leaves_no_file_that_stays(tmp_path: Path, client: Client) -> None:
-    source, out = big(tmp_path), tmp_path / "out.parquet"
-    program = (
-        "import os, signal, sys; from pathlib import Path; from convoy.serving.scoring import _table\n"
-        "with _table.TableFile(Path(sys.argv[1]), _table.make_schema(with_true_label=False, metadata={})):\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(out)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert len(list(tmp_path.glob(".out.parquet.*.tmp"))) == 1
-    score("digits", source, out, client=client)
-    assert {path.name for path in tmp_path.iterdir()} == {"x.npy", "out.parquet"}
-
-
-@pytest.mark.parametrize("when", ["during", "at the end"])
-def test_a_full_disk_leaves_nothing_half_written(
-    when: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_was_removed_is_scored_again_and_the_manifest_is_of_the_new_one(
+    tmp_path: Path, client: Client, fake: FakeTransport
 ) -> None:
-    source = big(tmp_path)
-    monkeypatch.setattr(_table, "ROW_GROUP_ROWS", 32)
-    original = Path.open
+    source, out = array(tmp_path), tmp_path / "out"
+    score("digits", source, out, client=client, **SMALL).finish()
+    before = without_latency(out)
+    (out / "part-000002.parquet").unlink()
+    fake.calls.clear()
+    summary = score("digits", source, out, client=client, **SMALL).finish()
+    assert summary.n_resumed == 168
+    assert sum(call.inputs[0].shape[0] for call in fake.inferences[1:]) == 32
+    assert without_latency(out) == before
+    files = json.loads((out / "_convoy" / "manifest.json").read_text())["files"]
+    from convoy.contract.files import sha256_bytes
 
-    class Full:
-        """A file on a disk with room for 500 bytes, or, where it fails only in the end, for none of the footer."""
+    assert [file["sha256"] for file in files] == [sha256_bytes((out / file["name"]).read_bytes()) for file in files]
 
-        def __init__(self, file: Any) -> None:
-            self._file, self._written = file, 0
 
-        def write(self, data: Any) -> int:
-            self._written += len(data)
-            if self._written > (500 if when == "during" else 10_000):
-                raise OSError(errno.ENOSPC, "No space left on device")
-            n: int = self._file.write(data)
-            return n
+@pytest.mark.parametrize("damage", [b"", b"no Arrow", None])
+def test_a_chunk_that_is_damaged_is_scored_again(damage: bytes | None, tmp_path: Path, client: Client, fake: FakeTransport) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    with score("digits", source, out, client=client, in_flight=1, chunk_rows=8, rows_per_file=200) as run:
+        tables = iter(run)
+        for _ in range(3):
+            next(tables)
+    chunk = out / "_convoy" / "chunk-00000001.arrow"
+    n_chunks = len(list(chunk.parent.glob("chunk-*.arrow")))
+    chunk.write_bytes(chunk.read_bytes()[:-40] if damage is None else damage)
+    fake.calls.clear()
+    summary = score("digits", source, out, client=client, chunk_rows=8, rows_per_file=200).finish()
+    assert (summary.n_scored, summary.n_resumed) == (200, 8 * (n_chunks - 1))
+    assert [row["source"] for row in rows_of(out)] == list(map(str, range(200)))
 
-        def flush(self) -> None:
-            if when == "at the end":
-                raise OSError(errno.ENOSPC, "No space left on device")
-            self._file.flush()
 
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._file, name)
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_a_file_that_is_damaged_is_named(form: Any, tmp_path: Path, client: Client) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    score("digits", source, out, client=client, format=form, **SMALL).finish()
+    part = out / f"part-000003.{form}"
+    part.write_bytes(part.read_bytes()[:-900])
+    with pytest.raises(ScoringError, match=rf"part-000003.{form}: .*Remove this one file"):
+        score("digits", source, out, client=client, format=form, **SMALL).finish()
+    part.unlink()
+    assert score("digits", source, out, client=client, format=form, **SMALL).finish().n_scored == 200
 
-    monkeypatch.setattr(
-        Path, "open", lambda path, *args: Full(original(path, *args)) if path.suffix == ".tmp" else original(path, *args)
-    )
-    with pytest.raises(ScoringError, match=r"No space left on device\. Nothing half-written was kept"):
-        score("digits", source, tmp_path / "out.parquet", client=client)
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]"])
+def test_a_damaged_identity_is_said(damage: bytes, tmp_path: Path, client: Client) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    score("digits", source, out, client=client).finish()
+    (out / "_convoy" / "run.json").write_bytes(damage)
+    with pytest.raises(ScoringError, match=r"run.json: cannot be read .*it is damaged, or another version of Convoy wrote it"):
+        score("digits", source, out, client=client).finish()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"run": "another"}'])
+def test_a_damaged_manifest_is_written_anew(damage: bytes, tmp_path: Path, client: Client) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    score("digits", source, out, client=client).finish()
+    (out / "_convoy" / "manifest.json").write_bytes(damage)
+    score("digits", source, out, client=client).finish()
+    assert json.loads((out / "_convoy" / "manifest.json").read_text())["summary"]["n"] == 200
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("convoy-score", "convoy-write"))]
+
+
+def gone_within(seconds: float) -> bool:
+    until = time.monotonic() + seconds
+    while threads() and time.monotonic() < until:
+        time.sleep(0.01)
+    return not threads()
+
+
+@pytest.mark.parametrize("how", ["close", "with", "forgotten", "raised"])
+def test_a_run_that_is_given_up_lets_go_of_everything(
+    how: str, tmp_path: Path, fake: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convoy.serving.client._client.open_transport", lambda endpoint, headers: fake)
+    source, out = array(tmp_path), tmp_path / "out"
+    run = score("digits", source, out, **SMALL)
+    if how == "with":
+        with run:
+            next(iter(run))
+    elif how == "raised":
+        with pytest.raises(RuntimeError, match="mine"), run:  # noqa: PT012
+            for _ in run:
+                raise RuntimeError("mine")
+    else:
+        next(iter(run))
+        if how == "close":
+            run.close()
+            run.close()
+        else:
+            del run
+            gc.collect()
+    assert gone_within(5)
+    assert fake.closed
+    fake.closed = False
+    assert score("digits", source, out, **SMALL).finish().n_scored == 200
+    assert fake.closed
+    assert gone_within(5)
+
+
+def test_a_run_that_was_closed_gives_nothing_more(tmp_path: Path, client: Client) -> None:
+    run = score("digits", array(tmp_path), tmp_path / "out", client=client)
+    run.close()
+    assert list(run) == []
+    with pytest.raises(UsageError, match="has not ended"):
+        run.finish()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("mine")])
+def test_an_error_of_who_is_told_of_the_progress_ends_the_run_in_order(
+    error: BaseException, tmp_path: Path, client: Client
+) -> None:
+    def fail() -> None:
+        raise error
+
+    source, out = array(tmp_path), tmp_path / "out"
+    with pytest.raises(type(error)):
+        score("digits", source, out, client=client, on_progress=after(100, fail), **SMALL).finish()
+    assert gone_within(5)
+    score("digits", source, out, client=client, **SMALL).finish()
+    assert [row["source"] for row in rows_of(out)] == list(map(str, range(200)))
+
+
+def test_stop_ends_a_run_after_the_chunks_in_flight(tmp_path: Path, client: Client, fake: FakeTransport) -> None:
+    source, out = array(tmp_path, 600), tmp_path / "out"
+    run = score("digits", source, out, client=client, in_flight=2, on_progress=lambda told: told.done >= 50 and run.stop(), **SMALL)
+    with pytest.raises(ScoringError, match=r"the run stopped: it was told to\. (\d+) of 600 inputs have their row"):
+        run.finish()
+    n = sum(call.inputs[0].shape[0] for call in fake.inferences[1:])
+    assert 50 <= n <= 50 + 8 * (2 + 4 + 1)
+    assert n % 8 == 0
+    fake.calls.clear()
+    assert score("digits", source, out, client=client, **SMALL).finish().n_resumed == n  # no row was lost
+    assert sum(call.inputs[0].shape[0] for call in fake.inferences[1:]) == 600 - n
+
+
+def test_stop_ends_the_listing(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = score("digits", array(tmp_path), tmp_path / "out", client=client, **SMALL)
+    run.stop()
+    with pytest.raises(ScoringError, match="the run was stopped before anything was scored"):
+        run.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
-def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, client: Client) -> None:
-    def interrupt(done: int, total: int) -> None:
-        if done > 100:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        score("digits", big(tmp_path), tmp_path / "out.parquet", client=client, on_progress=interrupt)
+def test_a_full_disk_for_the_list_of_inputs_is_said(tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **options: open("/dev/full", "wb+", buffering=0))  # noqa: PTH123, SIM115
+    with pytest.raises(ScoringError, match=r"the list of inputs cannot be written: .*TMPDIR"):
+        score("digits", array(tmp_path), tmp_path / "out", client=client).finish()
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
@@ -332,7 +603,7 @@ def test_an_interrupt_leaves_nothing_half_written(tmp_path: Path, client: Client
 def test_no_more_batches_are_at_the_server_than_allowed_and_reading_runs_only_so_far_ahead(
     in_flight: int, tmp_path: Path, fake: FakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, gate = threading.Lock(), threading.Event()
+    lock = threading.Lock()
     state = {"now": 0, "most": 0, "sent": 0, "decoded": 0, "ahead": 0}
 
     class Counting(FakeTransport):
@@ -343,18 +614,14 @@ def test_no_more_batches_are_at_the_server_than_allowed_and_reading_runs_only_so
                 state["now"] += 1
                 state["sent"] += call.inputs[0].shape[0]
                 state["most"] = max(state["most"], state["now"])
-                if state["now"] >= in_flight:
-                    gate.set()
-            gate.wait(5)  # all that may be at the server at once meet here
+            time.sleep(0.002)
             try:
                 return super().send(call, timeout_s)
             finally:
                 with lock:
                     state["now"] -= 1
 
-    from convoy.serving.scoring import _batch
-
-    original = _batch.to_pixels
+    original = _scorer.to_pixels
 
     def counted(*args: Any) -> Any:
         with lock:
@@ -362,19 +629,30 @@ def test_no_more_batches_are_at_the_server_than_allowed_and_reading_runs_only_so
             state["ahead"] = max(state["ahead"], state["decoded"] - state["sent"])
         return original(*args)
 
-    monkeypatch.setattr(_batch, "to_pixels", counted)
-    summary = score(
-        "digits", big(tmp_path, 400), tmp_path / "out.parquet", client=Client(transport=Counting(fake.models)), in_flight=in_flight
-    )
+    monkeypatch.setattr(_scorer, "to_pixels", counted)
+    np.save(tmp_path / "x.npy", np.zeros((400, 5, 5), np.uint8))  # of another size: each is brought to the model's
+    client = Client(transport=Counting(fake.models))
+    summary = score("digits", tmp_path / "x.npy", tmp_path / "out", client=client, in_flight=in_flight).finish()
     assert summary.n_scored == 400
-    assert state["most"] == in_flight
+    assert 1 <= state["most"] <= in_flight
     assert state["ahead"] <= 4 * (in_flight + 4)
 
 
-@pytest.mark.parametrize("in_flight", [0, 257, 1.5, True])
-def test_a_number_in_flight_that_makes_no_sense_is_refused(in_flight: Any, tmp_path: Path, client: Client) -> None:
-    with pytest.raises(UsageError, match="in_flight"):
-        score("digits", big(tmp_path), tmp_path / "out.parquet", client=client, in_flight=in_flight)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("in_flight", value) for value in (0, 257, 1.5, True)),
+        *(("top_k", value) for value in (0, -1, "5")),
+        ("chunk_rows", 0),
+        ("rows_per_file", 1000),
+        ("workers", 0),
+        ("format", "xml"),
+        ("engine", "spark"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_refused(name: str, value: Any, tmp_path: Path, client: Client) -> None:
+    with pytest.raises(UsageError, match=name):
+        score("digits", array(tmp_path), tmp_path / "out", client=client, **{name: value})
 
 
 def test_a_missing_pyarrow_is_said_with_the_extra_to_install(
@@ -382,21 +660,75 @@ def test_a_missing_pyarrow_is_said_with_the_extra_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[score\]'"):
-        score("digits", big(tmp_path), tmp_path / "out.parquet", client=client)
+        score("digits", array(tmp_path), tmp_path / "out", client=client)
 
 
-def test_names_that_are_no_utf8_and_their_errors_fit_into_the_table(tmp_path: Path, client: Client) -> None:
-    import os
-
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
+def test_names_that_are_no_utf8_and_their_errors_fit_into_the_table(form: Any, tmp_path: Path, client: Client) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
     (folder / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
-    score("digits", folder, tmp_path / "out.parquet", client=client)
-    (row,) = rows_of(tmp_path / "out.parquet")
+    (table,) = score("digits", folder, tmp_path / "out", client=client, format=form)
+    (row,) = table.to_pylist()
     assert row["source"] == r"\xff.png"
     assert r"\xff.png" in row["error"]
+    (again,) = score("digits", folder, tmp_path / "out", client=client, format=form)
+    assert again.equals(table)
 
 
 def test_the_summary_is_plain_json(hostile: Path, tmp_path: Path, client: Client) -> None:
-    summary = score("digits", hostile, tmp_path / "out.parquet", client=client)
+    summary = score("digits", hostile, tmp_path / "out", client=client).finish()
     assert json.loads(json.dumps(dataclasses.asdict(summary)))["n"] == 14
+
+
+def test_chunks_that_overtake_a_slow_one_do_not_stay_in_memory(
+    tmp_path: Path, fake: FakeTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convoy.serving.scoring._run._MOST_WAITING", 2)
+    free = threading.Event()
+
+    class Slow(FakeTransport):
+        """The first image's batch is answered last."""
+
+        def send(self, call: Any, timeout_s: float) -> Any:
+            if isinstance(call, Infer) and call.model_version and not any(bytes(call.inputs[0].data)[:2]):
+                free.wait(10)
+            return super().send(call, timeout_s)
+
+    def tell(progress: Any) -> None:
+        if progress.done >= 196:
+            free.set()
+
+    out = tmp_path / "out"
+    run = score("digits", array(tmp_path), out, client=Client(transport=Slow(fake.models)), on_progress=tell, **SMALL)
+    assert [row["source"] for table in run for row in table.to_pylist()] == list(map(str, range(200)))
+
+
+def test_a_source_whose_names_come_from_stdin(tmp_path: Path, client: Client, write_image: Callable[[Path, int], Path]) -> None:
+    import io
+
+    paths = [str(write_image(tmp_path / f"{i}.png", i)) for i in range(5)]
+
+    def run() -> Any:
+        return score(
+            "digits", "-", tmp_path / "out", client=client, stdin=io.StringIO("\n".join(paths)), chunk_rows=2, rows_per_file=2
+        )
+
+    with run() as first:
+        next(iter(first))
+    assert run().finish().n == 5
+
+
+def in_order(tables: Iterator[Any]) -> list[int]:
+    return [row for table in tables for row in table.column("row").to_pylist()]
+
+
+def test_rows_of_earlier_runs_come_too(tmp_path: Path, client: Client) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    with score("digits", source, out, client=client, **SMALL) as run:
+        tables = iter(run)
+        first = in_order(next(tables) for _ in range(9))
+    assert first == list(range(72))
+    run = score("digits", source, out, client=client, **SMALL)
+    assert in_order(iter(run)) == list(range(200))
+    assert run.summary.n_resumed >= 72
