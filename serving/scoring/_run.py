@@ -212,7 +212,7 @@ class _Tally:
 
 
 class ScoreRun:
-    """A run: an iterable of the rows, ``pyarrow.Table`` by table, in the order of the source.
+    """A run: an iterable of the rows, ``pyarrow.RecordBatch`` by batch, in the order of the source.
 
     It begins with the first that is taken; those of earlier runs that it goes on with come too. What was taken is on disk. It can
     be iterated once. Who does not take all of it calls ``close()``, or uses it in a ``with`` block.
@@ -230,7 +230,7 @@ class ScoreRun:
         self._options = options
         self._stop = threading.Event()
         self._ended = threading.Event()
-        self._tables: Generator[Any, None, None] | None = None
+        self._batches: Generator[Any, None, None] | None = None
         self._summary: ScoreSummary | None = None
         self.statistics: Statistics | None = None
 
@@ -242,13 +242,13 @@ class ScoreRun:
             UsageError: Not yet.
         """
         if self._summary is None:
-            raise UsageError("the run has not ended: take its tables first, or call finish().")
+            raise UsageError("the run has not ended: take its batches first, or call finish().")
         return self._summary
 
     def __iter__(self) -> Iterator[Any]:
-        if self._tables is None:
-            self._tables = self._run()
-        return self._tables
+        if self._batches is None:
+            self._batches = self._run()
+        return self._batches
 
     def finish(self) -> ScoreSummary:
         """Take what is left, and say what was done.
@@ -267,11 +267,11 @@ class ScoreRun:
     def close(self) -> None:
         """Give up, where not all was taken: nobody else is kept from going on, and what was committed stays.
 
-        For the thread that takes the tables; another one calls ``stop()``.
+        For the thread that takes the batches; another one calls ``stop()``.
         """
-        if self._tables is None:
-            self._tables = self._run()
-        self._tables.close()
+        if self._batches is None:
+            self._batches = self._run()
+        self._batches.close()
 
     def __enter__(self) -> Self:
         return self
@@ -323,7 +323,7 @@ class ScoreRun:
                 with closing(self._tables_of(dataset, written, missing, scorer, listing, tally)) as tables:
                     for table in tables:
                         self.statistics.add(table)
-                        yield table
+                        yield from table.to_batches()
                 if dataset.manifest() is None:
                     dataset.finish(self.statistics.to_dict())
             except (ClientError, DataError, ScoringError) as error:
@@ -593,7 +593,7 @@ def score(
         reference: A data set of an earlier run, or a run folder of ``convoy train``: how far the answers lie from it is told.
 
     Returns:
-        The run. It begins when its tables are taken, or with ``finish()``.
+        The run. It begins when its batches are taken, or with ``finish()``.
 
     Raises:
         UsageError: An argument is wrong, something else is in ``out``, or another run was begun there.

@@ -12,12 +12,10 @@ from convoy.training.check_reader.machine import START, Machine, take
 _NEVER = float("-inf")
 
 
-def log_sum(values: Tensor, *more: Tensor) -> Tensor:
-    """log(exp(a) + exp(b) + ...), element by element; minus infinity where all are."""
-    stacked = torch.stack([values, *more])
-    best = stacked.amax(0)
-    finite = best.clamp_min(torch.finfo(best.dtype).min)  # keeps -inf minus -inf out
-    return finite + (stacked - finite).exp().sum(0).log()
+def log_sum(values: Tensor) -> Tensor:
+    """log(sum(exp(x))) over the last axis, which has one element at least; minus infinity where all are."""
+    best = values.amax(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).min)  # keeps -inf minus -inf out
+    return (best + (values - best).exp().sum(-1, keepdim=True).log()).squeeze(-1)
 
 
 def sums_without(values: Tensor) -> Tensor:
@@ -57,11 +55,8 @@ def step_back(machine: Machine, ahead: Tensor, frame: Tensor) -> Tensor:
     batched = machine.batched
     read = take(frame, machine.classes, batched=batched) + ahead  # (B, N): by the cell that the frame leads into
     leaving = sums_without(take(read, machine.outs, batched=batched) + machine.out_weights).flatten(1)  # (B, Q * (D + 1))
-    return log_sum(
-        take(leaving, machine.leaves, batched=batched),
-        take(read, machine.blanks, batched=batched),
-        take(read, machine.selves, batched=batched),
-    )
+    ways = (take(leaving, machine.leaves, batched=batched), take(read, machine.blanks, batched=batched))
+    return log_sum(torch.stack([*ways, take(read, machine.selves, batched=batched)], -1))
 
 
 def step_on(machine: Machine, behind: Tensor, frame: Tensor) -> Tensor:
@@ -70,8 +65,7 @@ def step_on(machine: Machine, behind: Tensor, frame: Tensor) -> Tensor:
     standing = sums_without(take(behind, machine.groups, batched=batched)).flatten(1)  # (B, Q * (G + 1))
     entering = take(standing, machine.enters, batched=batched) + machine.enter_weights  # (B, N, P)
     repeating = take(behind, machine.selves, batched=batched).unsqueeze(-1)
-    best = torch.cat([entering, repeating], -1)
-    return log_sum(*best.unbind(-1)) + take(frame, machine.classes, batched=batched)
+    return log_sum(torch.cat([entering, repeating], -1)) + take(frame, machine.classes, batched=batched)
 
 
 class _PathSum(torch.autograd.Function):
@@ -85,7 +79,7 @@ class _PathSum(torch.autograd.Function):
             inside = (place < lengths).unsqueeze(1)
             ahead = torch.where(inside, step_back(machine, ahead, scores[:, place]), ahead)
             kept.append(ahead)
-        ctx.machine, ctx.kept = machine, kept[::-1] if scores.requires_grad or ctx.needs_input_grad[0] else None
+        ctx.machine, ctx.kept = machine, kept[::-1]
         total = ahead[:, START].clone()
         ctx.save_for_backward(scores, lengths, total)
         return total

@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess  # noqa: F401  # here, so that no child does it
 import sys
 import threading
 import time
@@ -273,6 +274,7 @@ def main() -> None:
 
     sys.meta_path.insert(0, WithoutPandas())
     pa.array(["a"])
+    Image.init()  # all its formats
     assert forked(unbroken) == 0
     calls, n_killed = json.loads(counted.read_text()), 0
     if mode == "every":

@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,7 @@ class Signalling(FakeTransport):
             self._n += 1
             if self._n in self._at:
                 os.kill(os.getpid(), self._number)
+                time.sleep(0.3)  # two signals of one kind that come too fast are one
         return super().send(call, timeout_s)
 
 

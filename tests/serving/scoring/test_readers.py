@@ -43,20 +43,20 @@ def with_polars(out: Path) -> list[str]:
 
 @pytest.mark.parametrize("read", [with_arrow, with_pandas, with_duckdb, with_duckdb_deeply, with_polars])
 def test_a_data_set_is_read_as_it_is(read: Callable[[Path], list[str]], tmp_path: Path, client: Client) -> None:
-    np.save(tmp_path / "x.npy", np.zeros((200, 4, 4), np.uint8))
+    np.save(tmp_path / "x.npy", np.zeros((400, 4, 4), np.uint8))
     out = tmp_path / "out"
 
     def run(**options: Any) -> Any:
-        return score("digits", tmp_path / "x.npy", out, client=client, chunk_rows=8, rows_per_file=32, in_flight=1, **options)
+        return score("digits", tmp_path / "x.npy", out, client=client, chunk_rows=8, rows_per_file=128, in_flight=1, **options)
 
     with run() as first:
         tables = iter(first)
-        for _ in range(15):
+        for _ in range(18):
             next(tables)
         assert list(out.glob("_convoy/chunk-*.arrow"))
         (out / "_convoy" / ".part-000006.parquet.0123abcd.tmp").write_bytes(b"half a file")
         found = read(out)
-        assert len(found) >= 64
+        assert len(found) == 128
         assert found == list(map(str, range(len(found))))
     run().finish()
-    assert read(out) == list(map(str, range(200)))
+    assert read(out) == list(map(str, range(400)))
