@@ -39,7 +39,7 @@ from convoy.serving.scoring import score
 from convoy.serving.triton import TritonServer
 
 CASES: Final = ("lenet5", "resnet18", "jpeg")
-_N: Final = {"lenet5": 60_000, "resnet18": 768, "jpeg": 600}
+_N: Final = {"lenet5": 120_000, "resnet18": 768, "jpeg": 600}
 _BATCH: Final = 64
 _SECONDS: Final = 3.0
 _JPEG_PX: Final = (512, 384)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
+from queue import SimpleQueue
 from typing import Any, Final
 
 from convoy.contract.errors import ClientError, ScoringError
@@ -76,28 +77,30 @@ def score_chunks(
     most_ahead = max(2, MOST_BYTES_AHEAD // (rows_a_batch * prod(scorer.backend.interface.image.dims)))
     n_threads = min(most_ahead, in_flight + min(4, os.cpu_count() or 1))
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="convoy-score")
+    finished: SimpleQueue[Future[Rows]] = SimpleQueue()
     under_way: dict[Future[Rows], tuple[_Chunk, int]] = {}
     tasks = _tasks(listing, chunks, rows_a_batch, stopped)
     refusals = Refusals()
     try:
         while True:
             while len(under_way) < n_threads and (task := next(tasks, None)) is not None:
-                chunk, start, entries = task
-                under_way[pool.submit(scorer.score, start, entries)] = (chunk, start)
+                chunk, start, inputs = task
+                future = pool.submit(scorer.score, start, inputs)
+                under_way[future] = (chunk, start)
+                future.add_done_callback(finished.put)
             if not under_way:
                 return
-            finished, _ = wait(under_way, return_when=FIRST_COMPLETED)
-            for future in finished:
-                chunk, start = under_way.pop(future)
-                rows = future.result()
-                refusals.count(rows.refused)
-                done(rows)
-                assert rows.answered is not None
-                chunk.batches[start] = rows.answered
-                chunk.left -= rows.n
-                if not chunk.left:
-                    ordered = [chunk.batches[start] for start in sorted(chunk.batches)]
-                    yield chunk.number, scorer.maker.table(chunk.start, chunk.inputs, ordered)
+            future = finished.get()  # and not `wait`, which takes the longer the more are under way
+            chunk, start = under_way.pop(future)
+            rows = future.result()
+            refusals.count(rows.refused)
+            done(rows)
+            assert rows.answered is not None
+            chunk.batches[start] = rows.answered
+            chunk.left -= rows.n
+            if not chunk.left:
+                ordered = [chunk.batches[start] for start in sorted(chunk.batches)]
+                yield chunk.number, scorer.maker.table(chunk.start, chunk.inputs, ordered)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # of a finished run all are done; of a broken one nobody waits
 
@@ -108,8 +111,8 @@ def _tasks(
     for number in chunks:
         if stopped():
             return
-        entries = listing.chunk(number)
+        inputs = listing.chunk(number)
         start = number * listing.chunk_rows
-        chunk = _Chunk(number, start, entries, len(entries))
-        for i in range(0, len(entries), rows_a_batch):
-            yield chunk, start + i, entries[i : i + rows_a_batch]
+        chunk = _Chunk(number, start, inputs, len(inputs))
+        for i in range(0, len(inputs), rows_a_batch):
+            yield chunk, start + i, inputs[i : i + rows_a_batch]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from convoy.training.check_reader.machine import DEAD, START, Machine
+from convoy.training.check_reader.machine import BLANK, DEAD, START, Machine
 from convoy.training.check_reader.scanning import Carry, scan
 from convoy.training.check_reader.summing import log_sum
 
@@ -15,16 +15,16 @@ _NEVER = float("-inf")
 
 
 class Strings(NamedTuple):
-    """Strings of the grammar as cells of the machine: k for each of B fields, of at most L characters.
+    """Strings of the grammar as cells of the machine: of at most L characters, k for each of B fields.
 
     What is told of a prefix, of 0 to L characters, has an axis of L + 1.
 
     Attributes:
-        cells: int64 (B, k, L), each character's cell, ``DEAD`` behind the last.
-        ends: int64 (B, k, L + 1), the last cell of each prefix, ``START`` where there is no character, ``DEAD`` where no prefix.
-        classes: int64 (B, k, L + 1), the class of a prefix's last character.
-        weights: float (B, k, L + 1), the log-weight of the next character's arc; -inf behind the last.
-        twins: bool (B, k, L + 1), the next character equals the last one: a blank must stand between.
+        cells: int64 (L, k, B), each character's cell, ``DEAD`` behind the last.
+        ends: int64 (L + 1, k, B), the last cell of each prefix, ``START`` where there is no character, ``DEAD`` where no prefix.
+        classes: int64 (L + 1, k, B), the class of a prefix's last character.
+        weights: float (L + 1, k, B), the log-weight of the next character's arc; -inf behind the last.
+        twins: bool (L + 1, k, B), the next character equals the last one: a blank must stand between.
     """
 
     cells: Tensor
@@ -38,10 +38,10 @@ class Alignment(NamedTuple):
     """The scores of best paths over each prefix of strings, before each frame and after the last.
 
     Attributes:
-        blanks: float (T, B, k, L + 1), of the paths whose last frame is a blank.
-        letters: float (T, B, k, L + 1), of those whose last frame shows the prefix's last character.
-        last_blanks: float (B, k, L + 1), after the field's last frame.
-        last_letters: float (B, k, L + 1), the same.
+        blanks: float (T, L + 1, k, B), of the paths whose last frame is a blank.
+        letters: float (T, L + 1, k, B), of those whose last frame shows the prefix's last character.
+        last_blanks: float (L + 1, k, B), after the last frame.
+        last_letters: float (L + 1, k, B), the same.
     """
 
     blanks: Tensor
@@ -51,120 +51,112 @@ class Alignment(NamedTuple):
 
 
 def strings_of(machine: Machine, cells: Tensor) -> Strings:
-    """What the passes need to know of strings, from their cells, int64 (B, k, L)."""
-    start = torch.full_like(cells[..., :1], START)
-    ends = torch.cat([start, cells], -1)
+    """What the passes need to know of strings, from their cells, int64 (L, k, B)."""
+    edge = torch.zeros_like(cells[:1])
+    ends = torch.cat([edge + START, cells])
     classes = machine.classes[ends]
-    following = torch.cat([cells, torch.full_like(start, DEAD)], -1)
+    following = torch.cat([cells, edge + DEAD])
     rows = machine.states[ends]
     weights = torch.where(machine.outs[rows] == following.unsqueeze(-1), machine.out_weights[rows], _NEVER).amax(-1)
     twins = (machine.classes[following] == classes) & (ends != START)
     return Strings(cells, ends, classes, weights, twins)
 
 
-def align(strings: Strings, frames: Tensor, inside: Tensor) -> Alignment:
+def align(strings: Strings, frames: Tensor) -> Alignment:
     """The best paths over every prefix.
 
     Args:
         strings: The strings.
-        frames: float (T, B, C), log-scores.
-        inside: bool (T, B), which frames belong to the field.
+        frames: float (T, C, B), log-scores.
     """
-    shown = _shown(strings, frames)  # (T, B, k, L + 1)
     never = torch.full_like(strings.weights, _NEVER)
-    first = torch.where(strings.ends == START, 0.0, never)
 
     def step(carry: Carry, frame: Carry) -> tuple[Carry, Carry]:
         blanks, letters = carry
-        shows, blank, here = frame
-        both = torch.maximum(blanks, letters)
-        entering = torch.where(strings.twins, blanks, both) + strings.weights
-        entered = torch.cat([never[..., :1], entering[..., :-1]], -1)
-        following = (
-            torch.where(here[:, None, None], both + blank[:, None, None], blanks),
-            torch.where(here[:, None, None], torch.maximum(letters, entered) + shows, letters),
-        )
-        return following, (blanks, letters)
+        shows, blank = frame
+        either = torch.maximum(blanks, letters)
+        entering = torch.where(strings.twins, blanks, either) + strings.weights
+        entered = torch.cat([never[:1], entering[:-1]])
+        return (either + blank, torch.maximum(letters, entered) + shows), (blanks, letters)
 
-    (last_blanks, last_letters), (blanks, letters) = scan(step, (first, never), (shown, frames[..., 0], inside))
+    first = torch.where(strings.ends == START, 0.0, never)
+    (last_blanks, last_letters), (blanks, letters) = scan(step, (first, never), (_shown(strings, frames), frames[:, BLANK]))
     return Alignment(blanks, letters, last_blanks, last_letters)
 
 
-def trace(machine: Machine, strings: Strings, alignment: Alignment, frames: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+def trace(machine: Machine, strings: Strings, alignment: Alignment, frames: Tensor) -> tuple[Tensor, Tensor]:
     """Follow each string's best path back, and sum over all of its paths.
 
     Args:
         machine: The tables.
         strings: The strings.
         alignment: Theirs.
-        frames: float (T, B, C), log-scores.
-        inside: bool (T, B), which frames belong to the field.
+        frames: float (T, C, B), log-scores.
 
     Returns:
-        For each frame which character it shows, int64 (T, B, k), counted from 1, 0 where it shows none; and the log-sum over the
-        paths of each string, float (B, k).
+        For each frame which character it shows, int64 (T, k, B), counted from 1, 0 where it shows none; and the log-sum over the
+        paths of each string, float (k, B).
     """
-    shown = _shown(strings, frames)
+    n_prefixes = strings.ends.shape[0]
     never = torch.full_like(strings.weights, _NEVER)
-    n_characters = (strings.cells != DEAD).sum(-1, keepdim=True)  # (B, k, 1)
-    whole = torch.arange(strings.ends.shape[-1], device=frames.device) == n_characters
-    ahead = torch.where(whole, machine.finals[strings.ends], never)
-    shows_last = alignment.last_letters.gather(-1, n_characters) > alignment.last_blanks.gather(-1, n_characters)
+    length = (strings.cells != DEAD).sum(0, keepdim=True)  # (1, k, B)
+    whole = torch.arange(n_prefixes, device=frames.device)[:, None, None] == length
+    ends = torch.where(whole, machine.finals[strings.ends], never)
+    lettered = alignment.last_letters.gather(0, length) > alignment.last_blanks.gather(0, length)
 
     def step(carry: Carry, frame: Carry) -> tuple[Carry, Carry]:
-        ahead_blanks, ahead_letters, prefix, lettered = carry
-        shows, blank, here, blanks, letters = frame
-        stays = ahead_blanks + blank[:, None, None]
-        repeats = shows + ahead_letters
-        enters = torch.cat([repeats[..., 1:], never[..., :1]], -1) + strings.weights
-        from_blank = log_sum(torch.stack([stays, enters], -1))
-        from_letter = log_sum(torch.stack([stays, repeats, torch.where(strings.twins, never, enters)], -1))
-        former = (prefix - 1).clamp_min(0)
-        came_blank = blanks.gather(-1, former) + strings.weights.gather(-1, former)
-        came_letter = letters.gather(-1, former) + strings.weights.gather(-1, former)
-        came_letter = torch.where(strings.twins.gather(-1, former), _NEVER, came_letter)
-        repeated = letters.gather(-1, prefix)
-        entered = lettered & (torch.maximum(came_blank, came_letter) > repeated)
-        came = entered & (came_letter > came_blank)
-        rested = ~entered & (lettered | (repeated > blanks.gather(-1, prefix)))
-        inner = here[:, None, None]
-        following = (
-            torch.where(inner, from_blank, ahead_blanks),
-            torch.where(inner, from_letter, ahead_letters),
-            torch.where(inner & entered, former, prefix),
-            (inner & (came | rested)) | (~inner & lettered),
-        )
-        return following, (torch.where(inner & lettered, prefix, 0).squeeze(-1),)
+        ahead_blanks, ahead_letters, node = carry
+        shows, blank, nodes = frame
+        stays, repeats = ahead_blanks + blank, ahead_letters + shows
+        enters = torch.cat([repeats[1:], never[:1]]) + strings.weights
+        from_blank = log_sum(torch.stack([stays, enters]), 0)
+        from_letter = log_sum(torch.stack([stays, repeats, torch.where(strings.twins, never, enters)]), 0)
+        return (from_blank, from_letter, nodes.gather(0, node)), (node.squeeze(0),)
 
-    (ahead_blanks, *_), (characters,) = scan(
+    (total, _, _), (nodes,) = scan(
         step,
-        (ahead, ahead, n_characters, shows_last),
-        (shown, frames[..., 0], inside, alignment.blanks, alignment.letters),
+        (ends, ends, torch.where(lettered, length + n_prefixes, length)),
+        (_shown(strings, frames), frames[:, BLANK], _former_nodes(strings, alignment)),
         reverse=True,
     )
-    return characters, ahead_blanks[..., 0]
+    return (nodes - n_prefixes).clamp_min(0), total[0]
+
+
+def _former_nodes(strings: Strings, alignment: Alignment) -> Tensor:
+    """From each node of a string's trellis the one before it on the best path: int64 (T, 2 * (L + 1), k, B).
+
+    The nodes are each prefix after a blank, then each prefix after its last character.
+    """
+    blanks, letters = alignment.blanks, alignment.letters
+    n_prefixes = strings.ends.shape[0]
+    prefix = torch.arange(n_prefixes, device=blanks.device)[:, None, None]
+    before_blank = torch.where(letters > blanks, prefix + n_prefixes, prefix)
+    by_blank = blanks[:, :-1] + strings.weights[:-1]
+    by_letter = torch.where(strings.twins[:-1], _NEVER, letters[:, :-1] + strings.weights[:-1])
+    entered = torch.maximum(by_blank, by_letter) > letters[:, 1:]
+    entry = torch.where(by_letter > by_blank, prefix[:-1] + n_prefixes, prefix[:-1])
+    before_letter = torch.where(entered, entry, prefix[1:] + n_prefixes)
+    return torch.cat([before_blank, before_blank[:, :1], before_letter], 1)  # no path ends in the letter of the empty prefix
 
 
 def spans(characters: Tensor, n_characters: Tensor, limit: int) -> Tensor:
-    """The frames that show each character: int64 (B, k, L, 2), the first and the one behind the last; -1 where there is none.
+    """The frames that show each character: int64 (L, k, B, 2), the first and the one behind the last; -1 where there is none.
 
     Args:
-        characters: int64 (T, B, k), which character each frame shows, counted from 1.
-        n_characters: int64 (B, k).
+        characters: int64 (T, k, B), which character each frame shows, counted from 1.
+        n_characters: int64 (k, B).
         limit: L.
     """
     n_frames = characters.shape[0]
-    number = torch.arange(1, limit + 1, device=characters.device)
-    shows = characters.permute(1, 2, 0).unsqueeze(2) == number.unsqueeze(-1)  # (B, k, L, T)
-    places = torch.arange(n_frames, device=characters.device)
-    first = torch.where(shows, places, n_frames).amin(-1)
-    behind = torch.where(shows, places + 1, 0).amax(-1)
-    real = number <= n_characters.unsqueeze(-1)
-    return torch.where(real.unsqueeze(-1), torch.stack([first, behind], -1), -1)
+    number = torch.arange(1, limit + 1, device=characters.device)[:, None, None]
+    shows = characters.unsqueeze(1) == number  # (T, L, k, B)
+    places = torch.arange(n_frames, device=characters.device)[:, None, None, None]
+    first = torch.where(shows, places, n_frames).amin(0)
+    behind = torch.where(shows, places + 1, 0).amax(0)
+    return torch.where((number <= n_characters).unsqueeze(-1), torch.stack([first, behind], -1), -1)
 
 
 def _shown(strings: Strings, frames: Tensor) -> Tensor:
-    """What each frame gives the last character of each prefix, float (T, B, k, L + 1); of no use where there is none."""
-    flat = strings.classes.flatten(1)  # (B, k * (L + 1))
-    shown = frames.gather(2, flat.unsqueeze(0).expand(frames.shape[0], -1, -1))
-    return shown.unflatten(2, strings.classes.shape[1:])
+    """What each frame gives the last character of each prefix, float (T, L + 1, k, B); of no use where there is none."""
+    flat = strings.classes.flatten(0, 1).unsqueeze(0).expand(frames.shape[0], -1, -1)
+    return frames.gather(1, flat).reshape(-1, *strings.classes.shape)

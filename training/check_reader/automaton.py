@@ -18,7 +18,7 @@ _DIGITS: Final = 9
 _NEVER: Final = -math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Automaton:
     """Which strings there are, each with its log-weight. State 0 is the first; from every state an end can be reached.
 
@@ -72,7 +72,7 @@ class Automaton:
     def sentences(self) -> Iterator[str]:
         """Every string once, the shorter first, then in the order of the characters."""
         longest = self.max_length()
-        ending = [{state for state, final in enumerate(self.finals) if final > _NEVER}]  # [n]: states that are n symbols from an end
+        ending = [_ends(self.finals)]  # [n]: the states that are n symbols from an end
         for length in itertools.count():
             if longest is not None and length > longest:
                 return
@@ -169,7 +169,7 @@ class Sketch:
                 arcs[-1][symbol] = numbers[following], log_weight
             if len(subsets) > _MAX_STATES:
                 raise DataError(
-                    f"expected a grammar of at most {_MAX_STATES} states, found more: lower the numbers in {{m,n}}, or leave out weights "
+                    f"expected at most {_MAX_STATES} states, found more: lower the numbers in {{m,n}}, or leave out weights "
                     "in loops that compete for the same strings."
                 )
         return minimised(arcs, finals, 0.0)
@@ -194,6 +194,11 @@ def _normalised(states: Mapping[int, float]) -> tuple[tuple[tuple[int, float], .
     """The states with what they lag behind the best, and the best."""
     best = max(states.values())
     return tuple((state, round(states[state] - best, _DIGITS) + 0.0) for state in sorted(states)), best
+
+
+def _ends(finals: Sequence[float]) -> set[int]:
+    """The states in which a string can end."""
+    return {state for state, final in enumerate(finals) if final > _NEVER}
 
 
 def _reaching(targets: Sequence[Sequence[int]], ends: set[int]) -> set[int]:
@@ -222,7 +227,7 @@ def minimised(arcs: Sequence[Mapping[str, tuple[int, float]]], finals: Sequence[
         finals: The same.
         log_weight: The same.
     """
-    useful = _reaching([[target for target, _ in row.values()] for row in arcs], {s for s, final in enumerate(finals) if final > _NEVER})
+    useful = _reaching([[target for target, _ in row.values()] for row in arcs], _ends(finals))
     if 0 not in useful:
         return None
     kept = {state: {symbol: arc for symbol, arc in arcs[state].items() if arc[0] in useful} for state in useful}

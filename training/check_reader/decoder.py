@@ -26,7 +26,8 @@ class Decoder(nn.Module):
     def __init__(self, lattice: Lattice, n_best: int = 3) -> None:
         super().__init__()
         if lattice.max_length is None:
-            raise UsageError(f"grammar {lattice.grammar.name}: expected amounts of limited length: write {{m,n}} in place of * and +.")
+            name = lattice.grammar.name
+            raise UsageError(f"grammar {name}: expected amounts of limited length, found none: write {{m,n}} in place of * and +.")
         if n_best < 1:
             raise UsageError(f"expected n_best of at least 1, found {n_best}.")
         self.lattice, self.n_best = lattice, n_best

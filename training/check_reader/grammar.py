@@ -123,13 +123,13 @@ def compile_grammar(text: str, name: str = "grammar") -> Grammar:
     rules = read_rules(text, name)
     automaton = _Compiler(rules).compile()
     if automaton is None:
-        raise DataError(f"grammar {name}: expected at least one sentence, found none: every way through `{START}` goes on for ever.")
+        raise DataError(f"grammar {name}: expected a sentence at least, found none: every way through `{START}` goes on for ever.")
     return Grammar(name, automaton, rules.silent)
 
 
 @dataclass(frozen=True)
 class _Cycle:
-    """Rules that refer to each other, while they are laid out: ``joints`` are where each begins (or, ``at_start``, where it ends)."""
+    """Rules that refer to each other, while they are laid out: where each begins, or, ``at_start``, where each ends."""
 
     joints: Mapping[str, int]
     at_start: bool
@@ -157,23 +157,18 @@ class _Compiler:
         """Whether the rules of a cycle refer to each other at their starts rather than at their ends."""
         middle = {}
         for at_start in (False, True):
+            within = [reference for name in sorted(cycle) for reference in references(self._rules.rules[name])]
             outer = [outer for name in cycle for outer in _outermost(self._rules.rules[name], at_start=at_start)]
             allowed = {id(reference) for reference in outer}
-            middle[at_start] = [
-                reference
-                for name in sorted(cycle)
-                for reference in references(self._rules.rules[name])
-                if reference.name in cycle and id(reference) not in allowed
-            ]
-            if not middle[at_start]:
-                return at_start
-        worst = min(middle[False], key=lambda reference: (reference.place.line, reference.place.column))
-        refuse(
-            self._rules.source,
-            worst.place,
-            f"expected rules that refer to themselves at their ends alone, or at their beginnings alone, found `{worst.name}` elsewhere: "
-            "an automaton cannot count brackets; write the repetition with * + or {m,n}.",
-        )
+            middle[at_start] = [found for found in within if found.name in cycle and id(found) not in allowed]
+        if all(middle.values()):
+            worst = min(middle[False], key=lambda found: (found.place.line, found.place.column))
+            message = (
+                "expected rules that refer to themselves at their ends alone, or at their beginnings alone, "
+                f"found `{worst.name}` elsewhere: an automaton cannot count brackets; write the repetition with * + or {{m,n}}."
+            )
+            refuse(self._rules.source, worst.place, message)
+        return bool(middle[False])  # what refers to itself at its ends alone is read from there
 
     def _state(self) -> int:
         state = self._sketch.add_state()
@@ -280,6 +275,4 @@ def _cycles(rules: Rules) -> dict[str, frozenset[str]]:
             if other not in reached[name]:
                 reached[name].add(other)
                 waiting.extend(called[other])
-    return {
-        name: frozenset(other for other in reached[name] if name in reached[other]) for name in called if name in reached[name]
-    }
+    return {name: frozenset(other for other in reached[name] if name in reached[other]) for name in called if name in reached[name]}

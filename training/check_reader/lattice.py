@@ -125,10 +125,10 @@ class Lattice(nn.Module):
 
     def texts(self, reading: Reading) -> list[list[str]]:
         """The strings of a reading, of each field the best first; those that there are not are left out."""
-        found = zip(reading.characters.tolist(), reading.path_scores.tolist(), strict=True)
+        real = (reading.path_scores > float("-inf")).tolist()
         return [
-            ["".join(self.alphabet[c] for c in row if c >= 0) for row, score in zip(rows, scores, strict=True) if score > float("-inf")]
-            for rows, scores in found
+            ["".join(self.alphabet[place] for place in row if place >= 0) for row, there in zip(rows, theres, strict=True) if there]
+            for rows, theres in zip(reading.characters.tolist(), real, strict=True)
         ]
 
     def _check(self, scores: Tensor, lengths: Tensor) -> None:

@@ -12,12 +12,14 @@ one by one, would cost O(D^2).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from convoy.contract.errors import DataError
 from convoy.training.check_reader.automaton import Automaton
@@ -36,7 +38,8 @@ _Weights = npt.NDArray[np.float32]
 class Machine(NamedTuple):
     """The tables; N cells, Q states, D arcs out of a state, G cells of a state and P ways into a cell at most.
 
-    A batch of machines of its own for each field has an axis of fields before all others.
+    Where each field has a machine of its own, the tables have an axis of fields behind all others. Fields come last in all passes:
+    the tables then gather rows of fields, not single numbers.
 
     Attributes:
         classes: int64 (N,), what a frame shows that leads into the cell.
@@ -72,16 +75,19 @@ class Machine(NamedTuple):
         """Whether each field has tables of its own."""
         return self.classes.dim() == 2
 
+    def weigh(self, weights: Tensor) -> Tensor:
+        """Weights of this machine with an axis for the fields."""
+        return weights if self.batched else weights.unsqueeze(-1)
+
+    def take(self, values: Tensor, table: Tensor) -> Tensor:
+        """What stands in values, (V, B), at the places that a table of this machine names, (...): (..., B)."""
+        if self.batched:
+            return values.gather(0, table.flatten(0, -2)).reshape(table.shape)
+        return functional.embedding(table, values)  # rows: one ONNX Gather, and no reshaping around it
+
     def to(self, scores: Tensor) -> Machine:
         """The same, its weights of the dtype of ``scores``, all on its device."""
         return Machine(*(table.to(scores.device, scores.dtype if table.is_floating_point() else torch.int64) for table in self))
-
-
-def take(values: Tensor, table: Tensor, *, batched: bool) -> Tensor:
-    """What stands in (B, V) at the places that ``table`` names, of shape (...) or, batched, (B, ...): (B, ...)."""
-    if not batched:
-        return values.index_select(1, table.reshape(-1)).reshape(values.shape[0], *table.shape)
-    return values.gather(1, table.reshape(len(table), -1)).reshape(table.shape)
 
 
 def compose(automaton: Automaton, alphabet: str) -> Machine:
@@ -94,7 +100,7 @@ def compose(automaton: Automaton, alphabet: str) -> Machine:
     Raises:
         DataError: The automaton reads a character that the alphabet lacks.
     """
-    return Machine(*(table[0] for table in compose_each([automaton], alphabet)))
+    return Machine(*(table[..., 0].contiguous() for table in compose_each([automaton], alphabet)))
 
 
 def compose_each(automata: Sequence[Automaton], alphabet: str) -> Machine:
@@ -103,7 +109,7 @@ def compose_each(automata: Sequence[Automaton], alphabet: str) -> Machine:
     Raises:
         DataError: As ``compose``.
     """
-    layouts = [_Layout(automaton, alphabet) for automaton in automata]
+    layouts = [_layout(automaton, alphabet) for automaton in automata]
     n_cells = max(len(layout.classes) for layout in layouts)
     n_states = max(len(layout.outs) for layout in layouts)
     n_out = max(len(row) for layout in layouts for row in layout.outs)
@@ -130,7 +136,12 @@ def compose_each(automata: Sequence[Automaton], alphabet: str) -> Machine:
                 np.asarray(layout.log_weight, np.float32),
             )
         )
-    return Machine(*(torch.from_numpy(np.stack(tables)) for tables in zip(*machines, strict=True)))
+    return Machine(*(torch.from_numpy(np.stack(tables, -1)) for tables in zip(*machines, strict=True)))
+
+
+@lru_cache(maxsize=65_536)  # a data set's labels come again in each epoch
+def _layout(automaton: Automaton, alphabet: str) -> _Layout:
+    return _Layout(automaton, alphabet)
 
 
 class _Layout:
@@ -143,7 +154,7 @@ class _Layout:
         pairs = [(target, symbol) for arcs in automaton.arcs for symbol, (target, _) in arcs.items()]
         letters = sorted(set(pairs), key=lambda pair: (pair[0], number[pair[1]]))
         n_states = len(automaton.arcs)
-        cells = {pair: n_states + 1 + place for place, pair in enumerate(letters)}  # after the dead cell and a blank's for each state
+        cells = {pair: place for place, pair in enumerate(letters, start=n_states + 1)}  # behind the dead cell and the blanks
         self.log_weight = automaton.log_weight
         self.states = [DEAD, *range(1, n_states + 1), *(state + 1 for state, _ in letters)]
         self.blanks = list(self.states)  # the cell of state q after a blank has the number of the state
@@ -171,7 +182,7 @@ class _Layout:
 
 
 def _row(values: Sequence[int], size: int, padding: int) -> _Table:
-    return _table([values], (1, size), padding)[0]
+    return _table([values], (1, size), padding).reshape(size)
 
 
 def _table(rows: Sequence[Sequence[int]], shape: tuple[int, int], padding: int) -> _Table:

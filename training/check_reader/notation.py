@@ -1,4 +1,4 @@
-"""How a person writes a grammar: the text of its rules, and the expressions that they are read into.
+r"""How a person writes a grammar: the text of its rules, and the expressions that they are read into.
 
 ::
 
@@ -9,7 +9,7 @@
     amount = ["$"] digit{1,3} group{0,3}       an optional part; from 0 to 3 times; also * + {2,}
              ( "-" @0.5 | ".-" )*              alternatives, brackets, a weight; indented lines go on with a rule
 
-The sentences are those of the rule ``amount``. A quoted text stands for its characters, with ``\\"`` and ``\\\\`` for a quote and a
+The sentences are those of the rule ``amount``. A quoted text stands for its characters, with ``\"`` and ``\\`` for a quote and a
 backslash. A weight multiplies what stands before it by a number above 0 and at most 1.
 """
 
@@ -195,7 +195,9 @@ def _tokens(line: str, number: int, source: str) -> list[_Token]:
             break
         found = _TOKEN.match(line, at)
         if found is None:
-            what = "a quoted text that ends on its line" if line[at] == '"' else 'a name, a quoted text or one of = | ( ) [ ] * + {m,n} @ ".."'
+            what = "a name, a quoted text or one of = | ( ) [ ] * + {m,n} @ .."
+            if line[at] == '"':
+                what = "a quoted text that ends on its line"
             refuse(source, Place(number, at + 1), f"expected {what}, found `{line[at : at + 12]}`.")
         tokens.append(_Token(str(found.lastgroup), found[0], Place(number, at + 1)))
         at = found.end()

@@ -26,11 +26,11 @@ def scan(step: Step, carry: Carry, frames: Carry, *, reverse: bool = False) -> t
     """
     if torch.compiler.is_exporting():
 
-        def fresh(carry: Carry, frame: Carry) -> tuple[Carry, Carry]:  # the operator wants no value twice among its results
+        def fresh_step(carry: Carry, frame: Carry) -> tuple[Carry, Carry]:
             carried, given = step(carry, frame)
-            return tuple(value.clone() for value in carried), tuple(value.clone() for value in given)
+            return _fresh(carried), _fresh(given)
 
-        last, stacked = scan_operator(fresh, tuple(value.clone() for value in carry), frames, dim=0, reverse=reverse)
+        last, stacked = scan_operator(fresh_step, _fresh(carry), frames, dim=0, reverse=reverse)
         return tuple(last), tuple(stacked)
     results: list[Carry] = []
     places = range(len(frames[0]))
@@ -40,3 +40,8 @@ def scan(step: Step, carry: Carry, frames: Carry, *, reverse: bool = False) -> t
     if reverse:
         results.reverse()
     return carry, tuple(torch.stack(values) for values in zip(*results, strict=True))
+
+
+def _fresh(values: Carry) -> Carry:
+    """Copies: the exported loop takes no value twice, and wants what it carries to be laid out in memory alike in each step."""
+    return tuple(value.clone(memory_format=torch.contiguous_format) for value in values)

@@ -1,4 +1,7 @@
-"""Sums over all paths of a lattice, in logarithms, and their gradient: the forward algorithm, and the backward one beside it."""
+"""Sums over all paths of a lattice, in logarithms, and their gradient: the forward algorithm, and the backward one beside it.
+
+Fields come last in every tensor: cells are gathered in rows.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convoy.training.check_reader.machine import START, Machine, take
+from convoy.training.check_reader.machine import BLANK, START, Machine
 
 _NEVER = float("-inf")
 
 
-def log_sum(values: Tensor) -> Tensor:
-    """log(sum(exp(x))) over the last axis, which has one element at least; minus infinity where all are."""
-    best = values.amax(-1, keepdim=True).clamp_min(torch.finfo(values.dtype).min)  # keeps -inf minus -inf out
-    return (best + (values - best).exp().sum(-1, keepdim=True).log()).squeeze(-1)
+def frames_of(scores: Tensor, lengths: Tensor) -> Tensor:
+    """Frames first and fields last, with sure blanks behind each field's end.
+
+    A path goes on with those blanks at no cost and in no other way, so that passes need not ask where a field ends.
+
+    Args:
+        scores: float (B, T, C), log-scores.
+        lengths: int64 (B,), frames of each field.
+
+    Returns:
+        float (T, C, B).
+    """
+    n_frames, n_classes = scores.shape[1:]
+    inside = torch.arange(n_frames, device=scores.device)[:, None, None] < lengths
+    blank = (torch.arange(n_classes, device=scores.device) == BLANK)[:, None]
+    padding = torch.where(blank, 0.0, torch.full_like(blank, _NEVER, dtype=scores.dtype))
+    return torch.where(inside, scores.permute(1, 2, 0), padding)
+
+
+def log_sum(values: Tensor, dim: int) -> Tensor:
+    """log(sum(exp(x))) over an axis of one element at least; minus infinity where all are."""
+    best = values.amax(dim, keepdim=True).clamp_min(torch.finfo(values.dtype).min)  # keeps -inf minus -inf out
+    return (best + (values - best).exp().sum(dim, keepdim=True).log()).squeeze(dim)
 
 
 def sums_without(values: Tensor) -> Tensor:
@@ -25,20 +47,22 @@ def sums_without(values: Tensor) -> Tensor:
     summed anew.
 
     Args:
-        values: float (..., D).
+        values: float (Q, D, B).
 
     Returns:
-        float (..., D + 1).
+        float (Q * (D + 1), B).
     """
-    best, place = values.max(-1, keepdim=True)
-    largest = torch.arange(values.shape[-1], device=values.device) == place
-    finite = best.clamp_min(torch.finfo(best.dtype).min)
-    shares = (values - finite).exp()
-    total = shares.sum(-1, keepdim=True)
-    others = values.masked_fill(largest, _NEVER)
-    second = others.amax(-1, keepdim=True).clamp_min(torch.finfo(best.dtype).min)
-    rest = second + (others - second).exp().sum(-1, keepdim=True).log()
-    return torch.cat([torch.where(largest, rest, finite + (total - shares).clamp_min(0).log()), finite + total.log()], -1)
+    lowest = torch.finfo(values.dtype).min
+    places = torch.arange(values.shape[1], device=values.device).unsqueeze(-1)
+    largest = places == values.argmax(1, keepdim=True)
+    best = values.amax(1, keepdim=True).clamp_min(lowest)
+    shares = (values - best).exp()
+    total = shares.sum(1, keepdim=True)
+    others = torch.where(largest, _NEVER, values)
+    second = others.amax(1, keepdim=True).clamp_min(lowest)
+    rest = second + (others - second).exp().sum(1, keepdim=True).log()
+    without = best + (total - shares).clamp_min(0.0).log()
+    return torch.cat([torch.where(largest, rest, without), best + total.log()], 1).flatten(0, 1)
 
 
 def step_back(machine: Machine, ahead: Tensor, frame: Tensor) -> Tensor:
@@ -46,68 +70,59 @@ def step_back(machine: Machine, ahead: Tensor, frame: Tensor) -> Tensor:
 
     Args:
         machine: The tables.
-        ahead: float (B, N), log-sums over what follows a cell once this frame is read.
-        frame: float (B, C), the frame's log-scores.
+        ahead: float (N, B), log-sums over what follows a cell once this frame is read.
+        frame: float (C, B), the frame's log-scores.
 
     Returns:
-        float (B, N), log-sums over what follows a cell before this frame is read.
+        float (N, B), log-sums over what follows a cell before this frame is read.
     """
-    batched = machine.batched
-    read = take(frame, machine.classes, batched=batched) + ahead  # (B, N): by the cell that the frame leads into
-    leaving = sums_without(take(read, machine.outs, batched=batched) + machine.out_weights).flatten(1)  # (B, Q * (D + 1))
-    ways = (take(leaving, machine.leaves, batched=batched), take(read, machine.blanks, batched=batched))
-    return log_sum(torch.stack([*ways, take(read, machine.selves, batched=batched)], -1))
+    reads = machine.take(frame, machine.classes) + ahead  # (N, B): by the cell that the frame leads into
+    leaving = sums_without(machine.take(reads, machine.outs) + machine.weigh(machine.out_weights))
+    staying = (machine.take(reads, machine.blanks), machine.take(reads, machine.selves))
+    return log_sum(torch.stack([machine.take(leaving, machine.leaves), *staying]), 0)
 
 
 def step_on(machine: Machine, behind: Tensor, frame: Tensor) -> Tensor:
     """One step of the forward algorithm: as ``step_back``, with the log-sums over what leads to a cell."""
-    batched = machine.batched
-    standing = sums_without(take(behind, machine.groups, batched=batched)).flatten(1)  # (B, Q * (G + 1))
-    entering = take(standing, machine.enters, batched=batched) + machine.enter_weights  # (B, N, P)
-    repeating = take(behind, machine.selves, batched=batched).unsqueeze(-1)
-    return log_sum(torch.cat([entering, repeating], -1)) + take(frame, machine.classes, batched=batched)
+    standing = sums_without(machine.take(behind, machine.groups))
+    entering = machine.take(standing, machine.enters) + machine.weigh(machine.enter_weights)  # (N, P, B)
+    repeating = machine.take(behind, machine.selves).unsqueeze(1)
+    return log_sum(torch.cat([entering, repeating], 1), 1) + machine.take(frame, machine.classes)
 
 
 class _PathSum(torch.autograd.Function):
     """The log-sum over all paths; its gradient is each class's share of them, frame by frame."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, lengths: Tensor, machine: Machine) -> Tensor:
-        ahead = machine.finals.expand(scores.shape[0], -1)
+    def forward(ctx: Any, frames: Tensor, machine: Machine) -> Tensor:
+        ahead = machine.weigh(machine.finals).expand(-1, frames.shape[2])
         kept = [ahead]
-        for place in reversed(range(scores.shape[1])):
-            inside = (place < lengths).unsqueeze(1)
-            ahead = torch.where(inside, step_back(machine, ahead, scores[:, place]), ahead)
-            kept.append(ahead)
+        for frame in reversed(frames.unbind(0)):
+            kept.append(step_back(machine, kept[-1], frame))
         ctx.machine, ctx.kept = machine, kept[::-1]
-        total = ahead[:, START].clone()
-        ctx.save_for_backward(scores, lengths, total)
-        return total
+        ctx.save_for_backward(frames)
+        return kept[-1][START].clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        scores, lengths, total = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (frames,) = ctx.saved_tensors
         machine: Machine = ctx.machine
         behind = torch.full_like(ctx.kept[0], _NEVER)
-        behind[:, START] = 0
-        known = torch.where(total > _NEVER, total, 0).unsqueeze(1)  # where no path is, all shares are exp(-inf)
-        shares = []
-        for place in range(scores.shape[1]):
-            behind = step_on(machine, behind, scores[:, place])
-            share = (behind + ctx.kept[place + 1] - known).exp()  # (B, N)
-            shares.append(torch.where((place < lengths).unsqueeze(1), share, 0))
-        gradient = torch.zeros_like(scores)
-        if shares:
-            each = torch.stack(shares, 1)  # (B, T, N)
-            classes = (machine.classes if machine.batched else machine.classes.unsqueeze(0)).unsqueeze(1).expand(each.shape)
-            gradient.scatter_add_(2, classes, each)
-        return gradient * gradients[0][:, None, None], None, None
+        behind[START] = 0
+        shares = torch.zeros_like(frames)
+        classes = (machine.classes if machine.batched else machine.classes.unsqueeze(-1)).expand(behind.shape)
+        for place, frame in enumerate(frames.unbind(0)):
+            behind = step_on(machine, behind, frame)
+            whole = behind + ctx.kept[place + 1]  # (N, B); its log-sum is the same in each frame, but for rounding
+            share = (whole - whole.amax(0).clamp_min(torch.finfo(whole.dtype).min)).exp()
+            shares[place].scatter_add_(0, classes, share / share.sum(0).clamp_min(1.0))  # all are 0 where there is no path
+        return shares * gradients[0], None
 
 
 def path_sum(scores: Tensor, lengths: Tensor, machine: Machine) -> Tensor:
     """The log-sum of the scores of all paths.
 
-    Takes O(T (Q D + N P)) steps, in memory O(T N) for the gradient.
+    Takes O(T (Q D + N P)) steps for each field, and O(T N) memory for the gradient.
 
     Args:
         scores: float (B, T, C), log-scores; -inf is allowed, +inf and NaN are not.
@@ -118,5 +133,5 @@ def path_sum(scores: Tensor, lengths: Tensor, machine: Machine) -> Tensor:
         float (B,); -inf where there is no path, with a gradient of 0.
     """
     machine = machine.to(scores)
-    total: Tensor = _PathSum.apply(scores, lengths, machine)  # type: ignore[no-untyped-call]
+    total: Tensor = _PathSum.apply(frames_of(scores, lengths), machine)
     return total + machine.log_weight
