@@ -36,9 +36,9 @@ def test_the_common_loop_learns(tmp_path: Path) -> None:
     dataset = load_dataset("mnist", location=DataLocation.from_environment())
     network = build_network("lenet5", image=dataset.image, n_classes=10)
     distortion = get_recipe("lenet5").augmentation
-    outcome = _common_loop.train(network, tmp_path, epochs=1, n_images=6400, distortion=distortion, seed=0)
+    outcome = _common_loop.train(network, tmp_path, epochs=1, n_images=3200, distortion=distortion, seed=0)
     assert len(outcome.seconds) == 1
-    assert outcome.top1_error < 0.35  # 0.9 by chance
+    assert outcome.top1_error < 0.6  # 0.9 by chance
 
 
 @pytest.mark.mnist

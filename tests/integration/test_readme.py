@@ -58,7 +58,8 @@ def test_every_block_of_the_tour_runs(tmp_path):
     assert "validation passed" in said["python my_network.py"]
     assert "my-network" in said["convoy models"]
     assert "version 1" in said["python call_it.py"]
-    assert (tmp_path / "scores.parquet").exists()
+    assert list((tmp_path / "scores").glob("part-*.parquet"))
+    assert "<html" in (tmp_path / "scores.html").read_text()
 
 
 def start(command: list[str], folder: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:

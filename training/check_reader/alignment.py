@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convoy.training.check_reader.machine import BLANK, DEAD, START, Machine
 from convoy.training.check_reader.scanning import Carry, scan
-from convoy.training.check_reader.summing import log_sum
+from convoy.training.check_reader.summing import log_add
 
 _NEVER = float("-inf")
 
@@ -109,8 +109,8 @@ def trace(machine: Machine, strings: Strings, alignment: Alignment, frames: Tens
         shows, blank, nodes = frame
         stays, repeats = ahead_blanks + blank, ahead_letters + shows
         enters = torch.cat([repeats[1:], never[:1]]) + strings.weights
-        from_blank = log_sum(torch.stack([stays, enters]), 0)
-        from_letter = log_sum(torch.stack([stays, repeats, torch.where(strings.twins, never, enters)]), 0)
+        from_blank = log_add(stays, enters)
+        from_letter = log_add(stays, repeats, torch.where(strings.twins, never, enters))
         return (from_blank, from_letter, nodes.gather(0, node)), (node.squeeze(0),)
 
     (total, _, _), (nodes,) = scan(

@@ -13,6 +13,8 @@ from convoy.contract.errors import DataError
 
 _MAX_STATES: Final = 5000
 """More are hardly an amount's: the lattice has about ten cells for each."""
+_MAX_WORK: Final = 200_000
+"""States of the sketch, counted once for each subset that holds them: a few seconds."""
 _DIGITS: Final = 9
 """Decimals of a log-weight within which two are one."""
 _NEVER: Final = -math.inf
@@ -120,9 +122,11 @@ class Sketch:
 
     Attributes:
         arcs: For each state, (symbol or None, target, log-weight); log-weights are at most 0.
+        n_arcs: How many there are.
     """
 
     arcs: list[list[tuple[str | None, int, float]]] = field(default_factory=list)
+    n_arcs: int = 0
 
     def add_state(self) -> int:
         """A new state's number."""
@@ -132,6 +136,7 @@ class Sketch:
     def add_arc(self, source: int, target: int, symbol: str | None = None, log_weight: float = 0.0) -> None:
         """Join two states, reading ``symbol``, or nothing where it is None."""
         self.arcs[source].append((symbol, target, log_weight))
+        self.n_arcs += 1
 
     def determinise(self, start: int, end: int) -> Automaton | None:
         """The strings from ``start`` to ``end``; a string with several paths has the weight of the best.
@@ -150,6 +155,7 @@ class Sketch:
         first, _ = _normalised(self._closure({start: 0.0}))  # the closure's best is start itself, 0
         numbers = {first: 0}
         subsets = [first]
+        size = len(first)
         arcs: list[dict[str, tuple[int, float]]] = []
         finals: list[float] = []
         for subset in subsets:  # grows while it is read
@@ -167,7 +173,8 @@ class Sketch:
                     numbers[following] = len(subsets)
                     subsets.append(following)
                 arcs[-1][symbol] = numbers[following], log_weight
-            if len(subsets) > _MAX_STATES:
+                size += len(following)
+            if len(subsets) > _MAX_STATES or size > _MAX_WORK:
                 raise DataError(
                     f"expected at most {_MAX_STATES} states, found more: lower the numbers in {{m,n}}, or leave out weights "
                     "in loops that compete for the same strings."

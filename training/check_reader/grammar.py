@@ -28,7 +28,7 @@ from convoy.training.check_reader.notation import (
 
 _FOLDER: Final = Path(__file__).parent / "grammars"
 _MAX_SKETCH: Final = 50_000
-"""States before the automaton is made smaller: what a rule of repeats within repeats grows to is refused, not waited for."""
+"""States, or arcs, before the automaton is made smaller: what rules grow to that repeat each other is refused, not waited for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +120,13 @@ def compile_grammar(text: str, name: str = "grammar") -> Grammar:
     Raises:
         DataError: The text is no grammar, refers to itself in the middle, has no sentence, or is too large.
     """
-    rules = read_rules(text, name)
-    automaton = _Compiler(rules).compile()
+    try:
+        rules = read_rules(text, name)
+        automaton = _Compiler(rules).compile()
+    except RecursionError as error:
+        raise DataError(
+            f"grammar {name}: expected rules within rules of some depth, found hundreds: write them flatter."
+        ) from error
     if automaton is None:
         raise DataError(f"grammar {name}: expected a sentence at least, found none: every way through `{START}` goes on for ever.")
     return Grammar(name, automaton, rules.silent)
@@ -171,10 +176,12 @@ class _Compiler:
         return bool(middle[False])  # what refers to itself at its ends alone is read from there
 
     def _state(self) -> int:
-        state = self._sketch.add_state()
-        if state > _MAX_SKETCH:
+        self._check_size()
+        return self._sketch.add_state()
+
+    def _check_size(self) -> None:
+        if max(len(self._sketch.arcs), self._sketch.n_arcs) > _MAX_SKETCH:
             raise DataError(f"grammar {self._rules.source}: too large; lower the numbers in {{m,n}}, or nest fewer of them.")
-        return state
 
     def _rule(self, name: str, start: int, end: int, inside: _Cycle | None) -> None:
         cycle = self._cycles.get(name)
@@ -196,6 +203,7 @@ class _Compiler:
 
     def _lay(self, expression: Expression, start: int, end: int, inside: _Cycle | None) -> None:
         """Add the paths of an expression from ``start`` to ``end``; nothing but this expression's paths leaves either between."""
+        self._check_size()
         if isinstance(expression, Symbols):
             for symbol in expression.any_of:
                 self._sketch.add_arc(start, end, symbol)

@@ -119,7 +119,8 @@ class Lattice(nn.Module):
         return self.read(scores, lengths, n)
 
     def read(self, scores: Tensor, lengths: Tensor, n: int) -> Reading:
-        """As ``n_best``, unchecked: what the exported graph holds."""
+        """As ``n_best``, unchecked: what the exported graph holds. The best strings have no gradient, nor has the exported loop."""
+        scores = scores.detach()
         limit = scores.shape[1] if self.max_length is None else max(self.max_length, 1)
         return search(self.machine.to(scores), scores, lengths, n_best=n, limit=limit)
 

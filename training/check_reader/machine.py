@@ -36,7 +36,7 @@ _Weights = npt.NDArray[np.float32]
 
 
 class Machine(NamedTuple):
-    """The tables; N cells, Q states, D arcs out of a state, G cells of a state and P ways into a cell at most.
+    """The tables; N cells, Q states, D arcs out of a state and G cells of a state at most, A ways into cells in all.
 
     Where each field has a machine of its own, the tables have an axis of fields behind all others. Fields come last in all passes:
     the tables then gather rows of fields, not single numbers.
@@ -52,8 +52,9 @@ class Machine(NamedTuple):
         leaves: int64 (N,), where in (Q, D + 1), flattened, the sum over all arcs out of the cell stands: entry j of a row is the
             sum without arc j, the last the sum over all.
         groups: int64 (Q, G), the cells of each state.
-        enters: int64 (N, P), where in (Q, G + 1), flattened in the same way, the sums over all cells stand that lead into the cell.
-        enter_weights: float (N, P), their arcs' log-weights.
+        enters: int64 (A,), where in (Q, G + 1), flattened in the same way, a sum over cells stands that lead into a cell.
+        enter_cells: int64 (A,), the cell that they lead into.
+        enter_weights: float (A,), the arc's log-weight.
         log_weight: float (), what every path's log-score holds besides.
     """
 
@@ -67,6 +68,7 @@ class Machine(NamedTuple):
     leaves: Tensor
     groups: Tensor
     enters: Tensor
+    enter_cells: Tensor
     enter_weights: Tensor
     log_weight: Tensor
 
@@ -112,14 +114,14 @@ def compose_each(automata: Sequence[Automaton], alphabet: str) -> Machine:
     layouts = [_layout(automaton, alphabet) for automaton in automata]
     n_cells = max(len(layout.classes) for layout in layouts)
     n_states = max(len(layout.outs) for layout in layouts)
-    n_out = max(len(row) for layout in layouts for row in layout.outs)
+    n_out = max(1, *(len(row) for layout in layouts for row in layout.outs))  # the empty string's automaton has no arc
     n_group = max(len(row) for layout in layouts for row in layout.groups)
-    n_enter = max(len(row) for layout in layouts for row in layout.enters)
+    n_enter = max(len(layout.enters) for layout in layouts)
     total = n_group  # entry 0 * (G + 1) + G: the sum over the cells of the state that nothing reaches
     machines: list[tuple[_Table | _Weights, ...]] = []
     for layout in layouts:
         leaves = [state * (n_out + 1) + (n_out if slot is None else slot) for state, slot in layout.leaves]
-        enters = [[state * (n_group + 1) + (n_group if slot is None else slot) for state, slot, _ in row] for row in layout.enters]
+        enters = [state * (n_group + 1) + (n_group if slot is None else slot) for state, slot, _, _ in layout.enters]
         machines.append(
             (
                 _row(layout.classes, n_cells, BLANK),
@@ -131,8 +133,9 @@ def compose_each(automata: Sequence[Automaton], alphabet: str) -> Machine:
                 _weights([[weight for _, weight in row] for row in layout.outs], (n_states, n_out)),
                 _row(leaves, n_cells, n_out),
                 _table(layout.groups, (n_states, n_group), DEAD),
-                _table(enters, (n_cells, n_enter), total),
-                _weights([[weight for _, _, weight in row] for row in layout.enters], (n_cells, n_enter)),
+                _row(enters, n_enter, total),
+                _row([cell for _, _, cell, _ in layout.enters], n_enter, DEAD),
+                _weights([[weight for _, _, _, weight in layout.enters]], (1, n_enter))[0],
                 np.asarray(layout.log_weight, np.float32),
             )
         )
@@ -164,13 +167,13 @@ class _Layout:
         self.outs: list[list[tuple[int, float]]] = [[]]
         self.groups: list[list[int]] = [[DEAD]]
         self.leaves: list[tuple[int, int | None]] = [(DEAD, None)] * len(self.classes)  # state, and the arc that is left out
-        self.enters: list[list[tuple[int, int | None, float]]] = [[] for _ in self.classes]  # the same for cells, and a log-weight
+        self.enters: list[tuple[int, int | None, int, float]] = []  # the same for the cells of a state; where to, and a log-weight
         for state, arcs in enumerate(automaton.arcs):
             reads = {symbol: slot for slot, symbol in enumerate(arcs)}
             self.outs.append([(cells[target, symbol], weight) for symbol, (target, weight) in arcs.items()])
             self.groups.append([state + 1])
             self.leaves[state + 1] = (state + 1, None)
-            self.enters[state + 1].append((state + 1, None, 0.0))
+            self.enters.append((state + 1, None, state + 1, 0.0))
             last: dict[str, int] = {}
             for symbol in alphabet:
                 if (state, symbol) in cells:
@@ -178,7 +181,7 @@ class _Layout:
                     self.groups[-1].append(cells[state, symbol])
                     self.leaves[cells[state, symbol]] = (state + 1, reads.get(symbol))
             for symbol, (target, weight) in arcs.items():
-                self.enters[cells[target, symbol]].append((state + 1, last.get(symbol), weight))
+                self.enters.append((state + 1, last.get(symbol), cells[target, symbol], weight))
 
 
 def _row(values: Sequence[int], size: int, padding: int) -> _Table:

@@ -3,11 +3,12 @@ r"""How a person writes a grammar: the text of its rules, and the expressions th
 ::
 
     # Chilean pesos. A comment runs to the end of its line.
-    silent "$" "." "-" " "                     symbols that a label of digits alone leaves out
-    digit  = "0".."9"                          a rule: a name and what it stands for; any character of a range
-    group  = "." digit{3}                      one after the other; a number of times
-    amount = ["$"] digit{1,3} group{0,3}       an optional part; from 0 to 3 times; also * + {2,}
-             ( "-" @0.5 | ".-" )*              alternatives, brackets, a weight; indented lines go on with a rule
+    silent "$" "." "-" " "              # symbols that a label of digits alone leaves out
+    digit  = "0".."9"                   # a rule: a name and what it stands for; any character of a range
+    group  = "." digit{3}               # one after the other; a number of times
+    amount = ["$"] digit{1,3}           # an optional part; from 1 to 3 times; the other repetitions are * + {2,}
+             group{0,3}                 # an indented line goes on with the rule
+             [ "-" @0.5 | ".-" ]        # alternatives, and a weight
 
 The sentences are those of the rule ``amount``. A quoted text stands for its characters, with ``\"`` and ``\\`` for a quote and a
 backslash. A weight multiplies what stands before it by a number above 0 and at most 1.

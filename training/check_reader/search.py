@@ -132,8 +132,8 @@ def _look_ahead(machine: Machine, frames: Tensor) -> _Ahead:
     n_cells = len(machine.classes)
     n_slots = machine.outs.shape[1]
     slots = torch.arange(n_slots, device=frames.device).unsqueeze(-1)
-    own_slots = (machine.leaves % (n_slots + 1)).unsqueeze(-1)  # of the character that may not come next; n_slots is none
-    rows = (machine.states * n_slots).unsqueeze(-1)
+    rows = torch.arange(len(machine.outs), device=frames.device).unsqueeze(-1) * n_slots
+    barred = _barred(machine)
     targets = machine.outs.flatten().unsqueeze(-1).clone()  # a closure of the exported loop may hold no view of another
 
     def step(carry: Carry, frame: Carry) -> tuple[Carry, Carry]:
@@ -141,13 +141,14 @@ def _look_ahead(machine: Machine, frames: Tensor) -> _Ahead:
         scores, place = frame
         reads = machine.take(scores, machine.classes) + best  # (N, B)
         arcs = machine.take(reads, machine.outs) + machine.weigh(machine.out_weights)  # (Q, D, B)
-        first = arcs.argmax(1)  # (Q, B)
-        others = torch.where(slots == first.unsqueeze(1), _NEVER, arcs)
-        best_slot = machine.take(first, machine.states)  # (N, B)
-        barred = own_slots == best_slot
-        leaving = torch.where(barred, machine.take(others.amax(1), machine.states), machine.take(arcs.amax(1), machine.states))
-        slot = torch.where(barred, machine.take(others.argmax(1), machine.states), best_slot)
-        leads = functional.embedding(rows + slot, targets).squeeze(-1) + place * n_cells
+        slot = arcs.argmax(1)  # (Q, B)
+        others = torch.where(slots == slot.unsqueeze(1), _NEVER, arcs)
+        first = functional.embedding(rows + slot, targets).squeeze(-1)  # (Q, B), the best arc's cell
+        second = functional.embedding(rows + others.argmax(1), targets).squeeze(-1)
+        lead = machine.take(first, machine.states)  # (N, B)
+        bars = lead == barred
+        leaving = torch.where(bars, machine.take(others.amax(1), machine.states), machine.take(arcs.amax(1), machine.states))
+        leads = torch.where(bars, machine.take(second, machine.states), lead) + place * n_cells
         rests, repeats = machine.take(reads, machine.blanks), machine.take(reads, machine.selves)
         resting, repeating = machine.take(events, machine.blanks), machine.take(events, machine.selves)
         staying = torch.maximum(rests, repeats)
@@ -163,6 +164,14 @@ def _look_ahead(machine: Machine, frames: Tensor) -> _Ahead:
     places = torch.arange(n_frames, device=frames.device)
     (best, total, first), (reads, events) = scan(step, (ends, ends, none), (frames, places), reverse=True)
     return _Ahead(reads, events.flatten(0, 1), best[START], total[START], first[START])
+
+
+def _barred(machine: Machine) -> Tensor:
+    """For each cell the one that cannot come next, as a blank must stand between: int64 (N, 1), -1 where there is none."""
+    n_slots = machine.outs.shape[1]
+    slots = machine.leaves % (n_slots + 1)
+    cells = machine.outs[machine.states, slots.clamp_max(n_slots - 1)]
+    return torch.where(slots < n_slots, cells, -1).unsqueeze(-1)
 
 
 def _follow(ahead: _Ahead, machine: Machine, event: Tensor, limit: int) -> Tensor:

@@ -34,17 +34,22 @@ def frames_of(scores: Tensor, lengths: Tensor) -> Tensor:
     return torch.where(inside, scores.permute(1, 2, 0), padding)
 
 
-def log_sum(values: Tensor, dim: int) -> Tensor:
-    """log(sum(exp(x))) over an axis of one element at least; minus infinity where all are."""
-    best = values.amax(dim, keepdim=True).clamp_min(torch.finfo(values.dtype).min)  # keeps -inf minus -inf out
-    return (best + (values - best).exp().sum(dim, keepdim=True).log()).squeeze(dim)
+def log_add(first: Tensor, second: Tensor, *more: Tensor) -> Tensor:
+    """log(exp(a) + exp(b) + ...), element by element; minus infinity where all are."""
+    best = torch.maximum(first, second)
+    for values in more:
+        best = torch.maximum(best, values)
+    best = best.clamp_min(torch.finfo(best.dtype).min)  # keeps -inf minus -inf out
+    total = (first - best).exp() + (second - best).exp()
+    for values in more:
+        total = total + (values - best).exp()
+    return best + total.log()
 
 
 def sums_without(values: Tensor) -> Tensor:
     """For each of D log-values the log of the sum of the others, and of the sum of all.
 
-    The sum of all less one loses nothing where the one is not the largest, as the largest is still in it; without the largest it is
-    summed anew.
+    The sum of all less one loses nothing where a largest is still in it; without the only largest it is summed anew.
 
     Args:
         values: float (Q, D, B).
@@ -53,16 +58,16 @@ def sums_without(values: Tensor) -> Tensor:
         float (Q * (D + 1), B).
     """
     lowest = torch.finfo(values.dtype).min
-    places = torch.arange(values.shape[1], device=values.device).unsqueeze(-1)
-    largest = places == values.argmax(1, keepdim=True)
     best = values.amax(1, keepdim=True).clamp_min(lowest)
     shares = (values - best).exp()
     total = shares.sum(1, keepdim=True)
+    largest = shares == 1
+    alone = largest & (largest.to(values.dtype).sum(1, keepdim=True) == 1)
     others = torch.where(largest, _NEVER, values)
     second = others.amax(1, keepdim=True).clamp_min(lowest)
     rest = second + (others - second).exp().sum(1, keepdim=True).log()
     without = best + (total - shares).clamp_min(0.0).log()
-    return torch.cat([torch.where(largest, rest, without), best + total.log()], 1).flatten(0, 1)
+    return torch.cat([torch.where(alone, rest, without), best + total.log()], 1).flatten(0, 1)
 
 
 def step_back(machine: Machine, ahead: Tensor, frame: Tensor) -> Tensor:
@@ -78,16 +83,18 @@ def step_back(machine: Machine, ahead: Tensor, frame: Tensor) -> Tensor:
     """
     reads = machine.take(frame, machine.classes) + ahead  # (N, B): by the cell that the frame leads into
     leaving = sums_without(machine.take(reads, machine.outs) + machine.weigh(machine.out_weights))
-    staying = (machine.take(reads, machine.blanks), machine.take(reads, machine.selves))
-    return log_sum(torch.stack([machine.take(leaving, machine.leaves), *staying]), 0)
+    return log_add(machine.take(leaving, machine.leaves), machine.take(reads, machine.blanks), machine.take(reads, machine.selves))
 
 
 def step_on(machine: Machine, behind: Tensor, frame: Tensor) -> Tensor:
     """One step of the forward algorithm: as ``step_back``, with the log-sums over what leads to a cell."""
     standing = sums_without(machine.take(behind, machine.groups))
-    entering = machine.take(standing, machine.enters) + machine.weigh(machine.enter_weights)  # (N, P, B)
-    repeating = machine.take(behind, machine.selves).unsqueeze(1)
-    return log_sum(torch.cat([entering, repeating], 1), 1) + machine.take(frame, machine.classes)
+    entering = machine.take(standing, machine.enters) + machine.weigh(machine.enter_weights)  # (A, B)
+    repeating = machine.take(behind, machine.selves)  # (N, B)
+    cells = machine.enter_cells if machine.batched else machine.enter_cells.unsqueeze(-1).expand(entering.shape)
+    best = repeating.scatter_reduce(0, cells, entering, "amax").clamp_min(torch.finfo(behind.dtype).min)
+    shares = (entering - machine.take(best, machine.enter_cells)).exp()
+    return best + (repeating - best).exp().scatter_add(0, cells, shares).log() + machine.take(frame, machine.classes)
 
 
 class _PathSum(torch.autograd.Function):
@@ -122,7 +129,7 @@ class _PathSum(torch.autograd.Function):
 def path_sum(scores: Tensor, lengths: Tensor, machine: Machine) -> Tensor:
     """The log-sum of the scores of all paths.
 
-    Takes O(T (Q D + N P)) steps for each field, and O(T N) memory for the gradient.
+    Takes O(T (Q (D + G) + N + A)) steps for each field, and O(T N) memory for the gradient.
 
     Args:
         scores: float (B, T, C), log-scores; -inf is allowed, +inf and NaN are not.

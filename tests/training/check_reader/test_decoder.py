@@ -76,6 +76,16 @@ def test_onnx_runtime_reads_what_pytorch_reads(
             assert torch.equal(value, reference), name
 
 
+@pytest.mark.parametrize("value", [0.0, -torch.inf])
+def test_onnx_runtime_breaks_ties_as_pytorch_does(session: onnxruntime.InferenceSession, decoder: Decoder, value: float) -> None:
+    scores, lengths = torch.zeros(2, 9, len(ALPHABET) + 1), torch.tensor([9, 4])
+    scores[:, 2:, 3:] = value
+    expected = decoder.lattice.n_best(scores, lengths, 3)
+    actual = session.run(None, {"scores": scores.numpy(), "lengths": lengths.numpy()})
+    for a, b in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_what_stands_behind_a_fields_end_changes_nothing_in_onnx_runtime(session: onnxruntime.InferenceSession) -> None:
     scores = 3 * torch.randn(1, 20, len(ALPHABET) + 1, generator=torch.Generator().manual_seed(1))
     wide = torch.cat([scores, torch.full((1, 30, len(ALPHABET) + 1), torch.nan)], 1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convoy.contract.errors import DataError
+from convoy.training.check_reader import notation
 from convoy.training.check_reader.grammar import compile_grammar, grammar_names, load_grammar
 
 CHILEAN = ("0", "12", "123456789", "1.234", "12.345.678", "$1.234", "$ 123.-", "#$12.345#", "1234-", "999=", "7/")
@@ -57,8 +59,17 @@ def test_a_grammar_of_ones_own_is_read_from_its_file(tmp_path: Path) -> None:
         load_grammar("absent")
 
 
+def test_the_example_in_the_notations_own_words_is_a_grammar() -> None:
+    example = (notation.__doc__ or "").split("::\n\n")[1].split("\n\nThe sentences")[0]
+    grammar = compile_grammar(textwrap.dedent(example))
+    assert grammar.silent == {"$", ".", "-", " "}
+    assert math.exp(grammar.automaton.score("$12.345-")) == pytest.approx(0.5)
+    assert grammar.accepts("1.234.567.-")
+    assert not grammar.accepts("1234")
+
+
 def test_sentences_come_once_each_the_shorter_first() -> None:
-    grammar = compile_grammar('amount = ("b" | "a" | "a" "b"? ){1,2} | "a" "b"'.replace("?", "{0,1}"))
+    grammar = compile_grammar('amount = ("b" | "a" | "a" ["b"]){1,2} | "a" "b"')
     assert list(grammar.sentences(7)) == ["a", "b", "aa", "ab", "ba", "bb", "aab"]
     assert list(compile_grammar('amount = "x"*').sentences(3)) == ["", "x", "xx"]
     assert list(compile_grammar('amount = ["1"]').sentences(9)) == ["", "1"]
@@ -90,6 +101,10 @@ def test_sentences_come_once_each_the_shorter_first() -> None:
         ("amount = " + "(" * 99 + '"0"' + ")" * 99, r"brackets at most 50 deep"),
         ('amount = (("0"{900}){900}){900}', r"too large"),
         ('amount = ("0"@0.5)* | ("0"@0.9)*', r"at most 5000 states"),
+        ('amount = ("0"{0,150}){0,150}', r"at most 5000 states"),
+        ('amount = "0"' + "*" * 5000, r"rules within rules"),
+        ("".join(f"r{n} = r{n + 1}\n" for n in range(2000)) + 'r2000 = "0"\namount = r0', r"rules within rules"),
+        ("".join(f"r{n} = r{n + 1} | r{n + 1}\n" for n in range(40)) + 'r40 = ""\namount = r0', r"too large"),
     ],
 )
 def test_what_is_no_grammar_is_refused_with_its_place(text: str, told: str) -> None:

@@ -23,6 +23,7 @@ GRAMMARS = {
     "without end": 'silent ","\namount = ("1" | "2" | ",")*',
     "written twice": 'silent ","\namount = a | a | a@0.5\na = ("1" | "2")* ["," ("1" | "2")+]',
     "one sentence": 'amount = "2" "1"',
+    "nothing": 'amount = ""',
 }
 
 
@@ -60,7 +61,7 @@ def by_brute_force(grammar: Grammar, scores: Tensor) -> tuple[dict[str, float], 
 def test_the_n_best_and_their_posteriors_are_those_of_brute_force(name: str) -> None:
     grammar = compile_grammar(GRAMMARS[name])
     lattice = Lattice(grammar, ALPHABET)
-    scores, lengths = fields(170)  # six grammars: 1,020 lattices
+    scores, lengths = fields(170)  # seven grammars: 1,190 lattices
     reading = lattice.n_best(scores, lengths, 6)
     partition = lattice.log_partition(scores, lengths).tolist()
     for field, texts in enumerate(lattice.texts(reading)):
@@ -184,6 +185,16 @@ def test_a_batch_gives_what_its_fields_give_one_by_one() -> None:
     for name in Reading._fields:
         joined = torch.cat([getattr(reading, name) for reading in alone])
         torch.testing.assert_close(getattr(together, name), joined, atol=1e-4, rtol=1e-5)
+
+
+def test_a_blank_field_ties_everywhere_and_still_gives_each_string_once() -> None:
+    grammar = compile_grammar(GRAMMARS["weighted"])
+    lattice = Lattice(grammar, ALPHABET)
+    texts = lattice.texts(lattice.n_best(torch.zeros(2, 5, 4), torch.tensor([5, 3]), 30))
+    assert [sorted(found) for found in texts] == [
+        sorted(text for text, value in by_brute_force(grammar, torch.zeros(length, 4))[0].items() if value > -math.inf)
+        for length in (5, 3)
+    ]
 
 
 def test_all_posteriors_together_are_one() -> None:
