@@ -22,7 +22,13 @@ _SECRET: Final = {"--header": ":", "--storage-option": "="}
 """Options whose values are not shown, and what stands between name and value."""
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
     from convoy.serving.scoring import Progress, ScoreRun, ScoreSummary
+
+_TELL_EVERY_S: Final = 60.0
+_INTERRUPTED: Final = 130  # as of every command that Ctrl-C ends
 
 
 @click.command("score")
@@ -132,7 +138,8 @@ def command(
     column `error`. One version of the model scores everything. A run that was stopped or killed goes on where it was when the same
     command is given again; a finished one is summed up anew. Ctrl-C stops after the chunks in flight, a second one at once.
 
-    Exit status: 0 every input was scored, 1 some rows hold an error or the run stopped, 2 wrong use.
+    Exit status: 0 every input was scored, 1 some rows hold an error or the run stopped, 2 wrong use, 130 interrupted (Ctrl-C,
+    SIGTERM).
 
     \b
       convoy score lenet5 scans/ scans.scored
@@ -140,11 +147,9 @@ def command(
       convoy score lenet5 s3://bucket/shards-{000..099}.tar s3://bucket/scored
     """  # noqa: D301  # the backspace is click's mark for lines to leave as they are
     from convoy.contract.errors import ScoringError
-    from convoy.serving.scoring import CHUNK_ROWS, ROWS_PER_FILE, score
+    from convoy.serving.scoring import score
 
-    chunk_rows = chunk_rows or min(CHUNK_ROWS, rows_per_file or CHUNK_ROWS)
-    rows_per_file = rows_per_file or max(1, ROWS_PER_FILE // chunk_rows) * chunk_rows
-    with naming_the_served(server.urls, server.timeout_s, server.headers), _shown(model_name) as on_progress:
+    with naming_the_served(server.urls, server.timeout_s, server.headers), _shown(model_name) as view:
         run = score(
             model_name,
             source,
@@ -167,7 +172,8 @@ def command(
             storage_options=storage_options,
             engine=engine,
             workers=workers,
-            on_progress=on_progress,
+            on_progress=view.show,
+            on_waiting=lambda why: view.wait(why, patience_s),
             report=report,
             reference=reference,
         )
@@ -178,7 +184,7 @@ def command(
                 if not stopped():
                     raise
                 remark(f"convoy: {error}\n  {_again()}")
-                raise SystemExit(1) from None
+                raise SystemExit(_INTERRUPTED) from None
             except KeyboardInterrupt as interrupt:
                 remark(f"\nStopped at once. What was committed is in {out}; this goes on from there:\n  {_again()}")
                 raise click.Abort from interrupt
@@ -190,41 +196,68 @@ def command(
         raise ScoringError(f"{summary.n_failed} of {summary.n} inputs could not be scored; the column `error` of {out} says why.")
 
 
+class _View:
+    """A live view of the run on stderr; where that is no terminal a line now and then.
+
+    Args:
+        model_name: The model.
+        bar: The view's bar.
+        task: Its task.
+        live: Whether stderr is a terminal.
+    """
+
+    def __init__(self, model_name: str, bar: Bar, task: TaskID, *, live: bool) -> None:
+        self._model_name, self._bar, self._task, self._live = model_name, bar, task, live
+        self._began = self._told = time.monotonic()
+        self._state = ""
+
+    def show(self, progress: Progress) -> None:
+        """Show how far the run is."""
+        now = time.monotonic()
+        rate = (progress.done - progress.resumed) / max(now - self._began, 1e-9)
+        self._state = f"{rate:,.0f}/s"
+        if progress.latencies_ms:
+            ordered = sorted(progress.latencies_ms)
+            p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99))
+            self._state += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+        if progress.failed:
+            self._state = f"{progress.failed:,} failed, {self._state}"
+        if progress.queue_ms is not None:
+            self._state += f", queue {progress.queue_ms:.1f} ms"
+        name = f"{self._model_name} {progress.model_version}"
+        self._bar.update(self._task, description=name, completed=progress.done, total=progress.n, state=self._state)
+        if not self._live and now - self._told >= _TELL_EVERY_S:
+            self._told = now
+            remark(f"{progress.done:,} of {progress.n:,} inputs, {self._state}")
+
+    def wait(self, why: str, patience_s: float) -> None:
+        """Say that servers are waited for; with "" that they answer again."""
+        self._bar.update(self._task, state="waiting for the server" if why else self._state)
+        said = f"Waiting up to {patience_s:g} s for the server: {why}" if why else "The server answers."
+        self._bar.console.print(said, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def _shown(model_name: str) -> Iterator[Callable[[Progress], None]]:
-    """A live view of the run on stderr; silent where that is no terminal."""
+def _shown(model_name: str) -> Iterator[_View]:
+    """The view of a run, as long as the ``with`` block lasts."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
+    from rich.table import Column
 
     console = Console(file=sys.stderr)
+    # What comes first stands there on any terminal; the last column has what room is left.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TextColumn("left", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[state]}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")),
     )
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal, refresh_per_second=4) as bar:
-        task = bar.add_task(f"scoring with {model_name}", total=None, state="listing the source")
-        started = time.monotonic()
-
-        def show(progress: Progress) -> None:
-            rate = (progress.done - progress.resumed) / max(time.monotonic() - started, 1e-9)
-            state = f"{rate:,.0f}/s"
-            if progress.latencies_ms:
-                ordered = sorted(progress.latencies_ms)
-                p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99))
-                state += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms"
-            if progress.queue_ms is not None:
-                state += f", queue {progress.queue_ms:.1f} ms"
-            if progress.failed:
-                state += f", {progress.failed:,} failed"
-            name = f"scoring with {model_name} version {progress.model_version}"
-            bar.update(task, description=name, completed=progress.done, total=progress.n, state=state)
-
-        yield show
+    live = console.is_terminal
+    with Bar(*columns, console=console, transient=True, disable=not live, refresh_per_second=4, expand=True) as bar:
+        yield _View(model_name, bar, bar.add_task(model_name, total=None, state="listing the source"), live=live)
 
 
 @contextmanager
@@ -292,10 +325,11 @@ def _print(summary: ScoreSummary) -> None:
     from convoy.serving.scoring import describe_skipped
 
     failed = f", {summary.n_failed:,} failed" if summary.n_failed else ""
+    rate = f" ({summary.throughput_ips:,.0f} images/s)" if summary.throughput_ips else ""
     resumed = f" ({summary.n_resumed:,} by earlier runs)" if summary.n_resumed else ""
     click.echo(
         f"{summary.n_scored:,} of {summary.n:,} inputs scored{resumed}{failed} with {summary.model_name} version "
-        f"{summary.model_version} in {summary.duration_s:.1f} s ({summary.throughput_ips:,.0f} images/s)"
+        f"{summary.model_version} in {summary.duration_s:.1f} s{rate}"
     )
     for line in describe_answers(summary):
         click.echo(line)

@@ -27,9 +27,12 @@ def describe_answers(summary: ScoreSummary) -> list[str]:
         if summary.drift["remark"]:
             lines.append(f"  {summary.drift['remark']}")
     reasons = list(statistics["errors"].items())
-    lines += [f"failed: {count:,}  {reason}" for reason, count in reasons[:_MOST_REASONS]]
-    if len(reasons) > _MOST_REASONS:
-        lines.append(f"failed: {sum(count for _, count in reasons[_MOST_REASONS:]):,}  for other reasons")
+    shown = reasons if len(reasons) <= _MOST_REASONS + 1 else reasons[:_MOST_REASONS]
+    for reason, count in shown:
+        first = statistics["first_errors"].get(reason, "")
+        lines.append(f"failed: {count:,}  {reason}{f'  (the first: {first})' if first and count > 1 else ''}")
+    if len(shown) < len(reasons):
+        lines.append(f"failed: {sum(count for _, count in reasons[len(shown) :]):,}  for other reasons")
     return lines
 
 

@@ -124,6 +124,7 @@ class Served:
     gate: Gate
     own: bool
     stopped: Callable[[], bool] = lambda: False
+    waiting: Callable[[ClientError | None], None] = lambda _: None  # told why a request waits for a server; None: no more
     seen: tuple[int, int] | None = (0, 0)  # how many requests had been in the queue, and for how long; None where nobody tells
 
     @classmethod
@@ -137,13 +138,53 @@ class Served:
         patience_s: float,
         in_flight: int,
         own: bool,
+        stopped: Callable[[], bool] = lambda: False,
+        waiting: Callable[[ClientError | None], None] = lambda _: None,
     ) -> Served:
         """See that the server answers, and with which version; ask for that one by name from then on.
+
+        A server that is not there, or a model that is just being loaded, is waited for.
+
+        Args:
+            client: A client of the servers.
+            model_name: The model.
+            model_version: The version; the server's choice where it is empty.
+            timeout_s: How long a request may take.
+            patience_s: How long to wait for servers that are gone.
+            in_flight: The most requests under way.
+            own: Whether to close the client in the end.
+            stopped: Whether to wait no longer.
+            waiting: Told why a server is waited for, and with None when it is there.
 
         Raises:
             ClientError: The server or the model does not answer.
             ScoringError: The server does not say which version answered.
         """
+        until = time.monotonic() + patience_s
+        while True:
+            try:
+                served = cls._pinned(client, model_name, model_version, timeout_s, patience_s, in_flight, own)
+                break
+            except (UnavailableError, OverloadedError) as error:
+                if time.monotonic() >= until or stopped():
+                    raise
+                waiting(error)
+                time.sleep(_PAUSE_S)
+        waiting(None)
+        served.stopped, served.waiting = stopped, waiting
+        return served
+
+    @classmethod
+    def _pinned(
+        cls,
+        client: Client,
+        model_name: str,
+        model_version: str,
+        timeout_s: float,
+        patience_s: float,
+        in_flight: int,
+        own: bool,
+    ) -> Served:
         interface = client.interface(model_name, model_version, timeout_s=timeout_s)
         blank = np.zeros((1, *interface.image.dims), np.uint8)
         version = client.classify(model_name, blank, model_version=model_version, timeout_s=timeout_s)[0].model_version
@@ -180,10 +221,12 @@ class Served:
                     refused = isinstance(error, OverloadedError)
                     if time.monotonic() >= until or self.stopped():
                         raise
+                    self.waiting(error)
                     time.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
                 seconds = time.monotonic() - began
+                self.waiting(None)
                 if answer.model_version != self.version:
                     raise InvalidResponseError(
                         f"{self.where}: expected an answer of version {self.version}, found one of {answer.model_version!r}."
@@ -199,9 +242,10 @@ class Served:
             try:
                 digest = _digest_in(self.client.config(self.model_name, self.version, timeout_s=self.timeout_s))
                 break
-            except (UnavailableError, OverloadedError, DeadlineExceededError):
+            except (UnavailableError, OverloadedError, DeadlineExceededError) as error:
                 if time.monotonic() >= until or self.stopped():
                     raise
+                self.waiting(error)
                 time.sleep(_PAUSE_S)
         if digest != self.digest:
             raise ScoringError(

@@ -73,7 +73,7 @@ class RunIdentity(Document):
             "model_sha256": "the model's file (its digest)",
             "interface_sha256": "the model's labels or image rule (their digest)",
             "top_k": "--top-k",
-            "labels": "the labels",
+            "labels": "the source of labels",
             "column": "--column",
             "chunk_rows": "--chunk-rows",
             "rows_per_file": "--rows-per-file",
@@ -81,7 +81,7 @@ class RunIdentity(Document):
             "table_version": "the version of the table",
         }
         found = [
-            f"{said} was {getattr(earlier, name)!r} and is {getattr(self, name)!r}"
+            f"{said} was {_shown(getattr(earlier, name))} and is {_shown(getattr(self, name))}"
             for name, said in names.items()
             if getattr(earlier, name) != getattr(self, name)
         ]
@@ -105,6 +105,10 @@ class RunIdentity(Document):
             f"inputs of the source have changed (another name, size, time or label), the first of them among rows {start:,} to "
             f"{stop - 1:,} ({n} of {len(self.listing)} chunks differ)"
         )
+
+
+def _shown(value: object) -> str:
+    return "not given" if value in (None, "") else repr(value)
 
 
 def parse_identity(data: bytes, where: str) -> RunIdentity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -25,6 +26,7 @@ from convoy.contract.errors import (
 )
 from convoy.contract.files import sha256_bytes
 from convoy.serving.client import DEFAULT_URL, Client, Tls
+from convoy.serving.client._deadline import check_timeout
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._backend import Backend, InProcess, Served
 from convoy.serving.scoring._dataset import DataSet, Stored
@@ -144,6 +146,7 @@ class Options:
     workers: int
     stdin: IO[str] | None
     on_progress: Callable[[Progress], None] | None
+    on_waiting: Callable[[str], None] | None
     report: Path | None
     reference: str | None
 
@@ -158,10 +161,17 @@ class Options:
             if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
                 raise UsageError(f"{name}: expected a whole number from {least} to {most:,}, found {value!r}.")
         if self.rows_per_file % self.chunk_rows:
+            below = self.rows_per_file // self.chunk_rows * self.chunk_rows
+            near = " or ".join(f"{rows:,}" for rows in (below, below + self.chunk_rows) if rows)
             raise UsageError(
-                f"rows_per_file: expected a multiple of chunk_rows ({self.chunk_rows:,}), found {self.rows_per_file:,}: files are "
-                "made of whole chunks."
+                f"rows_per_file (--rows-per-file): expected a multiple of chunk_rows (--chunk-rows, {self.chunk_rows:,}), since "
+                f"files are made of whole chunks; found {self.rows_per_file:,}. {near} would do."
             )
+        check_timeout(self.timeout_s)
+        if isinstance(self.patience_s, bool) or not isinstance(self.patience_s, (int, float)) or not 0 <= self.patience_s < 1e9:
+            raise UsageError(f"patience_s: expected seconds from 0, found {self.patience_s!r}.")
+        if self.storage_options is not None and not isinstance(self.storage_options, Mapping):
+            raise UsageError(f"storage_options: expected a mapping of names to values, found {self.storage_options!r}.")
         if self.format not in FORMATS:
             raise UsageError(f"format: expected one of {', '.join(FORMATS)}, found {self.format!r}.")
         if self.engine not in get_args(Engine):
@@ -173,6 +183,25 @@ class Options:
                 raise UsageError("client: it cannot be sent to Ray's workers: give url, tls and headers, and each makes its own.")
             if self.source == "-":
                 raise UsageError("source: Ray's workers cannot read this standard input: write the list into a file they can read.")
+
+
+class _Waits:
+    """Tells once when requests begin to wait for a server, and once when they wait no more. Safe under threads."""
+
+    def __init__(self, tell: Callable[[str], None] | None) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._waiting = False
+
+    def note(self, error: ClientError | None) -> None:
+        """A request waits because of ``error``; or one was answered."""
+        if self._tell is None or self._waiting == (error is not None):
+            return
+        with self._lock:
+            if self._waiting == (error is not None):
+                return
+            self._waiting = error is not None
+        self._tell("" if error is None else str(error))
 
 
 @dataclass
@@ -215,7 +244,7 @@ class ScoreRun:
     """A run: an iterable of the rows, ``pyarrow.RecordBatch`` by batch, in the order of the source.
 
     It begins with the first that is taken; those of earlier runs that it goes on with come too. What was taken is on disk. It can
-    be iterated once. Who does not take all of it calls ``close()``, or uses it in a ``with`` block.
+    be iterated once. A loop that is left ends the run, with what is committed; so do ``close()`` and the end of a ``with`` block.
 
     Attributes:
         statistics: Of the rows that were taken.
@@ -230,7 +259,10 @@ class ScoreRun:
         self._options = options
         self._stop = threading.Event()
         self._ended = threading.Event()
-        self._batches: Generator[Any, None, None] | None = None
+        # Not held here: where the loop over them is left, nobody holds them, and the run ends at once.
+        self._batches: weakref.ref[Generator[Any, None, None]] | None = None
+        self._entered = False
+        self._held: Generator[Any, None, None] | None = None  # within a `with` block, which lets go of it
         self._summary: ScoreSummary | None = None
         self.statistics: Statistics | None = None
 
@@ -246,9 +278,14 @@ class ScoreRun:
         return self._summary
 
     def __iter__(self) -> Iterator[Any]:
-        if self._batches is None:
-            self._batches = self._run()
-        return self._batches
+        batches = None if self._batches is None else self._batches()
+        if batches is None:
+            if self._batches is not None:
+                raise UsageError("a run can be taken once: call score(...) again, which goes on with what is there.")
+            batches = self._run()
+            self._batches = weakref.ref(batches)
+            self._held = batches if self._entered else None
+        return batches
 
     def finish(self) -> ScoreSummary:
         """Take what is left, and say what was done.
@@ -256,8 +293,9 @@ class ScoreRun:
         Raises:
             ScoringError: The run cannot go on; what was scored stays, and the same call goes on from there.
         """
-        for _ in self:
-            pass
+        if self._summary is None:
+            for _ in self:
+                pass
         return self.summary
 
     def stop(self) -> None:
@@ -270,10 +308,14 @@ class ScoreRun:
         For the thread that takes the batches; another one calls ``stop()``.
         """
         if self._batches is None:
-            self._batches = self._run()
-        self._batches.close()
+            self._batches = weakref.ref(self._run())  # which is gone at once, and so cannot begin
+        batches = self._batches()
+        self._held = None
+        if batches is not None:
+            batches.close()
 
     def __enter__(self) -> Self:
+        self._entered = True
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -366,7 +408,7 @@ class ScoreRun:
                 future.result()
             yield from written.next_tables(fresh)
             if self._stop.is_set() and written.next_chunk < dataset.n_chunks:
-                raise ScoringError("it was told to.")
+                raise ScoringError("it was asked to stop.")
 
     def _engine(self, scorer: Scorer, listing: Listing, missing: list[int], tally: _Tally) -> Iterator[tuple[int, Any]]:
         options = self._options
@@ -390,6 +432,8 @@ class ScoreRun:
             merge=False,
             max_in_flight=options.in_flight,
         )
+        # Not this run itself: threads that still ask would keep it alive when it is forgotten.
+        stop, ended, waits = self._stop, self._ended, _Waits(options.on_waiting)
         try:
             served = Served.pin(
                 client,
@@ -399,6 +443,8 @@ class ScoreRun:
                 patience_s=options.patience_s,
                 in_flight=options.in_flight,
                 own=options.client is None,
+                stopped=lambda: stop.is_set() or ended.is_set(),
+                waiting=waits.note,
             )
         except BaseException as error:
             if options.client is None:
@@ -410,11 +456,6 @@ class ScoreRun:
                     f"place. ({error})"
                 ) from error
             raise
-        stop, ended = (
-            self._stop,
-            self._ended,
-        )  # not this run itself: threads that still ask would keep it alive when it is forgotten
-        served.stopped = lambda: stop.is_set() or ended.is_set()
         return served
 
     def _sum_up(
@@ -542,8 +583,8 @@ def score(
     labels_from_folders: bool = False,
     column: str | None = None,
     label_column: str | None = None,
-    chunk_rows: int = CHUNK_ROWS,
-    rows_per_file: int = ROWS_PER_FILE,
+    chunk_rows: int | None = None,
+    rows_per_file: int | None = None,
     format: Format = "parquet",  # noqa: A002
     in_flight: int = 16,
     timeout_s: float = 30.0,
@@ -554,6 +595,7 @@ def score(
     workers: int = 2,
     stdin: IO[str] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_waiting: Callable[[str], None] | None = None,
     report: str | os.PathLike[str] | None = None,
     reference: str | os.PathLike[str] | None = None,
 ) -> ScoreRun:
@@ -575,12 +617,13 @@ def score(
         labels_from_folders: Take the first folder below ``source`` as each image's true label.
         column: The column of the source that holds the images or their paths.
         label_column: The column of the source that holds true labels.
-        chunk_rows: Inputs that are committed together: no more of them are scored twice after a kill than are in flight.
-        rows_per_file: Rows of each file; a multiple of ``chunk_rows``.
+        chunk_rows: Inputs that are committed together: no more of them are scored twice after a kill than are in flight. None:
+            ``CHUNK_ROWS``, or fewer where ``rows_per_file`` is.
+        rows_per_file: Rows of each file; a multiple of ``chunk_rows``. None: ``ROWS_PER_FILE``, or near it.
         format: ``parquet``, ``csv`` or ``jsonl``.
         in_flight: The most requests under way, of each worker with ``ray``; how many there are adapts to the server.
         timeout_s: How long one request may take.
-        patience_s: How long to wait for servers that are gone.
+        patience_s: How long to wait for servers that are gone, at the start too.
         headers: Sent with every request.
         storage_options: What fsspec is given for URLs of ``source`` and ``out``.
         engine: ``local``: this process; ``ray``: the workers of a Ray cluster, each of which reads the source by itself. The
@@ -588,6 +631,7 @@ def score(
         workers: Ray workers.
         stdin: What the source ``-`` reads; standard input where it is None.
         on_progress: Told of each batch.
+        on_waiting: Told why servers are waited for, and with "" when they answer again; from any thread.
         report: An HTML file for people, written at the end; inputs that stand out are read again for it. On a data set that is
             there already, it is written without scoring anew.
         reference: A data set of an earlier run, or a run folder of ``convoy train``: how far the answers lie from it is told.
@@ -602,22 +646,26 @@ def score(
         ClientError: The server does not answer at the start.
         ScoringError: The run cannot go on (server or version gone, disk full); what was scored stays.
     """
+    if chunk_rows is None:
+        chunk_rows = min(CHUNK_ROWS, rows_per_file) if isinstance(rows_per_file, int) and rows_per_file > 0 else CHUNK_ROWS
+    elif isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int) or chunk_rows < 1:
+        raise UsageError(f"chunk_rows: expected a whole number from 1, found {chunk_rows!r}.")
     return ScoreRun(
         Options(
             model_name=model_name,
-            source=os.fspath(source),
-            out=os.fspath(out),
+            source=_path_of(source, "source"),
+            out=_path_of(out, "out"),
             urls=url,
             tls=tls,
             client=client,
-            in_process=None if in_process is None else Path(in_process),
+            in_process=None if in_process is None else Path(_path_of(in_process, "in_process")),
             model_version=model_version,
             top_k=top_k,
             labels_from_folders=labels_from_folders,
             column=column,
             label_column=label_column,
             chunk_rows=chunk_rows,
-            rows_per_file=rows_per_file,
+            rows_per_file=ROWS_PER_FILE // chunk_rows * chunk_rows or chunk_rows if rows_per_file is None else rows_per_file,
             format=format,
             in_flight=in_flight,
             timeout_s=timeout_s,
@@ -628,7 +676,8 @@ def score(
             workers=workers,
             stdin=stdin,
             on_progress=on_progress,
-            report=None if report is None else Path(report),
+            on_waiting=on_waiting,
+            report=None if report is None else Path(_path_of(report, "report")),
             reference=None if reference is None else os.fspath(reference),
         )
     )
@@ -641,6 +690,24 @@ def _reference(options: Options, backend: Backend) -> Reference | None:
         raise UsageError(f"{options.out}: a run is not its own reference: expected another data set, or a run folder.")
     model = (backend.model_name, backend.version, backend.digest)
     return read_reference(options.reference, backend.interface.labels, model=model, storage_options=options.storage_options)
+
+
+def _path_of(value: Any, name: str) -> str:
+    """A path or URL as text.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        text = os.fspath(value)
+    except TypeError:
+        text = None
+    if not isinstance(text, str):
+        hint = " A list of paths is a source as a text file, one a line." if isinstance(value, (list, tuple)) else ""
+        raise UsageError(f"{name}: expected a path or a URL, found {type(value).__name__}.{hint}")
+    if not text:
+        raise UsageError(f"{name}: expected a path or a URL, found an empty name.")
+    return text
 
 
 def _identity(options: Options, source: Source, listing: Listing, backend: Backend) -> RunIdentity:
@@ -693,7 +760,7 @@ def _labels(options: Options) -> str:
 
 def _check_labels(options: Options, listing: Listing, backend: Backend) -> None:
     """See early that true labels are the model's: of labels that are none of its, no accuracy can be told."""
-    if not options.labels_from_folders:
+    if not options.labels_from_folders and options.label_column is None:
         return
     known = set(backend.interface.labels)
     found: set[str] = set()
@@ -704,9 +771,10 @@ def _check_labels(options: Options, listing: Listing, backend: Backend) -> None:
         found |= labels
         if len(found) > 1000:
             break
+    where = "sub-folders is named as" if options.labels_from_folders else f"labels ({options.label_column}) is"
     raise UsageError(
-        f"{options.source}: none of its sub-folders is named as a class of {backend.model_name!r}: expected names such as "
-        f"{sorted(known)[:5]}, found {sorted(found)[:5]}."
+        f"{options.source}: none of its {where} a class of {backend.model_name!r}: expected labels such as {sorted(known)[:5]}, "
+        f"found {sorted(found)[:5] or 'none'}."
     )
 
 

@@ -130,6 +130,12 @@ class Statistics:
         self._reasons: dict[str, _Reason] = {}
 
     @property
+    def first_errors(self) -> dict[str, str]:
+        """By reason as in ``errors``, the whole message of the first such input."""
+        ordered = sorted(self._reasons.items(), key=lambda item: -item[1].n)
+        return {reason.text or words: reason.first for words, reason in ordered}
+
+    @property
     def n_failed(self) -> int:
         """Inputs without an answer."""
         return self.n - self.n_scored
@@ -266,7 +272,7 @@ class Statistics:
         words = _NUMBER.sub("…", text)
         if words not in self._reasons and len(self._reasons) >= _MOST_REASONS:
             words = text = _OTHERS
-        noted = self._reasons.setdefault(words, _Reason(text))
+        noted = self._reasons.setdefault(words, _Reason(text, reason[:300]))
         noted.n += 1
         if noted.text != text:
             noted.text = ""
@@ -287,6 +293,7 @@ class Statistics:
             "accuracy_interval_95": None if self.accuracy_interval is None else list(self.accuracy_interval),
             "calibration_error": self.calibration_error,
             "errors": self.errors,
+            "first_errors": self.first_errors,
             "least_confident": [asdict(example) for example in self.least_confident],
             "slowest": [asdict(example) for example in self.slowest],
         }
@@ -337,6 +344,7 @@ class Sample:
 @dataclass
 class _Reason:
     text: str
+    first: str
     n: int = 0
 
 

@@ -28,6 +28,9 @@ LEASE_S: Final = 60.0
 
 _OWN: Final = "_convoy"
 _LOCK: Final = f"{_OWN}/lock"
+_FOLDERLESS: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Object stores have no folders; to make one there would make the bucket of a name with a slip in it."""
+
 _ASIDE: Final = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 _SETTLES_S: Final = 0.5
 """So long after a lease was written it is read again: another run may have written its own in the same moment."""
@@ -178,12 +181,22 @@ class FolderStore:
         try:
             with contextlib.suppress(OSError):  # a full disk: who writes is for messages only
                 os.truncate(file, 0)
-                os.pwrite(file, f"process {os.getpid()} of {socket.gethostname()}".encode(), 0)
+                os.pwrite(file, _me().encode(), 0)
             self._tidy()
             yield
         finally:
             self._leave_nothing(is_new)
             os.close(file)
+
+    def _taken(self, who: str) -> UsageError:
+        if who == _me():
+            return UsageError(
+                f"{self.shown}: this process has a run open here. Take it to its end, or close it: run.close(), or a `with` block."
+            )
+        return UsageError(
+            f"{self.shown}: another run writes here ({who or 'it does not say who'}). Wait for its end, or stop it, or name "
+            "another place."
+        )
 
     def _open_lock(self) -> int:
         """The lock, locked."""
@@ -200,10 +213,7 @@ class FolderStore:
                 raise
             try:
                 if not _locked(file):
-                    raise UsageError(
-                        f"{self.shown}: another run writes here ({_text(file) or 'it does not say who'}). Wait for its end, or "
-                        "stop it, or name another place."
-                    )
+                    raise self._taken(_text(file))
                 if _is_at(file, path):  # else it was removed by who had it, and another may have made a new one
                     return file
             except BaseException:
@@ -363,10 +373,15 @@ class ObjectStore:
 
     def _put(self, name: str, data: bytes) -> None:
         path = f"{self._root}/{name}"
-        if (folder := path.rpartition("/")[0]) not in self._made:
+        folder = path.rpartition("/")[0]
+        if folder not in self._made and protocol_of(self._url) not in _FOLDERLESS:
             self._system.makedirs(folder, exist_ok=True)
             self._made.add(folder)
         self._system.pipe_file(path, data)
+
+
+def _me() -> str:
+    return f"process {os.getpid()} of {socket.gethostname()}"
 
 
 def _locked(file: int) -> bool:

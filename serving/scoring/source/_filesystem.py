@@ -277,8 +277,15 @@ def protocol_of(spec: str) -> str | None:
 
 
 def reason_of(error: OSError) -> str:
-    """Why it failed, in words; of a file that is missing, remote libraries only repeat the name."""
-    return error.strerror or ("No such file" if isinstance(error, FileNotFoundError) else str(error))
+    """Why it failed, in words; of a file that is missing, remote libraries only repeat the name, and say more in its cause.
+
+    What hides behind a file that seems to be missing may be a server that does not answer.
+    """
+    if error.strerror:
+        return error.strerror
+    cause = error.__cause__ or error.__context__
+    behind = "" if cause is None or not str(cause) or isinstance(cause, KeyError) else f" ({type(cause).__name__}: {cause})"
+    return f"No such file{behind}" if isinstance(error, FileNotFoundError) else str(error)
 
 
 def import_fsspec() -> Any:

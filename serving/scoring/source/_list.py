@@ -191,4 +191,9 @@ def _path_column(header: Sequence[str], column: str | None, shown: str) -> int:
             f"{shown}: expected the names of the columns in the first line, found {printable(header[0])!r}, which is an image. "
             "Write a first line, path say; or name the list .txt, one path a line."
         )
+    if len(header) > 1:
+        raise UsageError(
+            f"{shown}: expected a column of paths named {', '.join(PATH_COLUMNS)}, or its name (--column); found the columns "
+            f"{', '.join(map(printable, header))}."
+        )
     return 0

@@ -90,7 +90,7 @@ def open_source(
     source = _stdin(wish, stdin) if text == "-" else _found(wish, filesystems.locate(text))
     inputs = source.entries()
     if next(inputs, None) is None:
-        raise DataError(f"{wish.shown}: nothing to score{describe_skipped(source.skipped, before='; skipped: ')}. {ACCEPTED}")
+        raise DataError(f"{wish.shown}: nothing to score: it is empty{describe_skipped(source.skipped, before='; skipped: ')}.")
     if labels_from_folders and not any(entry.true_label is not None for entry in source.entries()):
         raise UsageError(f"{wish.shown}: --labels-from-folders takes sub-folders as labels, and there is no image in any.")
     return source
@@ -106,7 +106,7 @@ def _found(wish: _Wish, location: Location) -> Source:
         if is_pattern(location.path):
             pattern = Pattern(location.path)
             return _tree(wish, Location(location.files, pattern.base), pattern)
-        raise UsageError(f"{wish.shown}: cannot be read: {reason_of(error)}. {ACCEPTED}") from error
+        raise UsageError(f"{wish.shown}: cannot be read: {reason_of(error)}.") from error
     if info.kind == "folder":
         return _tree(wish, location, None)
     if info.kind == "other":
@@ -129,7 +129,8 @@ def _tree(wish: _Wish, root: Location, pattern: Pattern | None) -> Source:
             skipped[reason] += 1
     kinds = [kind for kind, names in shards.items() if names]
     if not kinds:
-        raise DataError(f"{wish.shown}: nothing to score{describe_skipped(skipped, before='; skipped: ')}. {ACCEPTED}")
+        what = "no image, Parquet file or tar shard is there" if pattern is None else "nothing matches"
+        raise DataError(f"{wish.shown}: nothing to score: {what}{describe_skipped(skipped, before='; skipped: ')}.")
     if len(kinds) > 1:
         raise UsageError(
             f"{wish.shown}: expected Parquet files or tar shards, found both. Name one kind: '{wish.shown}/**/*.tar', say."

@@ -175,10 +175,10 @@ def test_a_signal_ends_a_run_in_order_and_the_command_that_is_printed_goes_on(
     arguments = ("score", "digits", folder, out_path, "--chunk-rows", 2, "--rows-per-file", 4, "--in-flight", 1)
     before = signal.getsignal(number)
     code, out, err = signalled(number, (3,), *arguments, *secrets)
-    assert (code, out) == (1, "")
+    assert (code, out) == (130, "")
     assert signal.getsignal(number) is before
     assert "Stopping after the chunks in flight; once more stops at once." in err
-    assert "the run stopped: it was told to." in err
+    assert "the run stopped: it was asked to stop." in err
     assert "secret" not in err
     command = shlex.split(err.rstrip().splitlines()[-1])
     assert command[0] == "convoy"

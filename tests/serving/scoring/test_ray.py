@@ -261,7 +261,7 @@ def test_a_run_that_is_stopped_keeps_what_was_begun(
     monkeypatch.setattr(_ray, "_WATCH_S", 0.001)
     ray.item_takes_s = 0.05
     run = begin(source, tmp_path / "out", on_progress=lambda progress: progress.done and run.stop())
-    with pytest.raises(ScoringError, match="it was told to"):
+    with pytest.raises(ScoringError, match="it was asked to stop"):
         run.finish()
     summary = begin(source, tmp_path / "out").finish()
     assert 0 < summary.n_resumed < 22

@@ -545,11 +545,25 @@ def test_a_run_that_is_given_up_lets_go_of_everything(
     assert gone_within(5)
 
 
+def test_a_loop_that_is_left_ends_the_run_and_another_goes_on(tmp_path: Path, client: Client) -> None:
+    source, out = array(tmp_path), tmp_path / "out"
+    run = score("digits", source, out, client=client, **SMALL)
+    for batch in run:
+        assert batch.num_rows == 8
+        break
+    with pytest.raises(UsageError, match="taken once"):
+        iter(run)
+    summary = score("digits", source, out, client=client, **SMALL).finish()
+    assert summary.n_resumed >= 8
+    assert summary.n == summary.n_scored
+
+
 def test_a_run_that_was_closed_gives_nothing_more(tmp_path: Path, client: Client) -> None:
     run = score("digits", array(tmp_path), tmp_path / "out", client=client)
     run.close()
-    assert list(run) == []
-    with pytest.raises(UsageError, match="has not ended"):
+    with pytest.raises(UsageError, match="taken once"):
+        list(run)
+    with pytest.raises(UsageError, match="taken once"):
         run.finish()
     assert not (tmp_path / "out").exists()
 
@@ -572,7 +586,7 @@ def test_an_error_of_who_is_told_of_the_progress_ends_the_run_in_order(
 def test_stop_ends_a_run_after_the_chunks_in_flight(tmp_path: Path, client: Client, fake: FakeTransport) -> None:
     source, out = array(tmp_path, 600), tmp_path / "out"
     run = score("digits", source, out, client=client, in_flight=2, on_progress=lambda told: told.done >= 50 and run.stop(), **SMALL)
-    with pytest.raises(ScoringError, match=r"the run stopped: it was told to\. (\d+) of 600 inputs have their row"):
+    with pytest.raises(ScoringError, match=r"the run stopped: it was asked to stop\. (\d+) of 600 inputs have their row"):
         run.finish()
     n = sum(call.inputs[0].shape[0] for call in fake.inferences[1:])
     assert 50 <= n <= 50 + 8 * (2 + 4 + 1)
@@ -644,7 +658,10 @@ def test_no_more_batches_are_at_the_server_than_allowed_and_reading_runs_only_so
         *(("in_flight", value) for value in (0, 257, 1.5, True)),
         *(("top_k", value) for value in (0, -1, "5")),
         ("chunk_rows", 0),
-        ("rows_per_file", 1000),
+        ("rows_per_file", 0),
+        ("patience_s", -1),
+        ("storage_options", "x"),
+        ("report", 5),
         ("workers", 0),
         ("format", "xml"),
         ("engine", "spark"),
@@ -653,6 +670,18 @@ def test_no_more_batches_are_at_the_server_than_allowed_and_reading_runs_only_so
 def test_an_argument_that_makes_no_sense_is_refused(name: str, value: Any, tmp_path: Path, client: Client) -> None:
     with pytest.raises(UsageError, match=name):
         score("digits", array(tmp_path), tmp_path / "out", client=client, **{name: value})
+
+
+def test_what_is_no_path_and_files_of_broken_chunks_are_refused_with_what_would_do(tmp_path: Path, client: Client) -> None:
+    with pytest.raises(
+        UsageError, match=r"source: expected a path or a URL, found list\. A list of paths is a source as a text file"
+    ):
+        score("digits", ["a.png"], tmp_path / "out", client=client)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="out: expected a path or a URL, found an empty name"):
+        score("digits", "a", "", client=client)
+    with pytest.raises(UsageError, match=r"multiple of chunk_rows \(--chunk-rows, 777\).* found 3,333. 3,108 or 3,885 would do"):
+        score("digits", "a", tmp_path / "out", client=client, chunk_rows=777, rows_per_file=3333)
+    assert score("digits", array(tmp_path), tmp_path / "out", client=client, rows_per_file=100).finish().n > 0
 
 
 def test_a_missing_pyarrow_is_said_with_the_extra_to_install(

@@ -104,7 +104,7 @@ def test_a_second_scorer_is_refused_while_the_first_one_lives(source: Path, tmp_
     with score("digits", source, out, client=client, **SMALL) as run:
         tables = iter(run)
         next(tables)
-        with pytest.raises(UsageError, match=rf"another run writes here \(process {os.getpid()} of "):
+        with pytest.raises(UsageError, match="this process has a run open here"):
             score("digits", source, out, client=client, **SMALL).finish()
         assert sum(table.num_rows for table in tables) == 192
     assert keys(out) == list(map(str, range(200)))
@@ -126,7 +126,7 @@ def test_of_runs_that_begin_at_once_one_goes_on(source: Path, tmp_path: Path, fa
         thread.start()
     for thread in threads:
         thread.join()
-    assert set(ends) <= {"scored", "another run writes here "}
+    assert set(ends) <= {"scored", "this process has a run o", "another run writes here "}
     assert "scored" in ends
     assert keys(tmp_path / "out") == list(map(str, range(200)))
 

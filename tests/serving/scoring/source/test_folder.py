@@ -152,7 +152,7 @@ def test_ten_thousand_files_are_listed_in_seconds(tmp_path: Path) -> None:
 
 def test_an_empty_folder_says_what_was_skipped(tmp_path: Path) -> None:
     fill(tmp_path, "notes.md")
-    with pytest.raises(DataError, match=r"nothing to score; skipped: 1 \.md files"):
+    with pytest.raises(DataError, match=r"nothing to score: no image.* is there; skipped: 1 \.md files"):
         open_source(tmp_path)
 
 

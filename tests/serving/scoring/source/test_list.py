@@ -77,9 +77,13 @@ def test_a_table_names_paths_and_labels(
     assert loaded(source) == [b"deep/a b.png", b"other.png"]
 
 
-def test_the_first_column_is_taken_where_none_has_a_usual_name(images: Path, keys: Keys) -> None:
-    (images / "list.csv").write_text("scan,n\nother.png,1\n")
+def test_the_only_column_is_taken_and_of_several_none_that_has_no_usual_name(images: Path, keys: Keys) -> None:
+    (images / "list.csv").write_text("scan\nother.png\n")
     assert keys(open_source(images / "list.csv")) == ["other.png"]
+    (images / "list.csv").write_text("n,scan\n1,other.png\n")
+    assert keys(open_source(images / "list.csv", column="scan")) == ["other.png"]
+    with pytest.raises(UsageError, match=r"expected a column of paths named path, .* found the columns n, scan"):
+        open_source(images / "list.csv")
 
 
 @pytest.mark.parametrize(
