@@ -13,6 +13,7 @@ from convoy.contract.errors import ClientError, InvalidResponseError, UsageError
 from convoy.serving.client._call import Call, Headers, Infer, R
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._failure import GRPC_STATUS, failure
+from convoy.serving.client._grpc_likeness import Likeness
 from convoy.serving.client._grpc_wire import METHODS, decode_response, encode_request, method_of
 from convoy.serving.client._transport import Options, Tls
 
@@ -66,6 +67,7 @@ class GrpcTransport:
         self._channel = _open(grpc, endpoint, options)
         self._methods = {method: self._channel.unary_unary(method) for method in METHODS}
         self._wary_until_s = 0.0
+        self._alike: dict[Any, Likeness] = {}
         self._abandoned: set[Any] = set()  # grpc cancels a call that nobody holds
 
     def send(self, call: Call[R], timeout_s: float) -> R:
@@ -84,7 +86,7 @@ class GrpcTransport:
             raise _translated(error, self._endpoint, call) from error
         except ValueError as error:  # what grpc raises on a channel that another thread has closed
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
-        return _decoded(call, response, self._endpoint)
+        return _decoded(call, response, self._endpoint, self._alike)
 
     def _infer(self, call: Call[Any], method: Any, request: bytes, timeout_s: float) -> Any:
         sent = method.future(request, timeout=timeout_s + ABANDONED_S, metadata=_metadata(self._metadata, call))
@@ -118,6 +120,7 @@ class AsyncGrpcTransport:
         self._methods: dict[str, Any] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wary_until_s = 0.0
+        self._alike: dict[Any, Likeness] = {}
         self._abandoned: set[Any] = set()  # grpc cancels a call that nobody holds
 
     async def send(self, call: Call[R], timeout_s: float) -> R:
@@ -136,7 +139,7 @@ class AsyncGrpcTransport:
             raise _translated(error, self._endpoint, call) from error.with_traceback(None)
         except grpc.aio.UsageError as error:
             raise UsageError(f"{self._endpoint}: the client was closed while it was in use.") from error
-        return _decoded(call, response, self._endpoint)
+        return _decoded(call, response, self._endpoint, self._alike)
 
     async def _infer(self, call: Infer, method: Any, request: bytes, timeout_s: float) -> Any:
         """Wait for the answer without waiting on grpc's call itself: who gives up on that, cancels it."""
@@ -223,10 +226,10 @@ def _translated(error: Any, endpoint: Endpoint, call: Call[Any]) -> ClientError:
     return failure(GRPC_STATUS[status], endpoint, call, f"{status}: {error.details() or 'no details'}")
 
 
-def _decoded(call: Call[R], response: bytes | None, endpoint: Endpoint) -> R:
+def _decoded(call: Call[R], response: bytes | None, endpoint: Endpoint, alike: dict[Any, Likeness]) -> R:
     if response is None:  # what grpc gives for a status of OK with no message, or with one that was cut short
         raise failure(InvalidResponseError, endpoint, call, "expected a message, found a status of OK alone")
     try:
-        return decode_response(call, response)
+        return decode_response(call, response, alike)
     except InvalidResponseError as error:
         raise failure(InvalidResponseError, endpoint, call, str(error)) from error

@@ -34,7 +34,9 @@ from convoy.serving.client._call import (
     check_id,
 )
 from convoy.serving.client._datatype import PLAIN_DTYPES, Array, Buffer, decode, from_values
+from convoy.serving.client._grpc_likeness import Likeness, varint
 
+_MOST_ALIKE: Final = 256
 _SERVICE: Final = "/inference.GRPCInferenceService/"
 
 # call -> method, request's type, response's type, whether the request names a model and a version, or a model of the repository
@@ -96,12 +98,22 @@ def encode_request(call: Call[Any], timeout_s: float) -> bytes:
     return cast(bytes, request.SerializeToString())
 
 
-def decode_response(call: Call[R], data: bytes) -> R:
+def decode_response(call: Call[R], data: bytes, alike: dict[Any, Likeness] | None = None) -> R:
     """The answer behind a serialised response.
+
+    Args:
+        call: What was asked.
+        data: The response.
+        alike: What earlier answers were like, by the kind of call; this one is added.
 
     Raises:
         InvalidResponseError: It is no such response, or its tensors are not what it says.
     """
+    if type(call) is Infer and alike is not None:
+        likeness = alike.get((call.model_name, call.model_version, call.outputs, call.inputs[0].shape if call.inputs else ()))
+        result = None if likeness is None else likeness.read(call, data)
+        if result is not None:
+            return cast(R, result)
     response = _RESPONSES[type(call)]()
     try:
         response.ParseFromString(data)
@@ -113,6 +125,8 @@ def decode_response(call: Call[R], data: bytes) -> R:
             check_id(call, response.id)
         places = {} if call.placed is None else call.placed.outputs
         answer = InferResult(response.model_name, response.model_version, _outputs(response, places))
+        if alike is not None and not places and len(response.raw_output_contents) == len(response.outputs):
+            _remember(alike, call, data, response)
     elif isinstance(call, ServerLive):
         answer = bool(response.live)
     elif isinstance(call, (ServerReady, ModelReady)):
@@ -133,6 +147,14 @@ def decode_response(call: Call[R], data: bytes) -> R:
     return cast(R, answer)
 
 
+def _remember(alike: dict[Any, Likeness], call: Infer, data: bytes, response: Any) -> None:
+    likeness = Likeness.of(call, data, response)
+    if likeness is not None:
+        if len(alike) >= _MOST_ALIKE:
+            alike.clear()
+        alike[call.model_name, call.model_version, call.outputs, call.inputs[0].shape if call.inputs else ()] = likeness
+
+
 def _infer_request(call: Infer, timeout_s: float) -> bytes:
     """A ``ModelInferRequest``, serialised: fields may stand in any order, and what says the same in every call is made once."""
     parts: list[Buffer] = [
@@ -145,9 +167,9 @@ def _infer_request(call: Infer, timeout_s: float) -> bytes:
     ]
     parts.append(_timeout(max(1, int(timeout_s * 1e6)) if timeout_s < 1 else int(timeout_s * 1e3) * 1000))
     if request_id := call.request_id.encode():
-        parts += (b"\x1a", _varint(len(request_id)), request_id)
+        parts += (b"\x1a", varint(len(request_id)), request_id)
     for tensor in call.inputs:
-        parts += (b"\x3a", _varint(len(tensor.data)), tensor.data)
+        parts += (b"\x3a", varint(len(tensor.data)), tensor.data)
     return b"".join(parts)
 
 
@@ -193,24 +215,9 @@ _TIMEOUT_KEY: Final = b"\x0a\x07timeout"
 @lru_cache(maxsize=1024)
 def _timeout(microseconds: int) -> bytes:
     """How long the request may wait in Triton's queue; counts where the model's queue policy allows it."""
-    timeout = _varint(microseconds)
-    value = b"\x12" + _varint(len(timeout) + 1) + b"\x10" + timeout
-    return b"\x22" + _varint(len(_TIMEOUT_KEY) + len(value)) + _TIMEOUT_KEY + value
-
-
-_VARINTS: Final = tuple(bytes((number,)) for number in range(0x80))
-
-
-def _varint(number: int) -> bytes:
-    """A whole number from 0 as protobuf writes it: seven bits a byte, the lowest first."""
-    if number < len(_VARINTS):
-        return _VARINTS[number]
-    data = bytearray()
-    while number > 0x7F:
-        data.append(number & 0x7F | 0x80)
-        number >>= 7
-    data.append(number)
-    return bytes(data)
+    timeout = varint(microseconds)
+    value = b"\x12" + varint(len(timeout) + 1) + b"\x10" + timeout
+    return b"\x22" + varint(len(_TIMEOUT_KEY) + len(value)) + _TIMEOUT_KEY + value
 
 
 def _tensors(tensors: Any) -> tuple[TensorMetadata, ...]:

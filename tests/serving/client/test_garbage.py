@@ -13,6 +13,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,49 @@ def test_a_grpc_answer_with_other_bytes_is_an_answer_or_invalid(data: st.DataObj
     body = data.draw(damaged(body), label="body")
     with contextlib.suppress(InvalidResponseError):
         assert is_whole(grpc_wire.decode_response(call, body))
+
+
+PLAIN = Infer("m", "", inputs=(Tensor("x", "FP32", (3, 2), X.tobytes()),), outputs=("y", "n"), request_id="an id-1")
+
+
+def plain_answer(x: np.ndarray, n: np.ndarray, request_id: str, *, version: str = "1") -> bytes:
+    answer = service_pb2.ModelInferResponse(model_name="m", model_version=version, id=request_id)
+    answer.outputs.add(name="y", datatype="FP32", shape=x.shape)
+    answer.outputs.add(name="n", datatype="INT64", shape=n.shape)
+    answer.raw_output_contents.extend([x.tobytes(), n.tobytes()])
+    return bytes(answer.SerializeToString())
+
+
+def outcome_of(call: Infer, data: bytes, alike: dict[Any, Any] | None) -> Any:
+    try:
+        result = grpc_wire.decode_response(call, data, alike)
+    except InvalidResponseError as error:
+        return str(error)
+    return result.model_name, result.model_version, {name: (a.dtype, a.shape, a.tobytes()) for name, a in result.outputs.items()}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_an_answer_like_an_earlier_one_is_read_as_protobuf_reads_it(data: st.DataObject) -> None:
+    alike: dict[Any, Any] = {}
+    grpc_wire.decode_response(PLAIN, plain_answer(X, np.arange(3), "an id-1"), alike)
+    assert len(alike) == 1
+    later = replace(PLAIN, request_id=data.draw(st.sampled_from(["an id-1", "another", ""])))
+    rows = data.draw(st.integers(0, 4))
+    numbers = np.array(data.draw(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=rows, max_size=rows)), np.int64)
+    body = plain_answer(np.full((rows, 2), 7, np.float32), numbers, later.request_id, version=data.draw(st.sampled_from("12")))
+    if data.draw(st.booleans()):
+        body = data.draw(damaged(body), label="body")
+    assert outcome_of(later, body, dict(alike)) == outcome_of(later, body, None)
+
+
+def test_what_is_read_of_an_answer_like_an_earlier_one_is_the_callers_own() -> None:
+    alike: dict[Any, Any] = {}
+    body = plain_answer(X, np.arange(3), "an id-1")
+    for _ in range(2):
+        result = grpc_wire.decode_response(PLAIN, body, alike)
+        result["y"][:] = 0
+    assert np.array_equal(grpc_wire.decode_response(PLAIN, body, alike)["y"], X)
 
 
 def test_an_answer_that_is_cut_short_is_invalid_wherever_it_is_cut() -> None:
