@@ -196,11 +196,28 @@ def to_predictions(result: InferResult, labels: tuple[str, ...], n: int, top_k: 
     probabilities = result.outputs.get(PROBABILITIES_NAME)
     if probabilities is None:
         raise InvalidResponseError(f"expected the output {PROBABILITIES_NAME!r}, found {sorted(result.outputs)}.")
-    expected = (n, len(labels))
+    check_probabilities(probabilities, n, len(labels))
+    order, likeliest = likeliest_classes(probabilities, top_k)
+    predictions = []
+    for indices, values in zip(order.tolist(), likeliest.tolist(), strict=True):
+        candidates = tuple(Candidate(labels[index], index, value) for index, value in zip(indices, values, strict=True))
+        first = candidates[0]
+        predictions.append(
+            Prediction(first.label, first.index, first.probability, candidates, result.model_name, result.model_version)
+        )
+    return predictions
+
+
+def check_probabilities(probabilities: npt.NDArray[Any], n: int, n_classes: int) -> None:
+    """Make sure that an answer has a distribution over the classes for each of ``n`` images.
+
+    Raises:
+        InvalidResponseError: Shape or datatype is another, or a row is no distribution.
+    """
+    expected = (n, n_classes)
     if probabilities.shape != expected or probabilities.dtype.kind != "f":
         raise InvalidResponseError(
-            f"expected {PROBABILITIES_NAME!r} of shape {expected} in floating point, "
-            f"found {probabilities.shape} {probabilities.dtype}."
+            f"expected probabilities of shape {expected} in floating point, found {probabilities.shape} {probabilities.dtype}."
         )
     sums = probabilities.sum(axis=1, dtype=np.float64)
     # Stated as what is right, so that a NaN can not slip through.
@@ -211,14 +228,10 @@ def to_predictions(result: InferResult, labels: tuple[str, ...], n: int, top_k: 
             f"expected probabilities from 0 that sum to 1 (within {SUM_TOLERANCE:g}), found a row {row} that sums to "
             f"{sums[row]:.6g}; {int((~right).sum())} of {n} rows are wrong."
         )
+
+
+def likeliest_classes(probabilities: npt.NDArray[Any], top_k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]]:
+    """The places of the likeliest classes of each row, the likeliest first, and their probabilities: both of shape (n, k)."""
     # A stable sort: of equally likely classes the first one comes first, on every machine.
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    likeliest = np.take_along_axis(probabilities, order, axis=1)
-    predictions = []
-    for indices, values in zip(order.tolist(), likeliest.tolist(), strict=True):
-        candidates = tuple(Candidate(labels[index], index, value) for index, value in zip(indices, values, strict=True))
-        first = candidates[0]
-        predictions.append(
-            Prediction(first.label, first.index, first.probability, candidates, result.model_name, result.model_version)
-        )
-    return predictions
+    return order, np.take_along_axis(probabilities, order, axis=1)

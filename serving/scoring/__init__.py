@@ -6,9 +6,9 @@ file's key-value metadata.
 
 from __future__ import annotations
 
+from convoy.serving.scoring._progress import Progress as Progress
 from convoy.serving.scoring._run import CHUNK_ROWS as CHUNK_ROWS
 from convoy.serving.scoring._run import ROWS_PER_FILE as ROWS_PER_FILE
-from convoy.serving.scoring._run import Progress as Progress
 from convoy.serving.scoring._run import ScoreRun as ScoreRun
 from convoy.serving.scoring._run import ScoreSummary as ScoreSummary
 from convoy.serving.scoring._run import score as score

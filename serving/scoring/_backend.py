@@ -27,10 +27,8 @@ from convoy.contract.errors import (
 )
 from convoy.contract.manifest import DIGEST_PARAMETER, INPUT_NAME, PROBABILITIES_NAME, ModelInterface
 from convoy.serving.client import Client
+from convoy.serving.client._inference import MOST_BYTES
 from convoy.serving.client._window import Window
-
-MOST_BYTES: Final = 16 << 20
-"""Of pixels in a request."""
 
 _CUDA: Final = "CUDAExecutionProvider"
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")

@@ -16,7 +16,6 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,9 +29,7 @@ from convoy.contract.errors import (
     ConvoyError,
     DataError,
     MissingDependencyError,
-    OverloadedError,
     ScoringError,
-    UnavailableError,
     UsageError,
 )
 from convoy.contract.files import sha256_bytes
@@ -46,7 +43,7 @@ from convoy.serving.scoring._table import RowMaker, from_staged, to_staged
 from convoy.serving.scoring.source import open_source
 
 if TYPE_CHECKING:
-    from convoy.serving.scoring._run import Options
+    from convoy.serving.scoring._options import Options
 
 _PIECE_BYTES: Final = 8 << 20
 _STORE_BYTES: Final = 256 << 20
@@ -338,29 +335,20 @@ def _pinned(description: _Description, stopped: Callable[[], bool]) -> Backend:
         merge=False,
         max_in_flight=description.in_flight,
     )
-    until = time.monotonic() + description.patience_s
     try:
-        while True:
-            try:
-                served = Served.pin(
-                    client,
-                    description.model_name,
-                    description.model_version,
-                    timeout_s=description.timeout_s,
-                    patience_s=description.patience_s,
-                    in_flight=description.in_flight,
-                    own=True,
-                )
-                break
-            except (UnavailableError, OverloadedError):
-                if time.monotonic() >= until or stopped():
-                    raise
-                time.sleep(_PAUSE_S)
+        return Served.pin(
+            client,
+            description.model_name,
+            description.model_version,
+            timeout_s=description.timeout_s,
+            patience_s=description.patience_s,
+            in_flight=description.in_flight,
+            own=True,
+            stopped=stopped,
+        )
     except BaseException:
         client.close()
         raise
-    served.stopped = stopped
-    return served
 
 
 def _score(scorer: Scorer, inputs: _One, chunk: int, description: _Description) -> tuple[bytes, dict[str, Any]]:

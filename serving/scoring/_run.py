@@ -9,10 +9,10 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Literal, get_args
+from typing import IO, Any, Final
 
 from typing_extensions import Self
 
@@ -26,53 +26,28 @@ from convoy.contract.errors import (
 )
 from convoy.contract.files import sha256_bytes
 from convoy.serving.client import DEFAULT_URL, Client, Tls
-from convoy.serving.client._deadline import check_timeout
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._backend import Backend, InProcess, Served
-from convoy.serving.scoring._dataset import DataSet, Stored
+from convoy.serving.scoring._dataset import DataSet
 from convoy.serving.scoring._drift import Reference, measure_drift, read_reference
 from convoy.serving.scoring._identity import RunIdentity
 from convoy.serving.scoring._listing import Listing
 from convoy.serving.scoring._local import score_chunks
+from convoy.serving.scoring._options import Engine, Options, path_of
+from convoy.serving.scoring._progress import Progress, Tally, Waits
 from convoy.serving.scoring._report import check_report_path, take_thumbnails, write_report
-from convoy.serving.scoring._scorer import Rows, Scorer
+from convoy.serving.scoring._scorer import Scorer
 from convoy.serving.scoring._statistics import Statistics
 from convoy.serving.scoring._store import Store, open_store
-from convoy.serving.scoring._table import FORMATS, Format, RowMaker
+from convoy.serving.scoring._table import Format, RowMaker
+from convoy.serving.scoring._written import Written
 from convoy.serving.scoring.source import Source, open_source
 
 CHUNK_ROWS: Final = 1024
 ROWS_PER_FILE: Final = 65_536
-_LATENCIES: Final = 512
-_ASK_EVERY_S: Final = 1.0
 _MOST_UNWRITTEN: Final = 4
 _MOST_WAITING: Final = 64
 """Chunks kept in memory until those before them are there; more are read from disk again."""
-
-Engine = Literal["local", "ray"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        n: Inputs in all.
-        done: Inputs with a row, those of earlier runs included.
-        resumed: Of these, inputs of earlier runs.
-        failed: Rows with an error that this run made.
-        latencies_ms: Of the latest requests.
-        queue_ms: How long requests wait in the server's queue, in the mean; None where nobody tells.
-        model_version: The version that answers.
-    """
-
-    n: int
-    done: int
-    resumed: int
-    failed: int
-    latencies_ms: Sequence[float]
-    queue_ms: float | None
-    model_version: str
 
 
 @dataclass(frozen=True)
@@ -116,128 +91,6 @@ class ScoreSummary:
     statistics: Mapping[str, Any]
     drift: Mapping[str, Any] | None
     report: str | None
-
-
-@dataclass(frozen=True)
-class Options:
-    """What a run is asked for; see ``score``."""
-
-    model_name: str
-    source: str
-    out: str
-    urls: str | Sequence[str]
-    tls: Tls | None
-    client: Client | None
-    in_process: Path | None
-    model_version: str
-    top_k: int
-    labels_from_folders: bool
-    column: str | None
-    label_column: str | None
-    chunk_rows: int
-    rows_per_file: int
-    format: Format
-    in_flight: int
-    timeout_s: float
-    patience_s: float
-    headers: Mapping[str, str] | None
-    storage_options: Mapping[str, Any] | None
-    engine: Engine
-    workers: int
-    stdin: IO[str] | None
-    on_progress: Callable[[Progress], None] | None
-    on_waiting: Callable[[str], None] | None
-    report: Path | None
-    reference: str | None
-
-    def __post_init__(self) -> None:
-        for name, value, least, most in (
-            ("top_k", self.top_k, 1, 1 << 30),
-            ("chunk_rows", self.chunk_rows, 1, 1 << 20),
-            ("rows_per_file", self.rows_per_file, 1, 1 << 30),
-            ("in_flight", self.in_flight, 1, 256),
-            ("workers", self.workers, 1, 4096),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-                raise UsageError(f"{name}: expected a whole number from {least} to {most:,}, found {value!r}.")
-        if self.rows_per_file % self.chunk_rows:
-            below = self.rows_per_file // self.chunk_rows * self.chunk_rows
-            near = " or ".join(f"{rows:,}" for rows in (below, below + self.chunk_rows) if rows)
-            raise UsageError(
-                f"rows_per_file (--rows-per-file): expected a multiple of chunk_rows (--chunk-rows, {self.chunk_rows:,}), since "
-                f"files are made of whole chunks; found {self.rows_per_file:,}. {near} would do."
-            )
-        check_timeout(self.timeout_s)
-        if isinstance(self.patience_s, bool) or not isinstance(self.patience_s, (int, float)) or not 0 <= self.patience_s < 1e9:
-            raise UsageError(f"patience_s: expected seconds from 0, found {self.patience_s!r}.")
-        if self.storage_options is not None and not isinstance(self.storage_options, Mapping):
-            raise UsageError(f"storage_options: expected a mapping of names to values, found {self.storage_options!r}.")
-        if self.format not in FORMATS:
-            raise UsageError(f"format: expected one of {', '.join(FORMATS)}, found {self.format!r}.")
-        if self.engine not in get_args(Engine):
-            raise UsageError(f"engine: expected one of {', '.join(get_args(Engine))}, found {self.engine!r}.")
-        if self.in_process is not None and self.engine != "local":
-            raise UsageError("in_process: one process scores with the engine 'local' only.")
-        if self.engine == "ray":
-            if self.client is not None:
-                raise UsageError("client: it cannot be sent to Ray's workers: give url, tls and headers, and each makes its own.")
-            if self.source == "-":
-                raise UsageError("source: Ray's workers cannot read this standard input: write the list into a file they can read.")
-
-
-class _Waits:
-    """Tells once when requests begin to wait for a server, and once when they wait no more. Safe under threads."""
-
-    def __init__(self, tell: Callable[[str], None] | None) -> None:
-        self._tell = tell
-        self._lock = threading.Lock()
-        self._waiting = False
-
-    def note(self, error: ClientError | None) -> None:
-        """A request waits because of ``error``; or one was answered."""
-        if self._tell is None or self._waiting == (error is not None):
-            return
-        with self._lock:
-            if self._waiting == (error is not None):
-                return
-            self._waiting = error is not None
-        self._tell("" if error is None else str(error))
-
-
-@dataclass
-class _Tally:
-    """Counts batches as they come, and tells."""
-
-    options: Options
-    version: str
-    n: int
-    resumed: int
-    done: int = 0
-    failed: int = 0
-    latencies_ms: list[float] = field(default_factory=list)
-    queue_ms: float | None = None
-    asked_s: float = 0.0
-
-    def ask(self, backend: Backend) -> None:
-        """Ask for the server's queue, now and then."""
-        if self.options.on_progress is not None and time.monotonic() - self.asked_s >= _ASK_EVERY_S:
-            self.asked_s = time.monotonic()
-            self.queue_ms = backend.queue_ms()
-
-    def add(self, rows: Rows) -> None:
-        """Count a batch."""
-        self.done += rows.n
-        self.failed += rows.n_failed
-        if rows.latency_ms:
-            self.latencies_ms = [*self.latencies_ms[-_LATENCIES:], rows.latency_ms]
-        self.tell()
-
-    def tell(self) -> None:
-        """Tell of it."""
-        if self.options.on_progress is not None:
-            done = self.resumed + self.done
-            progress = Progress(self.n, done, self.resumed, self.failed, tuple(self.latencies_ms), self.queue_ms, self.version)
-            self.options.on_progress(progress)
 
 
 class ScoreRun:
@@ -353,13 +206,13 @@ class ScoreRun:
             maker = RowMaker(labels, options.top_k, backend.model_name, backend.version, backend.digest, identity.digest)
             dataset = DataSet(store, identity, maker.schema)
             self.statistics = Statistics(labels)
-            written: _Written | None = None
+            written: Written | None = None
             try:
-                written = _Written(dataset, dataset.begin())
+                written = Written(dataset, dataset.begin())
                 missing = written.missing()
                 if missing:
                     dataset.reopen()
-                tally = _Tally(options, backend.version, identity.n, written.n_rows())
+                tally = Tally(options.on_progress, backend.version, identity.n, written.n_rows())
                 tally.tell()
                 scorer = Scorer(backend, source, maker)
                 with closing(self._tables_of(dataset, written, missing, scorer, listing, tally)) as tables:
@@ -377,7 +230,7 @@ class ScoreRun:
             self._sum_up(identity, store, tally, began, reference, source, listing)
 
     def _tables_of(
-        self, dataset: DataSet, written: _Written, missing: list[int], scorer: Scorer, listing: Listing, tally: _Tally
+        self, dataset: DataSet, written: Written, missing: list[int], scorer: Scorer, listing: Listing, tally: Tally
     ) -> Generator[Any, None, None]:
         """Every chunk's rows, in order, each once it is on disk."""
         with ExitStack() as stack:
@@ -410,7 +263,7 @@ class ScoreRun:
             if self._stop.is_set() and written.next_chunk < dataset.n_chunks:
                 raise ScoringError("it was asked to stop.")
 
-    def _engine(self, scorer: Scorer, listing: Listing, missing: list[int], tally: _Tally) -> Iterator[tuple[int, Any]]:
+    def _engine(self, scorer: Scorer, listing: Listing, missing: list[int], tally: Tally) -> Iterator[tuple[int, Any]]:
         options = self._options
         if options.engine == "ray":
             from convoy.serving.scoring._ray import score_chunks_with_ray
@@ -433,7 +286,7 @@ class ScoreRun:
             max_in_flight=options.in_flight,
         )
         # Not this run itself: threads that still ask would keep it alive when it is forgotten.
-        stop, ended, waits = self._stop, self._ended, _Waits(options.on_waiting)
+        stop, ended, waits = self._stop, self._ended, Waits(options.on_waiting)
         try:
             served = Served.pin(
                 client,
@@ -462,7 +315,7 @@ class ScoreRun:
         self,
         identity: RunIdentity,
         store: Store,
-        tally: _Tally,
+        tally: Tally,
         began: float,
         reference: Reference | None,
         source: Source,
@@ -501,72 +354,6 @@ class ScoreRun:
                     "whole. Run the same command again: it writes the report without scoring anew."
                 ) from error
         self._summary = summary
-
-
-class _Written:
-    """Which chunks are on disk, and the rows of the next; makes files of chunks as they are full."""
-
-    def __init__(self, dataset: DataSet, stored: Stored) -> None:
-        stored = _without_damaged(dataset, stored)
-        self._dataset = dataset
-        self._chunks = {chunk for part in stored.parts for chunk in dataset.chunks_of(part)} | stored.chunks
-        self._parts = set(stored.parts)
-        self._lock = threading.Lock()
-        self._read: tuple[int, Any] = (-1, None)
-        self.next_chunk = 0
-        for part in range(dataset.n_parts):
-            self._fill(part)
-
-    def missing(self) -> list[int]:
-        """The chunks that are not on disk."""
-        with self._lock:
-            return [chunk for chunk in range(self._dataset.n_chunks) if chunk not in self._chunks]
-
-    def n_rows(self) -> int:
-        """How many rows are on disk."""
-        with self._lock:
-            return sum(map(self._dataset.rows_of, self._chunks))
-
-    def add(self, chunk: int) -> None:
-        """A chunk is on disk."""
-        with self._lock:
-            self._chunks.add(chunk)
-        self._fill(self._dataset.part_of(chunk))
-
-    def _fill(self, part: int) -> None:
-        chunks = self._dataset.chunks_of(part)
-        with self._lock:
-            if part in self._parts or not all(chunk in self._chunks for chunk in chunks):
-                return
-        tables = [self._dataset.read_chunk(chunk) for chunk in chunks]
-        if any(table is None for table in tables):
-            raise ScoringError("rows that were just written cannot be read again: is the disk sound?")
-        self._dataset.write_part(part, tables)
-        with self._lock:
-            self._parts.add(part)
-
-    def next_tables(self, fresh: dict[int, Any]) -> Iterator[Any]:
-        """The rows of the chunks that are on disk and come next; ``fresh`` has some of them in memory."""
-        while True:
-            with self._lock:
-                if self.next_chunk not in self._chunks:
-                    return
-            chunk = self.next_chunk
-            table = fresh.pop(chunk, None)
-            yield table if table is not None else self._from_disk(chunk)
-            self.next_chunk += 1
-
-    def _from_disk(self, chunk: int) -> Any:
-        part = self._dataset.part_of(chunk)
-        with self._lock:
-            is_filed = part in self._parts
-        table = None if is_filed else self._dataset.read_chunk(chunk)
-        if table is not None:
-            return table
-        if self._read[0] != part:
-            self._read = (part, self._dataset.read_part(part))
-        start = sum(self._dataset.rows_of(other) for other in self._dataset.chunks_of(part) if other < chunk)
-        return self._read[1].slice(start, self._dataset.rows_of(chunk))
 
 
 def score(
@@ -653,12 +440,12 @@ def score(
     return ScoreRun(
         Options(
             model_name=model_name,
-            source=_path_of(source, "source"),
-            out=_path_of(out, "out"),
+            source=path_of(source, "source"),
+            out=path_of(out, "out"),
             urls=url,
             tls=tls,
             client=client,
-            in_process=None if in_process is None else Path(_path_of(in_process, "in_process")),
+            in_process=None if in_process is None else Path(path_of(in_process, "in_process")),
             model_version=model_version,
             top_k=top_k,
             labels_from_folders=labels_from_folders,
@@ -677,7 +464,7 @@ def score(
             stdin=stdin,
             on_progress=on_progress,
             on_waiting=on_waiting,
-            report=None if report is None else Path(_path_of(report, "report")),
+            report=None if report is None else Path(path_of(report, "report")),
             reference=None if reference is None else os.fspath(reference),
         )
     )
@@ -690,24 +477,6 @@ def _reference(options: Options, backend: Backend) -> Reference | None:
         raise UsageError(f"{options.out}: a run is not its own reference: expected another data set, or a run folder.")
     model = (backend.model_name, backend.version, backend.digest)
     return read_reference(options.reference, backend.interface.labels, model=model, storage_options=options.storage_options)
-
-
-def _path_of(value: Any, name: str) -> str:
-    """A path or URL as text.
-
-    Raises:
-        UsageError: It is none.
-    """
-    try:
-        text = os.fspath(value)
-    except TypeError:
-        text = None
-    if not isinstance(text, str):
-        hint = " A list of paths is a source as a text file, one a line." if isinstance(value, (list, tuple)) else ""
-        raise UsageError(f"{name}: expected a path or a URL, found {type(value).__name__}.{hint}")
-    if not text:
-        raise UsageError(f"{name}: expected a path or a URL, found an empty name.")
-    return text
 
 
 def _identity(options: Options, source: Source, listing: Listing, backend: Backend) -> RunIdentity:
@@ -728,14 +497,6 @@ def _identity(options: Options, source: Source, listing: Listing, backend: Backe
         column=options.column,
         format=options.format,
     )
-
-
-def _without_damaged(dataset: DataSet, stored: Stored) -> Stored:
-    """What is there, without chunks that a crash of the machine has damaged: they are scored again."""
-    damaged = {chunk for chunk in stored.chunks if dataset.read_chunk(chunk) is None}
-    for chunk in damaged:
-        dataset.remove_chunk(chunk)
-    return Stored(stored.parts, stored.chunks - damaged)
 
 
 def _as_asked(options: Options, earlier: RunIdentity) -> RunIdentity:

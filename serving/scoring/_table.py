@@ -34,13 +34,11 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from convoy.contract.errors import InvalidResponseError
+from convoy.serving.client._classification import check_probabilities, likeliest_classes
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._listing import InputRows
 
 SCHEMA_VERSION: Final = "2"
-SUM_TOLERANCE: Final = 1e-3
-"""How far probabilities may sum from 1; as in the client."""
 
 Format: TypeAlias = Literal["parquet", "csv", "jsonl"]
 FORMATS: Final[tuple[Format, ...]] = ("parquet", "csv", "jsonl")
@@ -89,25 +87,8 @@ class RowMaker:
         self.schema = make_schema({**metadata, "convoy.model_name": model_name, "convoy.model_version": model_version})
 
     def check(self, probabilities: npt.NDArray[Any], n: int) -> None:
-        """Make sure that an answer is a distribution over the classes for each of ``n`` images.
-
-        Raises:
-            InvalidResponseError: It is not.
-        """
-        if probabilities.shape != (n, self._n_classes) or probabilities.dtype.kind != "f":
-            raise InvalidResponseError(
-                f"expected probabilities of shape {(n, self._n_classes)} in floating point, found {probabilities.shape} "
-                f"{probabilities.dtype}."
-            )
-        sums = probabilities.sum(axis=1, dtype=np.float64)
-        # Stated as what is right, so that a NaN can not slip through.
-        right = (probabilities >= 0).all(axis=1) & (np.abs(sums - 1) <= SUM_TOLERANCE)
-        if not right.all():
-            row = int(np.flatnonzero(~right)[0])
-            raise InvalidResponseError(
-                f"expected probabilities from 0 that sum to 1 (within {SUM_TOLERANCE:g}), found a row that sums to "
-                f"{sums[row]:.6g}; {int((~right).sum())} of {n} are wrong."
-            )
+        """See ``check_probabilities``."""
+        check_probabilities(probabilities, n, self._n_classes)
 
     def table(self, start: int, inputs: InputRows, batches: Sequence[Answered]) -> Any:
         """The ``pyarrow.Table`` of a chunk. Of a chunk, and not of each batch: Arrow takes as long for few rows as for many.
@@ -140,9 +121,8 @@ class RowMaker:
         if m == 0 or answered.probabilities is None:
             return [arrow.nulls(n, self.schema.field(name).type) for name in ("label", "index", "probability", "top_k")]
         probabilities = np.asarray(answered.probabilities, np.float32)
-        # A stable sort: of equally likely classes the first one comes first, on every machine.
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k].astype(np.int32)
-        likeliest = np.take_along_axis(probabilities, order, axis=1)
+        places, likeliest = likeliest_classes(probabilities, k)
+        order = places.astype(np.int32)
         at = np.full(n, -1, np.int64)
         at[np.asarray(answered.places, np.int64)] = np.arange(m)
         missing = at < 0
