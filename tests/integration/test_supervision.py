@@ -233,14 +233,15 @@ def test_a_server_that_hangs_as_it_is_started_again_is_started_once_more(
     pid = supervised.server.pid()
     since = len(supervised.said)
     assert pid is not None
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
 
     os.kill(pid, signal.SIGKILL)
     seconds: list[psutil.Process] = []
 
     def is_there() -> bool:
-        """Whether the second server is there, and not only processes that the first has left."""
+        """Whether the second server is there, and not only processes that the first has left, or another test's server."""
         here = psutil.Process().children(recursive=True)
-        seconds[:] = [process for process in here if process.pid != pid and name_of(process) == "tritonserver"]
+        seconds[:] = [process for process in here if process.pid not in before and name_of(process) == "tritonserver"]
         return bool(seconds)
 
     until(is_there, "second server")
