@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import os
+from itertools import pairwise
 from pathlib import Path
-from typing import IO, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from typing_extensions import Self
 
 from convoy.contract.errors import ImageError
 
@@ -29,7 +31,7 @@ MAX_IMAGE_PIXELS = 178_956_970
 _DARK = 127  # the highest luminance that counts as dark ink
 _DARK_PARTS = 200  # where 1 part in so many of what is visible is dark, it is dark ink on a light page
 
-_RESAMPLING = {
+RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
@@ -48,8 +50,10 @@ class ImageSpec(BaseModel):
         width_px: The model's image width.
         channels: 1 for grey, 3 for RGB.
         resize: ``stretch`` ignores the aspect ratio; ``fit`` keeps it and pads what is left over with the median of the image's
-            border; ``crop`` keeps it and cuts what sticks out, centred.
+            border; ``crop`` keeps it and cuts what sticks out, centred; ``height`` is for fields of writing of any width: the
+            aspect ratio is kept, and what ``to_field`` gives is as wide as the first of ``widths_px`` that holds it.
         interpolation: The resampling filter, PIL's (antialiased when it shrinks).
+        widths_px: With ``height``: the widths that there are, ascending, the last one ``width_px``; else empty.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,12 +61,30 @@ class ImageSpec(BaseModel):
     height_px: int = Field(ge=1, le=16_384)
     width_px: int = Field(ge=1, le=16_384)
     channels: Literal[1, 3]
-    resize: Literal["stretch", "fit", "crop"] = "fit"
+    resize: Literal["stretch", "fit", "crop", "height"] = "fit"
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    widths_px: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.resize == "height") != bool(self.widths_px):
+            raise ValueError("widths_px: go with resize 'height', and with no other")
+        ascending = all(0 < narrow < wide for narrow, wide in pairwise(self.widths_px))
+        if self.widths_px and not (ascending and self.widths_px[-1] == self.width_px):
+            raise ValueError(f"widths_px: expected ascending widths from 1, the last one {self.width_px}; found {self.widths_px}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without widths where there are none: clients from before there were any read it too."""
+        fields: dict[str, Any] = handler(self)
+        if not self.widths_px:
+            fields.pop("widths_px", None)
+        return fields
 
     @property
     def dims(self) -> tuple[int, int, int]:
-        """Height, width, channels."""
+        """Height, width (the largest, where there are several), channels."""
         return self.height_px, self.width_px, self.channels
 
 
@@ -121,13 +143,26 @@ def to_pixels(image: ImageLike, spec: ImageSpec) -> Pixels:
     """
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == spec.dims:
         return image.astype(np.uint8, copy=False)
+    resized = _resize(open_flat(image, spec.channels), spec)
+    return np.asarray(resized, dtype=np.uint8).reshape(spec.dims)
+
+
+def open_flat(image: ImageLike, channels: Literal[1, 3]) -> Image.Image:
+    """Decode ``image``, 8 bits a channel, grey or RGB, nothing of it transparent.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
     opened = open_image(image)
     try:
-        flat = _flatten(opened).convert("L" if spec.channels == 1 else "RGB")
+        return _flatten(opened).convert("L" if channels == 1 else "RGB")
     except Exception as error:  # PIL refuses some conversions of odd modes with errors of its own
-        raise ImageError(f"{_name(image)}: cannot be read as an image: {error}") from error
-    resized = _resize(flat, spec)
-    return np.asarray(resized, dtype=np.uint8).reshape(spec.dims)
+        raise ImageError(f"{name_of(image)}: cannot be read as an image: {error}") from error
+
+
+def name_of(image: ImageLike) -> str:
+    """What messages call an image: its path where it has one."""
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the image"
 
 
 def _decode(opened: Image.Image, name: str) -> Image.Image:
@@ -135,10 +170,6 @@ def _decode(opened: Image.Image, name: str) -> Image.Image:
         raise ImageError(f"{name}: {opened.width}x{opened.height} pixels are more than the {MAX_IMAGE_PIXELS:,} that are read.")
     opened.load()
     return ImageOps.exif_transpose(opened)
-
-
-def _name(image: ImageLike) -> str:
-    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the image"
 
 
 def _from_array(array: npt.NDArray[np.generic]) -> Image.Image:
@@ -181,7 +212,7 @@ def _paper(rgba: Image.Image) -> Literal["white", "black"]:
 
 def _resize(image: Image.Image, spec: ImageSpec) -> Image.Image:
     size = (spec.width_px, spec.height_px)
-    resample = _RESAMPLING[spec.interpolation]
+    resample = RESAMPLING[spec.interpolation]
     if image.size == size:
         return image
     if spec.resize == "stretch":

@@ -5,12 +5,21 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from convoy.contract.errors import UsageError
 from convoy.contract.files import Document, sha256_bytes
 from convoy.contract.image import ImageSpec
+from convoy.contract.reading import ReadingSpec
 
 MODEL_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 
@@ -22,6 +31,7 @@ Datatype = Literal[
 ]
 
 Precision = Literal["fp32", "fp16", "int8"]
+Task = Literal["image-classification", "amount-reading"]
 
 NO_DIGEST: Final = "0" * 64
 """Stands for a digest until ``Bundle.seal`` fills it in."""
@@ -54,7 +64,7 @@ class TensorSpec(_Part):
     Attributes:
         name: Its name in the ONNX graph and on the wire.
         datatype: The wire's name of its type.
-        dims: Its shape without the batch axis.
+        dims: Its shape without the batch axis; -1 where an axis may have any size.
         value_range: The smallest and the largest value that makes sense, where there is such a range.
     """
 
@@ -136,8 +146,9 @@ class Manifest(Document):
         schema_version: The version of this document's form.
         model_name: The name under which the model is served unless ``convoy deploy --name`` gives another.
         task: What the outputs mean.
-        labels: Class names, in the order of the outputs' last axis.
+        labels: Class names, in the order of the outputs' last axis; of a reader of amounts the characters, in their order.
         image: How any image becomes the input's pixels; the client's one job.
+        reading: What a reader of amounts answers; None for a classifier.
         preprocessing: What the graph does with the pixels then; None where the network came from elsewhere.
         temperature: The probabilities are softmax(logits / temperature).
         inputs: The model's input tensors.
@@ -156,11 +167,12 @@ class Manifest(Document):
         versions: The versions of Python and the libraries that made the file.
     """
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     model_name: ModelName
-    task: Literal["image-classification"] = "image-classification"
+    task: Task = "image-classification"
     labels: Annotated[tuple[Label, ...], Field(min_length=2)]
     image: ImageSpec
+    reading: ReadingSpec | None = None
     preprocessing: Preprocessing | None = None
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
@@ -180,8 +192,8 @@ class Manifest(Document):
 
     @classmethod
     def migrate(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 knew float32 networks of PyTorch alone, and no origin beside training; version 2 knew no temperature."""
-        return {**fields, "schema_version": 3} if fields.get("schema_version") in (1, 2) else fields
+        """Version 1 knew float32 networks of PyTorch alone, and no origin beside training; 2 no temperature; 3 no readers."""
+        return {**fields, "schema_version": 4} if fields.get("schema_version") in (1, 2, 3) else fields
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -190,6 +202,8 @@ class Manifest(Document):
         names = [tensor.name for tensor in (*self.inputs, *self.outputs)]
         if len(set(names)) != len(names):
             raise ValueError("inputs and outputs: each name must differ from the others")
+        if (self.task == "amount-reading") != (self.reading is not None):
+            raise ValueError("reading: goes with task 'amount-reading', and with no other")
         return self
 
     @staticmethod
@@ -200,7 +214,9 @@ class Manifest(Document):
     @property
     def interface(self) -> ModelInterface:
         """What clients rely on: it may not change under one model name."""
-        return ModelInterface(task=self.task, labels=self.labels, image=self.image, inputs=self.inputs, outputs=self.outputs)
+        return ModelInterface(
+            task=self.task, labels=self.labels, image=self.image, reading=self.reading, inputs=self.inputs, outputs=self.outputs
+        )
 
 
 class ModelInterface(Document):
@@ -208,17 +224,27 @@ class ModelInterface(Document):
 
     Attributes:
         task: What the outputs mean.
-        labels: Class names, in the order of the outputs' last axis.
+        labels: Class names, in the order of the outputs' last axis; of a reader of amounts the characters, in their order.
         image: How any image becomes the input's pixels.
+        reading: What a reader of amounts answers; None for a classifier.
         inputs: The model's input tensors.
         outputs: The model's output tensors.
     """
 
-    task: Literal["image-classification"] = "image-classification"
+    task: Task = "image-classification"
     labels: tuple[Label, ...]
     image: ImageSpec
+    reading: ReadingSpec | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what a classifier does not have: clients from before there were readers read it too."""
+        fields: dict[str, Any] = handler(self)
+        if self.reading is None:
+            fields.pop("reading", None)
+        return fields
 
 
 INTERFACE_PARAMETER: Final = "convoy_interface"
