@@ -1,7 +1,7 @@
 """What a model that reads amounts takes and answers, and what an amount is worth.
 
-Border of such a model, with a batch of B fields, H and W the height and width of the batch's pixels, n amounts for each field and at
-most L characters in one:
+The border of such a model, for a batch of B fields that are brought to H x W pixels, n amounts for each and at most L characters in
+one:
 
 ================  =======  ============  ==================================================================================
 ``image``         uint8    (B, H, W, 1)  raw pixels, grey, of ``convoy.contract.field.to_field``
@@ -9,7 +9,7 @@ most L characters in one:
 ``characters``    int64    (B, n, L)     places in the labels, the likeliest amount first; -1 behind an amount's last character
 ``n_characters``  int64    (B, n)        of each amount
 ``positions``     int64    (B, n, L, 2)  columns of ``image``: the first of each character, and the one behind its last; -1 behind
-``posteriors``    float32  (B, n)        the amount's share of all that the grammar allows, in [0, 1]; 0 where there is no such amount
+``posteriors``    float32  (B, n)        the amount's share of all that the grammar allows; 0 where there is no such amount
 ``confidence``    float32  (B, 1)        the probability that the first amount is right, as calibrated on held-back fields
 ================  =======  ============  ==================================================================================
 """
