@@ -27,7 +27,7 @@ class FieldPixels:
     Attributes:
         pixels: uint8 (height, width of a bucket, channels); what lies right of ``width_px`` is 0 and changes no answer.
         width_px: How much of it is the field.
-        scale: Pixels here over pixels of the image.
+        scale: Columns here over columns of the image, as it came out once whole columns were made.
         left_px: Where the field begins on the image, in the image's pixels.
     """
 
@@ -58,8 +58,8 @@ def to_field(image: ImageLike, spec: ImageSpec, box: Box | tuple[int, int, int, 
                 f"found {tuple(box)}."
             )
         flat = flat.crop((left, top, left + width, top + height))
-    scale = spec.height_px / flat.height
-    width_px = max(1, round(flat.width * scale))
+    field_width_px = flat.width
+    width_px = max(1, round(field_width_px * spec.height_px / flat.height))
     if width_px > spec.width_px:
         raise ImageError(
             f"{name_of(image)}: expected a field at most {spec.width_px / spec.height_px:g} times as wide as high, found "
@@ -70,4 +70,4 @@ def to_field(image: ImageLike, spec: ImageSpec, box: Box | tuple[int, int, int, 
     bucket = next(width for width in spec.widths_px if width >= width_px)
     pixels = np.zeros((spec.height_px, bucket, spec.channels), np.uint8)
     pixels[:, :width_px] = np.asarray(flat, np.uint8).reshape(spec.height_px, width_px, spec.channels)
-    return FieldPixels(pixels, width_px, scale, left)
+    return FieldPixels(pixels, width_px, width_px / field_width_px, left)

@@ -4,7 +4,7 @@ The border of such a model, for a batch of B fields that are brought to H x W pi
 one:
 
 ================  =======  ============  ==================================================================================
-``image``         uint8    (B, H, W, 1)  raw pixels, grey, of ``convoy.contract.field.to_field``
+``image``         uint8    (B, H, W, 1)  raw pixels, grey, of ``convoy.contract.field.to_field``; W is a multiple of 4
 ``width``         int64    (B, 1)        how many columns are the field; what stands right of them changes no answer
 ``characters``    int64    (B, n, L)     places in the labels, the likeliest amount first; -1 behind an amount's last character
 ``n_characters``  int64    (B, n)        of each amount
@@ -28,6 +28,8 @@ N_CHARACTERS_NAME: Final = "n_characters"
 POSITIONS_NAME: Final = "positions"
 POSTERIORS_NAME: Final = "posteriors"
 CONFIDENCE_NAME: Final = "confidence"
+
+OUTPUT_NAMES: Final = (CHARACTERS_NAME, N_CHARACTERS_NAME, POSITIONS_NAME, POSTERIORS_NAME, CONFIDENCE_NAME)
 
 _HUNDREDTHS: Final = re.compile(r"(.*?)([0-9]{2}|xx|XX|no)/100[^0-9]*")
 
