@@ -66,13 +66,13 @@ class SlidingLeNet5(SlidingNetwork):
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Conv2d(f6, n_classes, 1)
 
-    def forward(self, field: Tensor, width: Tensor) -> Tensor:
+    def forward(self, field: Tensor, width: Tensor) -> Tensor:  # noqa: ARG002  its convolutions pad nothing: the 0 are enough
         """See ``SlidingNetwork.forward``."""
         padded = functional.pad(field, (self._BEFORE, self._BEHIND))
         return self.window(padded).squeeze(2).transpose(1, 2)
 
     def window(self, pixels: Tensor) -> Tensor:
-        """Every window of the pixels, float (B, 1, 32, W) with W of at least 32: logits, float (B, classes, 1, (W - 32) // 4 + 1)."""
+        """Logits of every window, float (B, classes, 1, (W - 32) // 4 + 1); ``pixels`` are float (B, 1, 32, W), W at least 32."""
         x = functional.max_pool2d(functional.relu(self.after_c1(self.c1(pixels))), 2)  # (B, 6, 14, .)
         x = functional.max_pool2d(functional.relu(self.after_c3(self.c3(x))), 2)  # (B, 16, 5, .)
         x = functional.relu(self.after_c5(self.c5(x)))  # (B, 120, 1, .)
@@ -95,17 +95,14 @@ class SlidingLeNet5(SlidingNetwork):
             raise UsageError("expected a LeNet5 for grey digits of 28x28 or 32x32 pixels, found another network.")
         network = cls(len(classes))
         with torch.no_grad():
-            for ours, theirs in ((network.c1, classifier.c1), (network.c3, classifier.c3)):
-                ours.weight.copy_(theirs.weight)
-                ours.bias.copy_(theirs.bias)  # type: ignore[union-attr] # both have one
-            for name in ("c5", "f6"):
-                ours, linear = getattr(network, name), getattr(classifier, name)
-                ours.weight.copy_(linear.weight.view_as(ours.weight))
-                ours.bias.copy_(linear.bias)
-            for place, source in enumerate(classes):
-                if source is not None:
-                    network.output.weight[place, :, 0, 0].copy_(classifier.output.weight[source])
-                    network.output.bias[place].copy_(classifier.output.bias[source])  # type: ignore[index]
+            for name in ("c1", "c3", "c5", "f6"):
+                for kind, ours in getattr(network, name).named_parameters():
+                    ours.copy_(getattr(getattr(classifier, name), kind).view_as(ours))
+            for kind, ours in network.output.named_parameters():
+                theirs = getattr(classifier.output, kind)
+                for place, source in enumerate(classes):
+                    if source is not None:
+                        ours[place] = theirs[source].view_as(ours[place])
         return network
 
 
