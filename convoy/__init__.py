@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from convoy.contract.errors import ServerFailureError as ServerFailureError
     from convoy.contract.errors import UnavailableError as UnavailableError
     from convoy.contract.errors import UsageError as UsageError
+    from convoy.serving.client import Amount as Amount
     from convoy.serving.client import AsyncClient as AsyncClient
     from convoy.serving.client import Client as Client
     from convoy.serving.client import InferResult as InferResult
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Amount",
     "AsyncClient",
     "AuthenticationError",
     "Client",
@@ -69,7 +71,7 @@ _ERRORS = (
 )
 _HOME = {
     **dict.fromkeys(_ERRORS, "convoy.contract.errors"),
-    **dict.fromkeys(("AsyncClient", "Client", "InferResult", "Prediction", "Retry", "Tls"), "convoy.serving.client"),
+    **dict.fromkeys(("Amount", "AsyncClient", "Client", "InferResult", "Prediction", "Retry", "Tls"), "convoy.serving.client"),
     "score": "convoy.serving.scoring",
 }
 

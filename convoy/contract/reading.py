@@ -87,8 +87,8 @@ def value_of(text: str, decimal: str) -> Decimal | None:
         text, cents = split[1], split[2] if split[2].isdigit() else "00"
     elif decimal and decimal in text:
         text, _, behind = text.rpartition(decimal)
-        cents = "".join(character for character in behind if character.isdigit())
-    whole = "".join(character for character in text if character.isdigit())
+        cents = "".join(character for character in behind if character.isdecimal())
+    whole = "".join(character for character in text if character.isdecimal())
     if not whole and not cents:
         return None
     return Decimal(f"{whole or '0'}.{cents}" if cents else whole)

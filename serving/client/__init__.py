@@ -1,7 +1,7 @@
 """The client: the pleasant way to call a Triton server, or any that speaks KServe v2, from Python.
 
-``Client`` and ``AsyncClient`` have the same methods. ``classify`` is for people with images, ``infer`` for tensors. Every failure
-is a ``ClientError``; the tree is drawn in ``convoy.contract.errors``.
+``Client`` and ``AsyncClient`` have the same methods. ``classify`` is for people with images, ``read_amount`` for those with amounts
+on images, ``infer`` for tensors. Every failure is a ``ClientError``; the tree is drawn in ``convoy.contract.errors``.
 
 Example:
     >>> from convoy import Client
@@ -24,7 +24,10 @@ from convoy.contract.errors import OverloadedError as OverloadedError
 from convoy.contract.errors import ServerFailureError as ServerFailureError
 from convoy.contract.errors import UnavailableError as UnavailableError
 from convoy.contract.errors import UsageError as UsageError
+from convoy.serving.client._answer import Alternative as Alternative
+from convoy.serving.client._answer import Amount as Amount
 from convoy.serving.client._answer import Candidate as Candidate
+from convoy.serving.client._answer import Character as Character
 from convoy.serving.client._answer import InferResult as InferResult
 from convoy.serving.client._answer import ModelMetadata as ModelMetadata
 from convoy.serving.client._answer import ModelStatus as ModelStatus

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy.typing as npt
@@ -40,6 +41,62 @@ class Prediction:
     index: int
     probability: float
     top_k: tuple[Candidate, ...]
+    model_name: str
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Character:
+    """One character of an amount, and where it stands.
+
+    Attributes:
+        character: The character.
+        left_px: Its first column on the image that was given, upright; of a field on a form that of the form.
+        right_px: The column behind its last.
+    """
+
+    character: str
+    left_px: int
+    right_px: int
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """One amount that a field may say.
+
+    Attributes:
+        text: The amount as written.
+        value: The number that it says; None where it has no digit.
+        posterior: Its share of all that the grammar allows, in [0, 1].
+    """
+
+    text: str
+    value: Decimal | None
+    posterior: float
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What the model reads in one field.
+
+    Attributes:
+        value: The number that the amount says; None where nothing was read, or nothing with a digit.
+        text: The amount as written, such as ``$ 1.234,56``; empty where nothing was read.
+        characters: Its characters, from left to right, with their places on the image.
+        confidence: The probability that the amount is right, in [0, 1], as calibrated on held-back fields.
+        accepted: Whether the confidence reaches the threshold that the model was given; False for a model without one. Amounts
+            that are not accepted are for a person to read.
+        alternatives: The likeliest amounts, the one read included, the likeliest first; none where nothing was read.
+        model_name: The model that answered.
+        model_version: The version of it that answered.
+    """
+
+    value: Decimal | None
+    text: str
+    characters: tuple[Character, ...]
+    confidence: float
+    accepted: bool
+    alternatives: tuple[Alternative, ...]
     model_name: str
     model_version: str
 

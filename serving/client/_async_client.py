@@ -11,7 +11,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
+from convoy.serving.client._answer import Amount, InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
     DescribeModel,
@@ -25,9 +25,9 @@ from convoy.serving.client._call import (
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
 from convoy.serving.client._health import is_up, ready, statistics
-from convoy.serving.client._images import Classified, Reader
+from convoy.serving.client._images import A, Answered, Requests
 from convoy.serving.client._line import Chunk, Line
-from convoy.serving.client._names import check_name, check_outputs, check_version
+from convoy.serving.client._names import DEFAULT_READER, check_name, check_outputs, check_version
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
@@ -36,8 +36,10 @@ from convoy.serving.client._transport import AsyncTransport, Tls, open_async_tra
 if TYPE_CHECKING:
     import asyncio  # where it is needed it is imported: `from convoy import Client` does without it (30 ms)
 
+    from convoy.contract.field import Box, FieldPixels
     from convoy.contract.image import ImageLike
     from convoy.contract.manifest import ModelInterface
+    from convoy.serving.client._images import Given, Givens
     from convoy.serving.client.metrics import ClientMetrics
 
 T = TypeVar("T")
@@ -121,17 +123,10 @@ class AsyncClient(BaseClient):
     ) -> list[Prediction]:
         """Say what is on images; see ``Client.classify``. They may come from an ``async`` iterable too."""
         with self._begin("classify", timeout_s, model_name, model_version, request_id) as talk:
-            reader = await self._drive(
+            requests = await self._drive(
                 self._images.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
             )
-            chunks = _read(reader, images)
-            first = [chunk async for chunk in _islice(chunks, 2)]
-            if len(first) == 1:  # no line is needed
-                answer = await self._drive(first[0].begin(talk))
-                tell(progress, first[0].rows)
-                return [prediction for _, prediction in answer.predictions]
-            answers = self._answer_all(_chain(first, chunks), lambda: talk, in_order=True, progress=progress)
-            return [prediction async for answer in answers for _, prediction in answer.predictions]
+            return await self._answer_in_order(talk, _read(requests, images), progress)
 
     async def classify_iter(
         self,
@@ -152,7 +147,7 @@ class AsyncClient(BaseClient):
         Images may come from an ``async`` iterable too; one that is not is read in the event loop.
         """
         with self._begin("classify_iter", timeout_s, model_name, model_version, request_id, lasting=True) as talk:
-            reader = await self._drive(
+            requests = await self._drive(
                 self._images.classify(
                     talk,
                     model_name,
@@ -162,15 +157,47 @@ class AsyncClient(BaseClient):
                     tolerant=on_unreadable is not None,
                 )
             )
-            chunks = _read(reader, images)
+            chunks = _read(requests, images)
             async for answer in self._answer_all(
                 chunks, lambda: self._go_on(talk, timeout_s), in_order=in_order, progress=progress
             ):
                 if on_unreadable is not None:
                     for place, error in answer.unreadable:
                         on_unreadable(place, error)
-                for prediction in answer.predictions:
+                for prediction in answer.answers:
                     yield prediction
+
+    async def read_amount(
+        self,
+        image: ImageLike | FieldPixels,
+        *,
+        model_name: str = DEFAULT_READER,
+        box: Box | tuple[int, int, int, int] | None = None,
+        model_version: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Amount:
+        """Read the amount in a field of writing; see ``Client.read_amount``."""
+        with self._begin("read_amount", timeout_s, model_name, model_version, request_id) as talk:
+            requests = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            answered = await self._drive(requests.chunk([image], 0).begin(talk))
+            return answered.answers[0][1]
+
+    async def read_amounts(
+        self,
+        images: ImageLike | Iterable[ImageLike | FieldPixels] | AsyncIterable[ImageLike | FieldPixels],
+        *,
+        model_name: str = DEFAULT_READER,
+        box: Box | tuple[int, int, int, int] | None = None,
+        model_version: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+        progress: Progress | None = None,
+    ) -> list[Amount]:
+        """Read the amounts in fields of writing; see ``Client.read_amounts``. They may come from an ``async`` iterable too."""
+        with self._begin("read_amounts", timeout_s, model_name, model_version, request_id) as talk:
+            requests = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            return await self._answer_in_order(talk, _read(requests, images), progress)
 
     async def infer(
         self,
@@ -347,6 +374,16 @@ class AsyncClient(BaseClient):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _answer_in_order(self, talk: Talk, chunks: AsyncIterator[Chunk[Answered[A]]], progress: Progress | None) -> list[A]:
+        """Have the images of a whole call answered."""
+        first = [chunk async for chunk in _islice(chunks, 2)]
+        if len(first) == 1:  # no line is needed
+            answered = await self._drive(first[0].begin(talk))
+            tell(progress, first[0].rows)
+            return [answer for _, answer in answered.answers]
+        all_answered = self._answer_all(_chain(first, chunks), lambda: talk, in_order=True, progress=progress)
+        return [answer async for answered in all_answered for _, answer in answered.answers]
+
     async def _answer_all(
         self,
         chunks: AsyncIterator[Chunk[T]],
@@ -401,23 +438,21 @@ class _Signal:
             timer.cancel()
 
 
-async def _read(
-    reader: Reader, images: ImageLike | Iterable[ImageLike] | AsyncIterable[ImageLike]
-) -> AsyncIterator[Chunk[Classified]]:
-    """The requests, as ``Reader.read`` gives them."""
+async def _read(requests: Requests[A], images: Givens | AsyncIterable[Given]) -> AsyncIterator[Chunk[Answered[A]]]:
+    """The requests, as ``Requests.read`` gives them."""
     if not isinstance(images, AsyncIterable):
-        for chunk in reader.read(images):
+        for chunk in requests.read(images):
             yield chunk
         return
     start = 0
-    batch: list[ImageLike] = []
+    batch: list[Given] = []
     async for image in images:
         batch.append(image)
-        if len(batch) == reader.size:
-            yield reader.chunk(batch, start)
+        if len(batch) == requests.size:
+            yield requests.chunk(batch, start)
             start, batch = start + len(batch), []
     if batch:
-        yield reader.chunk(batch, start)
+        yield requests.chunk(batch, start)
 
 
 async def _islice(items: AsyncIterator[T], n: int) -> AsyncIterator[T]:

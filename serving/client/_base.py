@@ -9,9 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from convoy.contract.errors import ImageError, UsageError
+from convoy.serving.client._amounts import Amounts
 from convoy.serving.client._audience import Audience
 from convoy.serving.client._datatype import Array
 from convoy.serving.client._deadline import Deadline, check_timeout
+from convoy.serving.client._deployed import Deployments
 from convoy.serving.client._endpoint import Endpoint
 from convoy.serving.client._express import Express, ExpressWay
 from convoy.serving.client._images import Images
@@ -90,7 +92,9 @@ class BaseClient:
         self._inferences = Inferences(where, self._models)
         self._tensors = Tensors(where, self._models, self._inferences)
         self._express_way = ExpressWay(self._models, self._inferences)
-        self._images = Images(where, self._models, self._inferences)
+        deployments = Deployments(where, self._models)
+        self._images = Images(where, deployments, self._inferences)
+        self._amounts = Amounts(where, deployments, self._inferences)
         self._closed = False
         self._audience = Audience(metrics)
         self._request_ids = RequestIds()

@@ -15,79 +15,22 @@ from convoy.contract.errors import ImageError, InvalidResponseError, UsageError
 from convoy.serving.client._answer import Candidate, InferResult, Prediction
 
 if TYPE_CHECKING:
+    from convoy.contract.field import FieldPixels
     from convoy.contract.image import ImageLike, ImageSpec
-    from convoy.contract.manifest import ModelInterface
 
 SUM_TOLERANCE = 1e-3
 """How far probabilities may sum from 1: far above what float32 (or a half-precision model) loses, far below any real mistake."""
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """What a client must know of a served model to classify with it.
-
-    Attributes:
-        interface: Labels, image rule, tensors.
-        max_batch_size: The most images in one request.
-    """
-
-    interface: ModelInterface
-    max_batch_size: int
-
-    @classmethod
-    def from_config(cls, model_name: str, config: dict[str, Any]) -> Classifier:
-        """Read what ``convoy deploy`` wrote into the served configuration.
-
-        Raises:
-            UsageError: The model was not deployed by Convoy, or is none that classifies images in batches.
-            InvalidResponseError: The configuration is damaged.
-        """
-        # Imported here: pydantic and PIL cost a light `from convoy import Client` 100 ms, and `infer` needs neither.
-        from pydantic import ValidationError
-
-        from convoy.contract.manifest import INPUT_NAME, INTERFACE_PARAMETER, PROBABILITIES_NAME, ModelInterface
-
-        elsewhere = "From Python, use client.infer(model_name, {input_name: array}); client.metadata(model_name) names its tensors."
-        try:
-            parameter = (config.get("parameters") or {}).get(INTERFACE_PARAMETER)
-            text = None if parameter is None else parameter["string_value"]
-            max_batch_size = int(config.get("max_batch_size") or 0)
-        except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise InvalidResponseError(
-                f"model {model_name!r}: its configuration has another form than Triton's: {error!r}"
-            ) from error
-        if text is None:
-            raise UsageError(
-                f"model {model_name!r} cannot be used with classify: its configuration has no parameter {INTERFACE_PARAMETER!r} "
-                f"with labels and image size, so `convoy deploy` did not write it. {elsewhere}"
-            )
-        try:
-            interface = ModelInterface.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the document"
-            raise InvalidResponseError(
-                f"model {model_name!r}: the parameter {INTERFACE_PARAMETER!r} of its configuration cannot be read; at {where}: "
-                f"{first['msg']}. It was written by another version of Convoy: deploy the model again, or update this client."
-            ) from error
-        inputs = [(tensor.name, tensor.datatype) for tensor in interface.inputs]
-        outputs = [tensor.name for tensor in interface.outputs]
-        if inputs != [(INPUT_NAME, "UINT8")] or PROBABILITIES_NAME not in outputs or max_batch_size < 1:
-            raise UsageError(
-                f"model {model_name!r} cannot be used with classify: expected the input ({INPUT_NAME!r}, 'UINT8'), an output "
-                f"{PROBABILITIES_NAME!r} and max_batch_size from 1, found {inputs}, {outputs} and {max_batch_size}. {elsewhere}"
-            )
-        return cls(interface, max_batch_size)
-
-
 def batches(
-    images: ImageLike | Iterable[ImageLike], classifier: Classifier, size: int
-) -> Iterator[list[ImageLike] | npt.NDArray[np.uint8]]:
+    images: ImageLike | FieldPixels | Iterable[ImageLike | FieldPixels], spec: ImageSpec, size: int
+) -> Iterator[list[ImageLike | FieldPixels] | npt.NDArray[np.uint8]]:
     """Split what a caller gave into batches.
 
     Args:
-        images: One image, an iterable of images (read lazily), or an array of shape (N, H, W, C), or (N, H, W) for grey images.
-        classifier: Whom they are for.
+        images: One image, an iterable of images (read lazily), fields among them for models that read amounts, or an array of
+            shape (N, H, W, C), or (N, H, W) for grey images.
+        spec: The model's image.
         size: The most images in a batch.
 
     Yields:
@@ -98,9 +41,10 @@ def batches(
     """
     from PIL import Image
 
+    from convoy.contract.field import FieldPixels
+
     if isinstance(images, np.ndarray):
         # Three axes are one image with its channels last, unless they can not be, or are grey images of just the model's size.
-        spec = classifier.interface.image
         grey = images.ndim == 3 and (images.shape[2] not in (1, 3, 4) or (*images.shape[1:], 1) == spec.dims)
         if grey and images.shape[0] == spec.channels == 3:
             _, height, width = images.shape
@@ -119,11 +63,11 @@ def batches(
         # paths or bytes, as a column of a table has them
         listed = images.ndim == 1 and len(images) > 0 and isinstance(images[0], (str, bytes, os.PathLike, Image.Image))
         images = images.tolist() if listed else list(array) if stacked else [images]  # too few axes: refused as an image
-    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image)) or hasattr(images, "read"):
-        images = [cast("ImageLike", images)]
+    if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, FieldPixels)) or hasattr(images, "read"):
+        images = [cast("ImageLike | FieldPixels", images)]
     if not isinstance(images, Iterable):
         raise UsageError(f"expected an image, images, or an array of images, found {type(images).__name__}.")
-    iterator = iter(cast("Iterable[ImageLike]", images))
+    iterator = iter(cast("Iterable[ImageLike | FieldPixels]", images))
     while batch := list(islice(iterator, size)):
         yield batch
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
-from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
+from convoy.serving.client._answer import Amount, InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
     DescribeModel,
@@ -30,15 +30,16 @@ from convoy.serving.client._call import (
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
 from convoy.serving.client._health import is_up, ready, statistics
-from convoy.serving.client._images import Classified, Reader
+from convoy.serving.client._images import A, Answered, Requests
 from convoy.serving.client._line import Chunk, Line
-from convoy.serving.client._names import check_name, check_outputs, check_version
+from convoy.serving.client._names import DEFAULT_READER, check_name, check_outputs, check_version
 from convoy.serving.client._retry import Retry
 from convoy.serving.client._router import Talk
 from convoy.serving.client._steps import Aside, Attempt, Close, Pause, Race, Step, Steps, Wait, Work
 from convoy.serving.client._transport import Tls, Transport, open_transport
 
 if TYPE_CHECKING:
+    from convoy.contract.field import Box, FieldPixels
     from convoy.contract.image import ImageLike
     from convoy.contract.manifest import ModelInterface
     from convoy.serving.client.metrics import ClientMetrics
@@ -157,17 +158,10 @@ class Client(BaseClient):
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
         with self._begin("classify", timeout_s, model_name, model_version, request_id) as talk:
-            reader = self._drive(
+            requests = self._drive(
                 self._images.classify(talk, model_name, model_version, top_k=top_k, batch_size=None, tolerant=False)
             )
-            chunks = reader.read(images)
-            first = list(islice(chunks, 2))
-            if len(first) == 1:  # no line is needed
-                answer = self._drive(first[0].begin(talk))
-                tell(progress, first[0].rows)
-                return [prediction for _, prediction in answer.predictions]
-            answers = self._answer_all(chain(first, chunks), lambda: talk, in_order=True, progress=progress)
-            return [prediction for answer in answers for _, prediction in answer.predictions]
+            return self._answer_in_order(talk, requests.read(images), progress)
 
     def classify_iter(
         self,
@@ -214,6 +208,81 @@ class Client(BaseClient):
         predictions = self._iterate(talk, steps, images, timeout_s, in_order, on_unreadable, progress)
         next(predictions)  # what is wrong is said now, not with the first image; and what has begun is ended, however it is left
         return predictions
+
+    def read_amount(
+        self,
+        image: ImageLike | FieldPixels,
+        *,
+        model_name: str = DEFAULT_READER,
+        box: Box | tuple[int, int, int, int] | None = None,
+        model_version: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+    ) -> Amount:
+        """Read the amount in a field of writing, such as that of a check.
+
+        Args:
+            image: A path, encoded bytes, a PIL image or a uint8 array, of any size; it is brought to the model's height. Or what
+                ``convoy.contract.field.to_field`` made of one.
+            model_name: A model that reads amounts and that ``convoy deploy`` wrote.
+            box: Where the field lies on the image, where that shows more: left, top, width and height in pixels, from the top left
+                corner of the image as it is seen. None: all of it is the field.
+            model_version: The version to ask; the server's choice where it is empty.
+            timeout_s: How long the call may take, in seconds.
+            request_id: See ``classify``.
+
+        Returns:
+            The amount, and how sure it is; whatever the field holds, there is one, which may be empty.
+
+        Raises:
+            ImageError: The image cannot be read, the box does not lie on it, or it is wider than the model takes.
+            UsageError: The model reads no amounts, or an argument is wrong.
+            ClientError: The call failed; see the tree in ``convoy.contract.errors``.
+
+        Example:
+            >>> client.read_amount("check.png", box=(1130, 240, 420, 90)).value
+            Decimal('1234.56')
+        """
+        with self._begin("read_amount", timeout_s, model_name, model_version, request_id) as talk:
+            requests = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            answered = self._drive(requests.chunk([image], 0).begin(talk))
+            return answered.answers[0][1]
+
+    def read_amounts(
+        self,
+        images: ImageLike | Iterable[ImageLike | FieldPixels],
+        *,
+        model_name: str = DEFAULT_READER,
+        box: Box | tuple[int, int, int, int] | None = None,
+        model_version: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+        progress: Progress | None = None,
+    ) -> list[Amount]:
+        """Read the amounts in fields of writing.
+
+        Args:
+            images: An iterable of what ``read_amount`` takes (read lazily), one such image, or a uint8 array of shape (N, H, W) or
+                (N, H, W, C). Any number, of any widths: they are sent in batches of the server's ``max_batch_size``, those that
+                are about equally wide together, several requests at a time.
+            model_name: See ``read_amount``.
+            box: Where the field lies on each of the images, as on forms of one kind; see ``read_amount``.
+            model_version: See ``read_amount``.
+            timeout_s: How long the whole call may take, in seconds.
+            request_id: See ``classify``.
+            progress: Is told how many images are answered, in the calling thread.
+
+        Returns:
+            One amount an image, in order.
+
+        Raises:
+            ImageError: See ``read_amount``; the message says which image.
+            UsageError: See ``read_amount``.
+            ClientError: See ``read_amount``.
+        """
+        with self._begin("read_amounts", timeout_s, model_name, model_version, request_id) as talk:
+            requests = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            return self._answer_in_order(talk, requests.read(images), progress)
 
     def infer(
         self,
@@ -418,7 +487,7 @@ class Client(BaseClient):
     def _iterate(
         self,
         talk: Talk,
-        steps: Steps[Reader],
+        steps: Steps[Requests[A]],
         images: ImageLike | Iterable[ImageLike],
         timeout_s: float | None,
         in_order: bool,
@@ -427,10 +496,10 @@ class Client(BaseClient):
     ) -> Generator[Any, None, None]:
         """Nothing, once the model is looked up; then predictions with their places."""
         with talk:
-            reader = self._drive(steps)
+            requests = self._drive(steps)
             yield
             answers = self._answer_all(
-                reader.read(images), lambda: self._go_on(talk, timeout_s), in_order=in_order, progress=progress
+                requests.read(images), lambda: self._go_on(talk, timeout_s), in_order=in_order, progress=progress
             )
             yield from _predictions(answers, on_unreadable)
 
@@ -454,6 +523,16 @@ class Client(BaseClient):
                 self._drive(steps)
 
         threading.Thread(target=run, name="convoy-aside", daemon=True).start()
+
+    def _answer_in_order(self, talk: Talk, chunks: Iterator[Chunk[Answered[A]]], progress: Progress | None) -> list[A]:
+        """Have the images of a whole call answered."""
+        first = list(islice(chunks, 2))
+        if len(first) == 1:  # no line is needed
+            answered = self._drive(first[0].begin(talk))
+            tell(progress, first[0].rows)
+            return [answer for _, answer in answered.answers]
+        all_answered = self._answer_all(chain(first, chunks), lambda: talk, in_order=True, progress=progress)
+        return [answer for answered in all_answered for _, answer in answered.answers]
 
     def _answer_all(
         self,
@@ -499,9 +578,9 @@ class Client(BaseClient):
         self._races = ThreadPoolExecutor(_MOST_RACES, thread_name_prefix="convoy-race")
 
 
-def _predictions(answers: Iterator[Classified], on_unreadable: OnUnreadable | None) -> Iterator[tuple[int, Prediction]]:
+def _predictions(answers: Iterator[Answered[A]], on_unreadable: OnUnreadable | None) -> Iterator[tuple[int, A]]:
     for answer in answers:
         if on_unreadable is not None:
             for place, error in answer.unreadable:
                 on_unreadable(place, error)
-        yield from answer.predictions
+        yield from answer.answers

@@ -8,6 +8,9 @@ from typing import Final
 
 from convoy.contract.errors import UsageError
 
+DEFAULT_READER: Final = "check-reader"
+"""The model that reads amounts where a caller names none."""
+
 _NUMBER: Final = re.compile("[1-9][0-9]{0,18}")
 
 

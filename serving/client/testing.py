@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
@@ -40,6 +40,9 @@ from convoy.serving.client._datatype import Array, decode
 
 if TYPE_CHECKING:
     from convoy.contract.manifest import ModelInterface
+
+Read: TypeAlias = "Callable[[Array], Sequence[tuple[str, float]]]"
+"""From a field's pixels, uint8 (height, width), to the amounts that it may say with their shares, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,92 @@ class FakeModel:
         }
         return cls(run, {INPUT_NAME: ("UINT8", (-1, *interface.image.dims))}, config, version)
 
+    @classmethod
+    def of_amounts(
+        cls,
+        read: Read,
+        *,
+        labels: str = "0123456789.,-$*#",
+        decimal: Literal["", ".", ","] = ".",
+        threshold: float | None = 0.9,
+        height_px: int = 32,
+        widths_px: tuple[int, ...] = (128, 256, 512),
+        n_best: int = 3,
+        max_batch_size: int = 32,
+        version: str = "1",
+    ) -> FakeModel:
+        """A model for ``read_amount``.
+
+        Args:
+            read: From a field, uint8 (height_px, its width), to the amounts that it may say with their shares, the likeliest first:
+                ``[("1.50", 0.97), ("7.50", 0.02)]``. The first one's share is the confidence too, and none is an empty field.
+                Characters are told to be spread evenly over the field.
+            labels: The characters that there are.
+            decimal: What stands before decimals; empty: nothing does.
+            threshold: From which confidence on amounts are accepted; None: never.
+            height_px: The height to which images are brought.
+            widths_px: The widths up to which they are filled.
+            n_best: How many amounts the model gives at most.
+            max_batch_size: The most images in one request; more are refused, as Triton would.
+            version: The version that answers.
+        """
+        from convoy.contract import reading
+        from convoy.contract.image import ImageSpec
+        from convoy.contract.manifest import INPUT_NAME, ModelInterface, TensorSpec
+
+        accept = None if threshold is None else reading.OperatingPoint(threshold=threshold, coverage=1, error=0, n=1)
+        most = reading.ReadingSpec(grammar="fake", decimal=decimal, n_best=n_best, max_characters=64, accept=accept)
+        dims = {
+            reading.CHARACTERS_NAME: (n_best, 64),
+            reading.N_CHARACTERS_NAME: (n_best,),
+            reading.POSITIONS_NAME: (n_best, 64, 2),
+            reading.POSTERIORS_NAME: (n_best,),
+            reading.CONFIDENCE_NAME: (1,),
+        }
+        floats = (reading.POSTERIORS_NAME, reading.CONFIDENCE_NAME)
+        interface = ModelInterface(
+            task="amount-reading",
+            labels=tuple(labels),
+            image=ImageSpec(height_px=height_px, width_px=widths_px[-1], channels=1, resize="height", widths_px=widths_px),
+            reading=most,
+            inputs=(
+                TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=(height_px, -1, 1)),
+                TensorSpec(name=reading.WIDTH_NAME, datatype="INT64", dims=(1,)),
+            ),
+            outputs=tuple(
+                TensorSpec(name=name, datatype="FP32" if name in floats else "INT64", dims=shape) for name, shape in dims.items()
+            ),
+        )
+        return cls.reader(interface, read, max_batch_size=max_batch_size, version=version)
+
+    @classmethod
+    def reader(cls, interface: ModelInterface, read: Read, *, max_batch_size: int = 32, version: str = "1") -> FakeModel:
+        """A model for ``read_amount``.
+
+        Args:
+            interface: Characters, image rule, how many amounts it gives, which of them are accepted.
+            read: See ``of_amounts``.
+            max_batch_size: The most images in one request; more are refused, as Triton would.
+            version: The version that answers.
+        """
+        from convoy.contract.manifest import INPUT_NAME, INTERFACE_PARAMETER
+        from convoy.contract.reading import WIDTH_NAME
+
+        def run(inputs: dict[str, Array]) -> Mapping[str, Array]:
+            pixels, widths = inputs[INPUT_NAME], inputs[WIDTH_NAME]
+            if len(pixels) > max_batch_size:
+                raise InvalidRequestError(f"batch-size must be <= {max_batch_size}, found {len(pixels)}")
+            fields = [field[:, :width, 0] for field, (width,) in zip(pixels, widths.tolist(), strict=True)]
+            return _to_readings([(read(field), field.shape[1]) for field in fields], interface)
+
+        config = {
+            "max_batch_size": max_batch_size,
+            "parameters": {INTERFACE_PARAMETER: {"string_value": interface.model_dump_json()}},
+        }
+        height, _, channels = interface.image.dims
+        inputs = {INPUT_NAME: ("UINT8", (-1, height, -1, channels)), WIDTH_NAME: ("INT64", (-1, 1))}
+        return cls(run, inputs, config, version)
+
 
 class FakeTransport:
     """A ``Transport`` that answers by itself: ``Client(transport=FakeTransport({...}))``. Safe under threads.
@@ -224,3 +313,30 @@ class AsyncFakeTransport:
     async def close(self) -> None:
         """See ``Transport.close``."""
         self._fake.close()
+
+
+def _to_readings(read: Sequence[tuple[Sequence[tuple[str, float]], int]], interface: ModelInterface) -> dict[str, Array]:
+    """What a reader answers: the amounts of each field, and its width, as tensors."""
+    from convoy.contract import reading
+
+    spec = interface.reading
+    assert spec is not None
+    shape = (len(read), spec.n_best)
+    characters = np.full((*shape, spec.max_characters), -1, np.int64)
+    positions = np.full((*shape, spec.max_characters, 2), -1, np.int64)
+    n_characters, posteriors = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    for i, (amounts, width) in enumerate(read):
+        for j, (text, posterior) in enumerate(amounts[: spec.n_best]):
+            n = n_characters[i, j] = len(text)
+            characters[i, j, :n] = [interface.labels.index(character) for character in text]
+            left = np.minimum(np.arange(n) * width // max(n, 1), width - 1)
+            positions[i, j, :n, 0] = left
+            positions[i, j, :n, 1] = np.maximum(left + 1, np.arange(1, n + 1) * width // max(n, 1))
+            posteriors[i, j] = posterior
+    return {
+        reading.CHARACTERS_NAME: characters,
+        reading.N_CHARACTERS_NAME: n_characters,
+        reading.POSITIONS_NAME: positions,
+        reading.POSTERIORS_NAME: posteriors,
+        reading.CONFIDENCE_NAME: posteriors[:, :1].copy(),
+    }
