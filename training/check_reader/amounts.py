@@ -52,7 +52,10 @@ _CENTS_ZEROS: Final = _Odds({"0": 0.55, "1": 0.12, "2": 0.33})
 _FIRST: Final = _Odds({str(digit): float(np.log10(1 + 1 / digit)) for digit in range(1, 10)})  # Benford (1938)
 
 _PESO_MARK: Final = _Odds({"": 0.915, "$": 0.035, "$ ": 0.015, "#": 0.02, "*": 0.01, "#$": 0.005})
-_PESO_CLOSE: Final = _Odds({"": 0.66, "-": 0.17, ".-": 0.08, "=": 0.06, "/": 0.01, "#": 0.015, "*": 0.005})
+_PESO_SEPARATOR: Final = _Odds({"": 0.6, ".": 0.33, ",": 0.07})
+_PESO_CLOSE: Final = _Odds(
+    {"": 0.60, "-": 0.17, ".-": 0.08, "=": 0.05, ".": 0.04, ",": 0.01, ":": 0.01, ":=": 0.01, "/": 0.01, "#": 0.015, "*": 0.005}
+)
 _DOLLAR_MARK: Final = _Odds({"": 0.55, "$": 0.25, "$ ": 0.12, "*": 0.03, "#": 0.02, "*$": 0.03})
 _DOLLAR_CENTS: Final = _Odds(
     {
@@ -93,7 +96,7 @@ def amount_styles() -> tuple[str, ...]:
 
 
 def _chilean(generator: np.random.Generator) -> str:
-    separator = "." if generator.random() < 0.4 else ""
+    separator = _PESO_SEPARATOR.draw(generator)
     return _PESO_MARK.draw(generator) + _grouped(_whole(_PESO_LENGTHS, generator), separator) + _PESO_CLOSE.draw(generator)
 
 

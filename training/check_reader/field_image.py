@@ -90,8 +90,6 @@ def draw_field(
     line = _Line(writer, handwriting, generator)
     for character, scale, raised in _sized(amount.text):
         line.add(character, scale, raised)
-    if amount.text[-1].isdigit() and generator.random() < 0.07:
-        line.add_stray()
     ink, spans = line.finish()
     return SyntheticField(_photograph(ink, generator), amount.text, amount.digits, spans)
 
@@ -152,7 +150,7 @@ class _Line:
         self._last = ""  # the character before
         self._room = 0.0
 
-    def add(self, character: str, scale: float = 1.0, raised: float = 0.0, *, labelled: bool = True) -> None:
+    def add(self, character: str, scale: float = 1.0, raised: float = 0.0) -> None:
         """Write the next character."""
         size, generator, before = self._writer.height_px, self._generator, self._before
         if character == " ":
@@ -179,7 +177,7 @@ class _Line:
             left = math.ceil(max(nearest + gap, in_order, beside))
         self._reach(rows, np.where(inked, left + seen.shape[1] - seen[:, ::-1].argmax(axis=1), _FAR))
         self._room = 0.0
-        placed = _Placed(glyph, left, top, labelled)
+        placed = _Placed(glyph, left, top, labelled=True)
         self._placed.append(placed)
         if before is not None and self._writer.links_zeros and character == self._last == "0":
             self._link(before, placed)
@@ -198,12 +196,6 @@ class _Line:
         stroke, baseline = draw_shape(Shape((points,), curved=True), size, 1.0, Pen(self._writer.pen_px, 0.0), self._generator)
         left, top = round(start - self._writer.pen_px), before.top + baseline - round(size)
         self._placed.append(_Placed(Glyph(np.asarray(stroke), 0), left, top - round(self._writer.pen_px / 2), False))
-
-    def add_stray(self) -> None:
-        """A mark behind the amount that is no part of it: a point, or two above each other."""
-        self.add(".", labelled=False)
-        if self._before is not None and self._generator.random() < 0.3:
-            self._placed.append(self._before._replace(top=self._before.top - round(0.35 * self._writer.height_px)))
 
     def finish(self) -> tuple[npt.NDArray[np.uint8], tuple[tuple[int, int], ...]]:
         """The ink of the field, uint8 (height, width), and the columns of each character of the text."""
