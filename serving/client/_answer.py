@@ -86,7 +86,9 @@ class Amount:
         confidence: The probability that the amount is right, in [0, 1], as calibrated on held-back fields.
         accepted: Whether the confidence reaches the threshold that the model was given; False for a model without one. Amounts
             that are not accepted are for a person to read.
-        alternatives: The likeliest amounts, the one read included, the likeliest first; none where nothing was read.
+        alternatives: The amounts that come next, the one read included, as the first of them. Their order is that of the likeliest
+            way to read each, and their posteriors, which sum over all ways, may be in another. None where the field has room for
+            no amount.
         model_name: The model that answered.
         model_version: The version of it that answered.
     """

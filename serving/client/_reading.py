@@ -122,8 +122,6 @@ def check_readings(outputs: Mapping[str, npt.NDArray[Any]], interface: ModelInte
     _must_hold((confidence >= 0) & (confidence <= 1), confidence, f"a {reading.CONFIDENCE_NAME} from 0 to 1")
     sums = posteriors.sum(axis=1, dtype=np.float64)
     _must_hold(sums <= 1 + SUM_TOLERANCE, sums, f"{reading.POSTERIORS_NAME} that sum to 1 at most (within {SUM_TOLERANCE:g})")
-    _must_hold(posteriors[:, 1:] <= posteriors[:, :-1], posteriors[:, 1:], "the likeliest amount first, and so on")
-    _must_hold((n_characters > 0) | (posteriors == 0), posteriors, f"{reading.POSTERIORS_NAME} of 0 where there is no amount")
     inside = np.arange(most) < n_characters[:, :, None]
     known = (characters >= 0) & (characters < len(interface.labels))
     _must_hold(
@@ -159,23 +157,20 @@ def to_amounts(result: InferResult, interface: ModelInterface, fields: Sequence[
     lists = [result.outputs[name].tolist() for name in reading.OUTPUT_NAMES]
     amounts = []
     for field, places, lengths, positions, posteriors, (confidence,) in zip(fields, *lists, strict=True):
-        texts = [
-            "".join(interface.labels[place] for place in row[:length])
-            for row, length in zip(places, lengths, strict=True)
-            if length
-        ]
+        texts = ["".join(interface.labels[place] for place in row[:length]) for row, length in zip(places, lengths, strict=True)]
         alternatives = tuple(
             Alternative(text, reading.value_of(text, spec.decimal), posterior)
-            for text, posterior in zip(texts, posteriors, strict=False)  # where there is no amount, there is none after it
+            for text, posterior in zip(texts, posteriors, strict=True)
+            if text or posterior
         )
         characters = tuple(
             Character(interface.labels[place], *_on_image(left, right, field))
-            for place, (left, right) in zip(places[0][: lengths[0]], positions[0], strict=False)
+            for place, (left, right) in zip(places[0][: lengths[0]], positions[0][: lengths[0]], strict=True)
         )
-        accepted = bool(texts) and spec.accept is not None and confidence >= spec.accept.threshold
-        first = alternatives[0] if alternatives else Alternative("", None, 0.0)
+        accepted = bool(texts[0]) and spec.accept is not None and confidence >= spec.accept.threshold
+        value = reading.value_of(texts[0], spec.decimal)
         amounts.append(
-            Amount(first.value, first.text, characters, confidence, accepted, alternatives, result.model_name, result.model_version)
+            Amount(value, texts[0], characters, confidence, accepted, alternatives, result.model_name, result.model_version)
         )
     return amounts
 
