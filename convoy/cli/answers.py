@@ -72,7 +72,7 @@ class JsonLines:
                 "model_version": prediction.get("model_version"),
                 "error": None if answer.error is None else printable(answer.error),
             }
-            click.echo(json.dumps(line, ensure_ascii=not _is_utf8(sys.stdout.encoding)))
+            click.echo(json.dumps(line, ensure_ascii=not is_utf8(sys.stdout.encoding)))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Table:
 
     def __init__(self) -> None:
         self._console = stdout_console()
-        self._block = "█" if _is_utf8(self._console.encoding) else "#"
+        self._block = "█" if is_utf8(self._console.encoding) else "#"
         self._widths: dict[str, int] = {}  # by column, of what was shown so far; empty: nothing was
         self._bar_width = 0
 
@@ -102,15 +102,15 @@ class Table:
             self._print(rows)
         for answer in answers:
             if answer.error is not None:
-                click.echo(f"convoy: {_visible(answer.error, 'utf-8')}", err=True)
+                click.echo(f"convoy: {visible(answer.error, 'utf-8')}", err=True)
 
     def _rows(self, found: Found, prediction: Prediction) -> list[_Row]:
-        def visible(text: str) -> str:
-            return _visible(text, self._console.encoding)
+        def shown(text: str) -> str:
+            return visible(text, self._console.encoding)
 
         first, *others = prediction.top_k
-        top = _Row(visible(found.name), visible(first.label), first.probability, visible(prediction.model_version))
-        return [top, *(_Row("", visible(other.label), other.probability, "") for other in others)]
+        top = _Row(shown(found.name), shown(first.label), first.probability, shown(prediction.model_version))
+        return [top, *(_Row("", shown(other.label), other.probability, "") for other in others)]
 
     def _print(self, rows: Sequence[_Row]) -> None:
         from rich.table import Table as RichTable
@@ -154,7 +154,7 @@ class Table:
         return {"image": image, "label": label, "probability": len("probability"), **bar, "version": self._widths["version"]}
 
 
-def _visible(text: str, encoding: str) -> str:
+def visible(text: str, encoding: str) -> str:
     """``text`` as it can be shown in a line of a terminal: what would move the cursor is written as an escape."""
     text = "".join(_escaped(c) if unicodedata.category(c) in _CONTROL else c for c in printable(text))
     return text.encode(encoding, "backslashreplace").decode(encoding)
@@ -164,5 +164,6 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _is_utf8(encoding: str | None) -> bool:
+def is_utf8(encoding: str | None) -> bool:
+    """Whether a stream can say everything."""
     return (encoding or "").lower().replace("-", "").startswith("utf8")

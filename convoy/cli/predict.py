@@ -1,12 +1,12 @@
-"""``convoy predict``: what is on these images?"""
+"""``convoy predict``: what is on these images, or what do these fields say?"""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -14,10 +14,11 @@ from convoy.cli.connection import Connection, naming_the_served, server_options
 from convoy.cli.console import remark
 
 if TYPE_CHECKING:
-    from convoy.cli.answers import Answer, Display
     from convoy.cli.images import Found, Watch
+    from convoy.contract.field import FieldPixels
     from convoy.contract.image import ImageSpec, Pixels
-    from convoy.serving.client import Client, Prediction
+    from convoy.contract.manifest import ModelInterface
+    from convoy.serving.client import Client
 
 _MOST_IMAGES: Final = 64  # that are read before their answers are shown
 _MOST_BYTES: Final = 1 << 26  # of their pixels
@@ -29,13 +30,30 @@ _LOOK_EVERY_S: Final = 0.5  # at a folder that is watched
 @click.argument("model_name", metavar="MODEL")
 @click.argument("images", metavar="IMAGE...", nargs=-1, type=click.Path(allow_dash=True))
 @click.option(
-    "--top-k", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="List the N likeliest classes."
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="List the N likeliest classes or amounts.",
 )
 @click.option(
     "--watch",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Then classify what appears in FOLDER, until Ctrl-C.",
+    help="Then classify or read what appears in FOLDER, until Ctrl-C.",
+)
+@click.option(
+    "--box",
+    metavar="LEFT,TOP,WIDTH,HEIGHT",
+    callback=lambda _context, _parameter, value: _box(value),
+    help="Where the amount lies on each image, in pixels; of models that read amounts.",
+)
+@click.option(
+    "--draw",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png|FOLDER",
+    help="Draw each field with the characters under their places; of models that read amounts.",
 )
 @server_options
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object an image on stdout, one a line.")
@@ -44,16 +62,21 @@ def command(
     images: tuple[str, ...],
     top_k: int,
     watch: Path | None,
+    box: tuple[int, int, int, int] | None,
+    draw: Path | None,
     model_version: str,
     server: Connection,
     as_json: bool,
 ) -> None:
-    """Classify each IMAGE with MODEL through a running server (`convoy serve` starts one).
+    """Classify or read each IMAGE with MODEL through a running server (`convoy serve` starts one).
 
     An IMAGE is a file, a folder (all images in it and in the folders within, `2.png` before `10.png`; hidden files and what has no
     image's suffix are left out), or `-`: one image's bytes on stdin. Images may have any size and any form that Pillow reads; the
     model's own size and labels come from the server. Answers are printed as they come. An image that cannot be read is reported
     while the others are answered; the exit status is 1 then.
+
+    A model that reads amounts says for each IMAGE, which is a field of writing or (with --box) a form with one, what the amount is,
+    how sure it is, and whether that is accepted or for a person to read. A terminal shows the field too.
 
     With --watch, images that are put into FOLDER or written again are classified once they have stopped changing. What is in it at
     the start is not, unless FOLDER is an IMAGE too. A server that does not answer for a while is waited for. Ctrl-C ends it well:
@@ -66,44 +89,62 @@ def command(
       convoy predict lenet5 digit.png --url grpcs://gpu-box --header "authorization: Bearer $TOKEN"
       curl -s https://example.org/digit.png | convoy predict lenet5 -
       convoy predict lenet5 inbox/ --watch inbox/
+      convoy predict check-reader field.png --top-k 3 --draw read.png
+      convoy predict check-reader checks/ --box 1130,240,420,90 --json
     """  # noqa: D301  # the backspace is click's mark for lines to leave as they are
-    from convoy.cli.answers import JsonLines, Table
     from convoy.cli.images import Sources, Watch
     from convoy.contract.errors import ImageError
 
-    _check(images, watch)
+    _check(images, watch, draw)
     watched = None if watch is None else Watch(watch)  # looks before the images are read: what comes meanwhile is not lost
     sources = Sources(images)
-    display = JsonLines(model_name) if as_json else Table()
     with naming_the_served(server.urls, server.timeout_s, server.headers), server.client() as client:
-        asker = _Asker(client, model_name, model_version, top_k)
+        asker = _Asker(client, model_name, model_version, top_k, box)
+        if asker.reads:
+            _amount_displays(asker, model_name, top_k, draw, as_json=as_json)
+        else:
+            _check_classifies(model_name, box, draw)
+            _class_displays(asker, model_name, as_json=as_json)
         for answers in asker.ask(sources):
-            display.show(answers)
+            asker.show(answers)
         for line in sources.remarks():
             remark(f"convoy: {line}")
         if watched is not None:
-            _follow(watched, asker, display)
+            _follow(watched, asker)
     if asker.n_failed:
         raise ImageError(f"{asker.n_failed:,} of {asker.n:,} input{'s' * (asker.n > 1)} could not be read.")
 
 
 class _Asker:
-    """Has images answered, some at a time.
+    """Has images answered, some at a time, and shows the answers.
 
     Attributes:
+        reads: Whether the model reads amounts; else it classifies.
+        displays: Show answers, one after the other.
         n: How many were answered or could not be read.
         n_failed: How many could not be read.
     """
 
-    def __init__(self, client: Client, model_name: str, model_version: str, top_k: int) -> None:
+    def __init__(
+        self, client: Client, model_name: str, model_version: str, top_k: int, box: tuple[int, int, int, int] | None
+    ) -> None:
         self._client = client
         self._model_name = model_name
         self._model_version = model_version
         self._top_k = top_k
+        self._box = box
+        self._first: ModelInterface | None = self._look_up()
+        self.reads = self._first.task == "amount-reading"
+        self.displays: list[Callable[[Sequence[Any]], None]] = []
         self.n = 0
         self.n_failed = 0
 
-    def ask(self, images: Iterable[Found]) -> Iterator[list[Answer]]:
+    def show(self, answers: Sequence[Any]) -> None:
+        """Show answers."""
+        for show in self.displays:
+            show(answers)
+
+    def ask(self, images: Iterable[Found]) -> Iterator[list[Any]]:
         """Read images and have them answered, as many at once as were read within a moment.
 
         Yields:
@@ -112,24 +153,98 @@ class _Asker:
         Raises:
             ConvoyError: The call failed; there is no model, or it is none for images.
         """
-        from convoy.cli.answers import Answer
-
-        spec = self._client.interface(self._model_name, self._model_version).image
-        for batch in _batches(images, spec):
-            pixels = [read for _, read in batch if not isinstance(read, str)]
-            predictions = iter(self._classify(pixels) if pixels else ())
+        interface, self._first = self._first or self._look_up(), None
+        spec = interface.image
+        for batch in _batches(images, spec, self._read_field if self.reads else _read_pixels):
+            readable = [read for _, read in batch if not isinstance(read, str)]
+            answers = self._answers(batch, readable)
             self.n += len(batch)
-            self.n_failed += len(batch) - len(pixels)
-            yield [
-                Answer(found, None, read) if isinstance(read, str) else Answer(found, next(predictions), None)
+            self.n_failed += len(batch) - len(readable)
+            yield answers
+
+    def _answers(self, batch: list[tuple[Found, Any]], readable: list[Any]) -> list[Any]:
+        if self.reads:
+            from convoy.cli.amounts import ReadAnswer
+
+            amounts = iter(
+                self._client.read_amounts(readable, model_name=self._model_name, model_version=self._model_version)
+                if readable
+                else ()
+            )
+            return [
+                ReadAnswer(found, None, None, read) if isinstance(read, str) else ReadAnswer(found, read, next(amounts), None)
                 for found, read in batch
             ]
+        from convoy.cli.answers import Answer
 
-    def _classify(self, pixels: list[Pixels]) -> list[Prediction]:
-        return self._client.classify(self._model_name, pixels, model_version=self._model_version, top_k=self._top_k)
+        predictions = iter(
+            self._client.classify(self._model_name, readable, model_version=self._model_version, top_k=self._top_k)
+            if readable
+            else ()
+        )
+        return [
+            Answer(found, None, read) if isinstance(read, str) else Answer(found, next(predictions), None) for found, read in batch
+        ]
+
+    def _read_field(self, found: Found, spec: ImageSpec) -> FieldPixels:
+        from convoy.contract.field import to_field
+
+        return to_field(found.image, spec, self._box)
+
+    def _look_up(self) -> ModelInterface:
+        return self._client.interface(self._model_name, self._model_version)
 
 
-def _check(images: tuple[str, ...], watch: Path | None) -> None:
+def _class_displays(asker: _Asker, model_name: str, *, as_json: bool) -> None:
+    from convoy.cli.answers import JsonLines, Table
+
+    asker.displays.append((JsonLines(model_name) if as_json else Table()).show)
+
+
+def _amount_displays(asker: _Asker, model_name: str, top_k: int, draw: Path | None, *, as_json: bool) -> None:
+    from convoy.cli.amounts import AmountLines, AmountTable, Pictures
+
+    asker.displays.append((AmountLines(model_name, top_k) if as_json else AmountTable(top_k)).show)
+    if draw is not None:
+        asker.displays.append(Pictures(draw).show)
+
+
+def _box(text: str | None) -> tuple[int, int, int, int] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    try:
+        left, top, width, height = map(int, parts)
+    except ValueError as error:
+        raise click.BadParameter(f"expected four whole numbers, LEFT,TOP,WIDTH,HEIGHT, found {text!r}.") from error
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise click.BadParameter(f"expected LEFT and TOP from 0, WIDTH and HEIGHT from 1, found {text!r}.")
+    return left, top, width, height
+
+
+def _check_classifies(model_name: str, box: object, draw: object) -> None:
+    """Refuse what only models that read amounts have."""
+    from convoy.contract.errors import UsageError
+
+    for option, value in (("--box", box), ("--draw", draw)):
+        if value is not None:
+            raise UsageError(f"{option} is for models that read amounts, and {model_name!r} classifies: leave it out.")
+
+
+def _check_draw(images: tuple[str, ...], watch: Path | None, draw: Path) -> None:
+    """Refuse a place for pictures that is too small, or where a picture would take an image's place or be taken for one."""
+    if draw.suffix.lower() == ".png" and not draw.is_dir():
+        if len(images) != 1 or watch is not None or Path(images[0]).is_dir():
+            raise click.UsageError(f"--draw {draw} is for one image; name a folder for several.")
+        if draw.exists() and Path(images[0]).exists() and draw.samefile(images[0]):
+            raise click.UsageError(f"--draw {draw}: expected another file than the image itself.")
+    elif draw.exists() and not draw.is_dir():
+        raise click.UsageError(f"--draw {draw}: expected a .png file or a folder, found a file of another kind.")
+    elif watch is not None and draw.resolve().is_relative_to(watch.resolve()):
+        raise click.UsageError(f"--draw {draw}: lies in {watch}, which is watched: its pictures would be read in their turn.")
+
+
+def _check(images: tuple[str, ...], watch: Path | None, draw: Path | None) -> None:
     """Refuse a command line that names no image, or stdin in a way that gives none."""
     from convoy.cli.images import STDIN
 
@@ -141,15 +256,19 @@ def _check(images: tuple[str, ...], watch: Path | None) -> None:
         raise click.UsageError("stdin is one image: `-` may be given once.")
     if STDIN in images and sys.stdin.isatty():
         raise click.UsageError("`-` expects an image's bytes on stdin, found a terminal: `convoy predict MODEL - < digit.png`.")
+    if draw is not None:
+        _check_draw(images, watch, draw)
 
 
-def _batches(images: Iterable[Found], spec: ImageSpec) -> Iterator[list[tuple[Found, Pixels | str]]]:
-    """The images with their pixels, or with why they cannot be read; a batch ends when it is large or has taken long."""
+def _batches(
+    images: Iterable[Found], spec: ImageSpec, read: Callable[[Found, ImageSpec], Any]
+) -> Iterator[list[tuple[Found, Any]]]:
+    """The images with what was read of them, or with why they cannot be read; a batch ends when it is large or has taken long."""
     most = max(1, min(_MOST_IMAGES, _MOST_BYTES // (spec.height_px * spec.width_px * spec.channels)))
-    batch: list[tuple[Found, Pixels | str]] = []
+    batch: list[tuple[Found, Any]] = []
     started = time.monotonic()
     for found in images:
-        batch.append((found, _read(found, spec)))
+        batch.append((found, _read(found, spec, read)))
         if len(batch) >= most or time.monotonic() - started > _MOST_S:
             yield batch
             batch = []
@@ -158,19 +277,24 @@ def _batches(images: Iterable[Found], spec: ImageSpec) -> Iterator[list[tuple[Fo
         yield batch
 
 
-def _read(found: Found, spec: ImageSpec) -> Pixels | str:
+def _read(found: Found, spec: ImageSpec, read: Callable[[Found, ImageSpec], Any]) -> Any:
     from convoy.contract.errors import ImageError
-    from convoy.contract.image import to_pixels
 
     if found.error is not None:
         return found.error
     try:
-        return to_pixels(found.image, spec)
+        return read(found, spec)
     except ImageError as error:
         return f"stdin: {error}" if isinstance(found.image, bytes) else str(error)
 
 
-def _follow(watched: Watch, asker: _Asker, display: Display) -> None:
+def _read_pixels(found: Found, spec: ImageSpec) -> Pixels:
+    from convoy.contract.image import to_pixels
+
+    return to_pixels(found.image, spec)
+
+
+def _follow(watched: Watch, asker: _Asker) -> None:
     """Have what appears in the folder answered, until Ctrl-C."""
     from convoy.contract.errors import DeadlineExceededError, OverloadedError, UnavailableError
 
@@ -186,7 +310,7 @@ def _follow(watched: Watch, asker: _Asker, display: Display) -> None:
                     if is_away:
                         remark("convoy: the server answers again.")
                         is_away = False
-                    display.show(answers)
+                    asker.show(answers)
                     for answer in answers:
                         watched.done(answer.found)
             except (UnavailableError, OverloadedError, DeadlineExceededError) as error:

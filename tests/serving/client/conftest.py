@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -350,3 +351,36 @@ def closed_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, fake: FakeTransport) -> list[tuple[str, dict[str, str]]]:
+    """The servers that were connected to, with the headers; each is the fake one."""
+    servers: list[tuple[str, dict[str, str]]] = []
+
+    def open_transport(endpoint: Any, options: Any) -> FakeTransport:
+        servers.append((str(endpoint), options.headers))
+        return fake
+
+    monkeypatch.setattr("convoy.serving.client._client.open_transport", open_transport)
+    return servers
+
+
+@pytest.fixture
+def program(
+    monkeypatch: pytest.MonkeyPatch, opened: list[tuple[str, dict[str, str]]], capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run ``convoy ...`` on the fake server; gives exit code, stdout and stderr."""
+    from convoy.cli import main
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["convoy", *map(str, arguments)])
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -51,39 +51,6 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch, fake: FakeTransport) -> list[tuple[str, dict[str, str]]]:
-    """The servers that were connected to, with the headers; each is the fake one."""
-    servers: list[tuple[str, dict[str, str]]] = []
-
-    def open_transport(endpoint: Any, options: Any) -> FakeTransport:
-        servers.append((str(endpoint), options.headers))
-        return fake
-
-    monkeypatch.setattr("convoy.serving.client._client.open_transport", open_transport)
-    return servers
-
-
-@pytest.fixture
-def program(
-    monkeypatch: pytest.MonkeyPatch, opened: list[tuple[str, dict[str, str]]], capsys: pytest.CaptureFixture[str]
-) -> Program:
-    """Run ``convoy ...`` on the fake server; gives exit code, stdout and stderr."""
-    from convoy.cli import main
-
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["convoy", *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as done:
-            code = done.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     def give(content: bytes) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
@@ -388,16 +355,16 @@ def test_images_that_take_long_to_read_are_not_held_back(
     assert [call.inputs[0].shape[0] for call in infers(fake)] == [1, 1, 1]
 
 
-def test_a_large_folder_is_not_read_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_folder_is_not_read_ahead(tmp_path: Path) -> None:
     from convoy.contract.image import ImageSpec
 
     read: list[str] = []
-    monkeypatch.setattr(predict, "_read", lambda found, spec: read.append(found.name) or "no pixels")
     for i in range(200):
         (tmp_path / f"{i}.png").touch()
-    batches = predict._batches(Sources([str(tmp_path)]), ImageSpec(height_px=4, width_px=4, channels=1))
+    spec = ImageSpec(height_px=4, width_px=4, channels=1)
+    batches = predict._batches(Sources([str(tmp_path)]), spec, lambda found, _: read.append(found.name))
     assert len(next(batches)) == len(read) == predict._MOST_IMAGES
-    huge = predict._batches(Sources([str(tmp_path)]), ImageSpec(height_px=8192, width_px=8192, channels=3))
+    huge = predict._batches(Sources([str(tmp_path)]), ImageSpec(height_px=8192, width_px=8192, channels=3), lambda found, _: found)
     assert len(next(huge)) == 1
 
 
