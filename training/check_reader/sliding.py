@@ -52,9 +52,16 @@ class SlidingLeNet5(SlidingNetwork):
     height_px = 32
     _BEFORE, _BEHIND = 14, 17  # (W + 31 - 32) // 4 + 1 windows are ceil(W / 4)
 
-    def __init__(self, n_classes: int, *, width_factor: float = 1.0, batch_norm: bool = False, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        n_classes: int,
+        *,
+        channels: tuple[int, int, int, int] = (6, 16, 120, 84),
+        batch_norm: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
-        c1, c3, c5, f6 = (max(1, round(channels * width_factor)) for channels in (6, 16, 120, 84))
+        c1, c3, c5, f6 = channels
 
         def after(channels: int) -> nn.Module:
             return nn.BatchNorm2d(channels) if batch_norm else nn.Identity()

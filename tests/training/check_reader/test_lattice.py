@@ -161,8 +161,8 @@ def test_what_stands_behind_a_fields_end_changes_nothing() -> None:
     lattice = Lattice(load_grammar("chilean"), "0123456789$.,:-/=#* ")
     generator = torch.Generator().manual_seed(6)
     lengths = torch.tensor([9, 1, 4, 0])
-    short = torch.randn(4, 9, 19, generator=generator)
-    wide = torch.full((4, 30, 19), math.nan)
+    short = torch.randn(4, 9, 21, generator=generator)
+    wide = torch.full((4, 30, 21), math.nan)
     for field, length in enumerate(lengths):
         wide[field, :length] = short[field, :length]
     wide.requires_grad_()
@@ -207,7 +207,7 @@ def test_all_posteriors_together_are_one() -> None:
 @pytest.mark.parametrize("size", [1e4, 1e20])
 def test_extreme_scores_give_no_nan(size: float) -> None:
     lattice = Lattice(load_grammar("chilean"), "0123456789$.,:-/=#* ")
-    scores = size * torch.randn(6, 120, 19, generator=torch.Generator().manual_seed(9))
+    scores = size * torch.randn(6, 120, 21, generator=torch.Generator().manual_seed(9))
     scores[1, :, 5:9] = -math.inf
     scores[2] = -math.inf
     scores[3] = 0
@@ -226,7 +226,7 @@ def test_extreme_scores_give_no_nan(size: float) -> None:
 
 def test_single_precision_gives_posteriors_to_four_decimals() -> None:
     lattice = Lattice(load_grammar("chilean"), "0123456789$.,:-/=#* ")
-    scores = 4 * torch.randn(16, 100, 19, dtype=torch.float64, generator=torch.Generator().manual_seed(10))
+    scores = 4 * torch.randn(16, 100, 21, dtype=torch.float64, generator=torch.Generator().manual_seed(10))
     lengths = torch.full((16,), 100)
     exact, single = lattice.n_best(scores, lengths, 3), lattice.n_best(scores.float(), lengths, 3)
     assert lattice.texts(exact) == lattice.texts(single)

@@ -1,0 +1,80 @@
+"""From a recipe to a reader with fresh weights, and to the synthetic fields that it learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from convoy.training.check_reader.examples import Example, field_spec, from_synthetic
+from convoy.training.check_reader.field_image import SyntheticFields
+from convoy.training.check_reader.grammar import Grammar, load_grammar
+from convoy.training.check_reader.handwriting import Handwriting
+from convoy.training.check_reader.reader import AmountReader
+from convoy.training.check_reader.recipe import ReaderRecipe
+from convoy.training.check_reader.sliding import ResidualSliding, SlidingLeNet5, SlidingNetwork
+
+
+def alphabet_of(grammar: Grammar) -> str:
+    """The characters of a grammar, digits first."""
+    digits = [character for character in grammar.alphabet if character.isdigit()]
+    return "".join([*digits, *(character for character in grammar.alphabet if not character.isdigit())])
+
+
+def build_network(recipe: ReaderRecipe, n_classes: int) -> SlidingNetwork:
+    """The recipe's network with random weights, drawn from torch's global generator."""
+    if recipe.network == "lenet5":
+        return SlidingLeNet5(n_classes, channels=recipe.channels, batch_norm=recipe.batch_norm, dropout=recipe.dropout)
+    return ResidualSliding(n_classes, height_px=recipe.height_px, channels=recipe.channels, dropout=recipe.dropout)
+
+
+def build_reader(recipe: ReaderRecipe, grammar: Grammar | None = None) -> AmountReader:
+    """The recipe's reader with random weights.
+
+    Args:
+        recipe: What.
+        grammar: In place of the recipe's.
+
+    Raises:
+        DataError: There is no such grammar, or it is damaged.
+        UsageError: It has amounts of any length.
+    """
+    grammar = grammar or load_grammar(recipe.grammar)
+    alphabet = alphabet_of(grammar)
+    return AmountReader(build_network(recipe, len(alphabet) + 1), grammar, alphabet, n_best=recipe.n_best)
+
+
+def load_handwriting(name: str, split: str = "train") -> Handwriting:
+    """The digits of a data set's split to write with.
+
+    Args:
+        name: ``digits`` or ``mnist``.
+        split: ``train``, ``validation`` or ``test``.
+    """
+    from convoy.training.data import load_dataset
+
+    part = getattr(load_dataset(name), split)
+    return Handwriting(part.images[:], part.labels)
+
+
+def draw_synthetic(
+    recipe: ReaderRecipe, n: int, seed: int, *, split: str = "train", on_field: Callable[[int], None] = lambda _: None
+) -> list[Example]:
+    """Synthetic fields at the recipe's height.
+
+    Args:
+        recipe: Style, handwriting and height.
+        n: How many.
+        seed: Other seeds give other fields.
+        split: Whose digits they are written with.
+        on_field: Told of each field.
+    """
+    fields = SyntheticFields(load_handwriting(recipe.handwriting, split), recipe.style, seed)
+    spec = field_spec(recipe.height_px)
+
+    def drawn(index: int) -> Example:
+        (example,) = from_synthetic([fields.draw(index)], spec)
+        on_field(1)
+        return example
+
+    return [drawn(index) for index in np.arange(n).tolist()]
