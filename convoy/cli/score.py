@@ -1,4 +1,4 @@
-"""``convoy score``: classify a whole set into a data set, each input exactly once."""
+"""``convoy score``: classify or read a whole set into a data set, each input exactly once."""
 
 from __future__ import annotations
 
@@ -36,7 +36,12 @@ _INTERRUPTED: Final = 130  # as of every command that Ctrl-C ends
 @click.argument("source")
 @click.argument("out")
 @click.option(
-    "--top-k", type=click.IntRange(min=1), default=5, show_default=True, metavar="N", help="List the N likeliest classes."
+    "--top-k",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="List the N likeliest classes or amounts.",
 )
 @click.option("--labels-from-folders", is_flag=True, help="Take SOURCE's sub-folders as true labels; tells the accuracy.")
 @click.option("--column", metavar="NAME", help="The column (or .npz array) of SOURCE with the images or their paths.")
@@ -129,7 +134,7 @@ def command(
     server: Connection,
     as_json: bool,
 ) -> None:
-    """Classify every image of SOURCE with MODEL, and write one row an input into the data set OUT.
+    """Classify or read every image of SOURCE with MODEL, and write one row an input into the data set OUT.
 
     SOURCE is a folder (with its sub-folders), a pattern ('scans/**/*.png'), a list of paths (.txt, .csv, or - for stdin), Parquet
     with images or paths, tar shards (WebDataset), or uint8 images as .npy, .npz or IDX; here or behind a URL (s3://, gs://).
@@ -145,6 +150,7 @@ def command(
       convoy score lenet5 scans/ scans.scored
       convoy score lenet5 testset/ testset.scored --labels-from-folders
       convoy score lenet5 s3://bucket/shards-{000..099}.tar s3://bucket/scored
+      convoy score check-reader fields/ fields.scored --top-k 3
     """  # noqa: D301  # the backspace is click's mark for lines to leave as they are
     from convoy.contract.errors import ScoringError
     from convoy.serving.scoring import score

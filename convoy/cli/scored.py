@@ -45,7 +45,7 @@ def _accuracy(statistics: Any) -> list[str]:
     if statistics["calibration_error"] is not None:
         line += f", expected calibration error {statistics['calibration_error']:.2%}"
     lines = [line]
-    if statistics["n_foreign_labels"]:
+    if statistics.get("n_foreign_labels"):
         lines.append(f"  {statistics['n_foreign_labels']:,} of them have a label that is none of the model's: they count as wrong")
     if statistics.get("most_confused"):
         most = statistics["most_confused"][0]
@@ -55,6 +55,8 @@ def _accuracy(statistics: Any) -> list[str]:
 
 def _classes(statistics: Any) -> list[str]:
     n = statistics["n_scored"]
+    if "labels" not in statistics:
+        return _accepted(statistics) if n else []
     counts = sorted(statistics["labels"].items(), key=lambda item: -item[1])
     shown = [(_shown(label), count) for label, count in counts[:_MOST_CLASSES] if count]
     if not shown:
@@ -71,6 +73,15 @@ def _classes(statistics: Any) -> list[str]:
     if unseen := sum(1 for _, count in left if not count):
         lines.append(f"  never the answer: {unseen:,} of {len(counts):,} classes")
     return lines
+
+
+def _accepted(statistics: Any) -> list[str]:
+    """Of models that read amounts: how many need no person."""
+    line = f"accepted: {statistics['n_accepted']:,} of {statistics['n_scored']:,} amounts ({statistics['coverage']:.2%})"
+    if statistics["n_accepted_labelled"]:
+        wrong, n = statistics["n_accepted_wrong"], statistics["n_accepted_labelled"]
+        line += f"; {wrong:,} of the {n:,} that are labelled are wrong ({statistics['accepted_error']:.2%})"
+    return [f"{line}; the others are for a person to read"]
 
 
 def _confidences(counts: Sequence[int]) -> str:

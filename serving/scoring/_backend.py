@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,7 +25,7 @@ from convoy.contract.errors import (
     UnavailableError,
     UsageError,
 )
-from convoy.contract.manifest import DIGEST_PARAMETER, INPUT_NAME, PROBABILITIES_NAME, ModelInterface
+from convoy.contract.manifest import DIGEST_PARAMETER, INPUT_NAME, ModelInterface
 from convoy.serving.client import Client
 from convoy.serving.client._inference import MOST_BYTES
 from convoy.serving.client._window import Window
@@ -55,8 +55,8 @@ class Backend(Protocol):
     interface: ModelInterface
     batch_rows: int
 
-    def infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:
-        """Probabilities (n, classes) of images (n, height, width, channels), and how long they took, in milliseconds.
+    def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> tuple[dict[str, npt.NDArray[Any]], float]:
+        """The named outputs for a batch of inputs, and how long they took, in milliseconds.
 
         Raises:
             ClientError: There are none.
@@ -184,8 +184,7 @@ class Served:
         own: bool,
     ) -> Served:
         interface = client.interface(model_name, model_version, timeout_s=timeout_s)
-        blank = np.zeros((1, *interface.image.dims), np.uint8)
-        version = client.classify(model_name, blank, model_version=model_version, timeout_s=timeout_s)[0].model_version
+        version = _who_answers(client, model_name, model_version, interface, timeout_s)
         if not version:
             raise ScoringError(
                 f"{client.url}: model {model_name!r}: the server does not say which version answers: none can be pinned."
@@ -197,7 +196,7 @@ class Served:
         gate = Gate(in_flight)
         return cls(client.url, model_name, version, digest, interface, rows, client, timeout_s, patience_s, gate, own)
 
-    def infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:
+    def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> tuple[dict[str, npt.NDArray[Any]], float]:
         """See ``Backend``. The time is that of the try that succeeded."""
         self.gate.enter()
         seconds: float | None = None
@@ -210,8 +209,8 @@ class Served:
                 try:
                     answer = self.client.infer(
                         self.model_name,
-                        {INPUT_NAME: pixels},
-                        outputs=[PROBABILITIES_NAME],
+                        inputs,
+                        outputs=outputs,
                         model_version=self.version,
                         timeout_s=self.timeout_s,
                     )
@@ -229,9 +228,9 @@ class Served:
                     raise InvalidResponseError(
                         f"{self.where}: expected an answer of version {self.version}, found one of {answer.model_version!r}."
                     )
-                return answer[PROBABILITIES_NAME], seconds * 1000
+                return answer.outputs, seconds * 1000
         finally:
-            self.gate.leave(seconds, len(pixels), refused=refused)
+            self.gate.leave(seconds, len(inputs[INPUT_NAME]), refused=refused)
 
     def check(self) -> None:
         """See ``Backend``: a version's file does not change under its number, unless somebody overwrites it."""
@@ -335,14 +334,14 @@ class InProcess:
         rows = min(manifest.max_batch_size, max(1, MOST_BYTES // prod(manifest.image.dims)))
         return cls(f"{folder}", model_name, version, manifest.model_sha256, manifest.interface, rows, session)
 
-    def infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:
+    def infer(self, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]) -> tuple[dict[str, npt.NDArray[Any]], float]:
         """See ``Backend``."""
         began = time.monotonic()
         try:
-            (probabilities,) = self.session.run([PROBABILITIES_NAME], {INPUT_NAME: np.ascontiguousarray(pixels)})
+            answers = self.session.run(list(outputs), {name: np.ascontiguousarray(array) for name, array in inputs.items()})
         except Exception as error:  # whatever ONNX Runtime raises
             raise ClientError(f"{self.where}: ONNX Runtime failed: {error}") from error
-        return probabilities, (time.monotonic() - began) * 1000
+        return dict(zip(outputs, answers, strict=True)), (time.monotonic() - began) * 1000
 
     def check(self) -> None:
         """See ``Backend``: what is loaded does not change."""
@@ -354,6 +353,16 @@ class InProcess:
     def close(self) -> None:
         """See ``Backend``."""
         self.session = None
+
+
+def _who_answers(client: Client, model_name: str, model_version: str, interface: ModelInterface, timeout_s: float) -> str:
+    """The version that answers to a blank image."""
+    spec = interface.image
+    if interface.task == "amount-reading":
+        blank = np.zeros((spec.height_px, spec.widths_px[0]), np.uint8)
+        return client.read_amount(blank, model_name=model_name, model_version=model_version, timeout_s=timeout_s).model_version
+    blank = np.zeros((1, *spec.dims), np.uint8)
+    return client.classify(model_name, blank, model_version=model_version, timeout_s=timeout_s)[0].model_version
 
 
 def _digest_in(config: dict[str, Any]) -> str | None:

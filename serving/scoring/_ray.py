@@ -39,7 +39,8 @@ from convoy.serving.scoring._backend import Backend, Served
 from convoy.serving.scoring._listing import InputRows, Listing
 from convoy.serving.scoring._local import Refusals, score_chunks
 from convoy.serving.scoring._scorer import Rows, Scorer
-from convoy.serving.scoring._table import RowMaker, from_staged, to_staged
+from convoy.serving.scoring._table import from_staged, to_staged
+from convoy.serving.scoring._task import make_scorer
 from convoy.serving.scoring.source import open_source
 
 if TYPE_CHECKING:
@@ -315,9 +316,7 @@ def _open(description: _Description, stopped: Callable[[], bool]) -> Scorer:
     _agree(here, "the model's digest", description.model_sha256, backend.digest)
     found = sha256_bytes(backend.interface.to_bytes())
     _agree(here, "the digest of its labels and image rule", description.interface_sha256, found)
-    labels = backend.interface.labels
-    maker = RowMaker(labels, description.top_k, backend.model_name, backend.version, backend.digest, description.run)
-    return Scorer(backend, source, maker)
+    return make_scorer(backend, source, description.top_k, description.run)
 
 
 def _agree(here: str, what: str, expected: str | None, found: str | None) -> None:

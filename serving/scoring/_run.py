@@ -39,7 +39,8 @@ from convoy.serving.scoring._report import check_report_path, take_thumbnails, w
 from convoy.serving.scoring._scorer import Scorer
 from convoy.serving.scoring._statistics import Statistics
 from convoy.serving.scoring._store import Store, open_store
-from convoy.serving.scoring._table import Format, RowMaker
+from convoy.serving.scoring._table import Format
+from convoy.serving.scoring._task import check_options, labels_fault, make_scorer, make_statistics, table_version_of
 from convoy.serving.scoring._written import Written
 from convoy.serving.scoring.source import Source, open_source
 
@@ -194,6 +195,7 @@ class ScoreRun:
                 _as_asked(options, earlier).check_resumes(earlier, store.shown)
             backend = self._backend(earlier)
             stack.callback(backend.close)
+            check_options(options, backend.interface)
             reference = _reference(options, backend)  # before the source is listed, which may take long
             listing = Listing(source, options.chunk_rows, self._stop.is_set)
             stack.callback(listing.close)
@@ -202,10 +204,9 @@ class ScoreRun:
             if earlier is not None:
                 identity.check_resumes(earlier, store.shown)
                 identity = earlier
-            labels = backend.interface.labels
-            maker = RowMaker(labels, options.top_k, backend.model_name, backend.version, backend.digest, identity.digest)
-            dataset = DataSet(store, identity, maker.schema)
-            self.statistics = Statistics(labels)
+            scorer = make_scorer(backend, source, options.top_k, identity.digest)
+            dataset = DataSet(store, identity, scorer.maker.schema)
+            self.statistics = make_statistics(backend.interface)
             written: Written | None = None
             try:
                 written = Written(dataset, dataset.begin())
@@ -214,7 +215,6 @@ class ScoreRun:
                     dataset.reopen()
                 tally = Tally(options.on_progress, backend.version, identity.n, written.n_rows())
                 tally.tell()
-                scorer = Scorer(backend, source, maker)
                 with closing(self._tables_of(dataset, written, missing, scorer, listing, tally)) as tables:
                     for table in tables:
                         self.statistics.add(table)
@@ -481,6 +481,7 @@ def _reference(options: Options, backend: Backend) -> Reference | None:
 
 def _identity(options: Options, source: Source, listing: Listing, backend: Backend) -> RunIdentity:
     return RunIdentity(
+        table_version=table_version_of(backend.interface),
         source=options.source,
         source_kind=source.kind,
         n=listing.n,
@@ -523,20 +524,18 @@ def _check_labels(options: Options, listing: Listing, backend: Backend) -> None:
     """See early that true labels are the model's: of labels that are none of its, no accuracy can be told."""
     if not options.labels_from_folders and options.label_column is None:
         return
-    known = set(backend.interface.labels)
     found: set[str] = set()
+    fault = labels_fault(found, backend.interface)
     for chunk in range(listing.n_chunks):
         labels = {entry.true_label for entry in listing.chunk(chunk) if entry.true_label is not None}
-        if labels & known:
+        if not (fault := labels_fault(labels, backend.interface)):
             return
         found |= labels
         if len(found) > 1000:
             break
     where = "sub-folders is named as" if options.labels_from_folders else f"labels ({options.label_column}) is"
-    raise UsageError(
-        f"{options.source}: none of its {where} a class of {backend.model_name!r}: expected labels such as {sorted(known)[:5]}, "
-        f"found {sorted(found)[:5] or 'none'}."
-    )
+    what = "an amount" if backend.interface.task == "amount-reading" else f"a class of {backend.model_name!r}"
+    raise UsageError(f"{options.source}: none of its {where} {what}: expected {fault}, found {sorted(found)[:5] or 'none'}.")
 
 
 def _why(error: Exception, backend: Backend) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,12 @@ from convoy.contract.errors import (
     UnavailableError,
 )
 from convoy.contract.image import ImageLike, to_pixels
+from convoy.contract.manifest import INPUT_NAME, PROBABILITIES_NAME
 from convoy.serving.scoring._backend import Backend
-from convoy.serving.scoring._table import Answered, RowMaker
+from convoy.serving.scoring._table import Answered, RowMaker, join
 from convoy.serving.scoring.source import Entry, Source, printable
+
+T = TypeVar("T")
 
 ENDS_THE_RUN: Final = (UnavailableError, OverloadedError, AuthenticationError, ModelNotFoundError)
 """No batch after these can fare better. Any other failure of a request becomes the error of its rows."""
@@ -69,63 +72,76 @@ class Scorer:
             ClientError: The run cannot go on.
             SourceChangedError: The source is another one by now.
         """
-        pixels, places, errors = self._read(start, entries)
-        probabilities: list[npt.NDArray[Any]] = []
-        latency_ms = 0.0
+        n = len(entries)
+        images, places, errors = self._read(start, entries)
+        answers: list[Any] = []
+        latencies_ms = np.zeros(n, np.float32)
         answered = list(places)
         refused: ClientError | None = None
-        if len(pixels):
+        if len(images):
             try:
-                answer, latency_ms = self._infer(pixels)
-                probabilities.append(answer)
+                answer, took_ms = self._infer(images)
+                answers.append(answer)
+                latencies_ms[answered] = took_ms
             except ENDS_THE_RUN:
                 raise
             except ClientError as error:
                 answered = []
-                for some, answer, took_ms in self._one_by_one(pixels, places, error, errors):
+                for some, answer, took_ms in self._one_by_one(images, places, error, errors):
                     answered += some
-                    probabilities.append(answer)
-                    latency_ms = max(latency_ms, took_ms)
+                    answers.append(answer)
+                    latencies_ms[list(some)] = took_ms
                 refused = None if answered else error
-        joined = np.concatenate(probabilities) if probabilities else None
-        n = len(entries)
-        return Rows(n, n - len(answered), latency_ms, refused, Answered(n, answered, joined, latency_ms, errors))
+        latency_ms = float(latencies_ms.max(initial=0.0))
+        return Rows(n, n - len(answered), latency_ms, refused, Answered(n, answered, join(answers), latencies_ms, errors))
 
-    def _read(self, start: int, entries: Sequence[Entry]) -> tuple[npt.NDArray[np.uint8], Sequence[int], dict[int, str]]:
+    def _read(self, start: int, entries: Sequence[Entry]) -> tuple[Any, Sequence[int], dict[int, str]]:
         """The pixels of those that can be read, their places in the batch, and the errors of the others."""
         spec = self.backend.interface.image
         n = len(entries)
-        images: Iterable[ImageLike | ImageError]
         block = self.source.block(start, start + n)
-        if block is None:
-            images = self.source.load(entries)
-        else:
+        if block is not None:
             shaped = block[..., None] if block.ndim == 3 else block
             if shaped.shape[1:] == spec.dims:
                 return shaped, range(n), {}
-            images = iter(shaped)
         pixels = np.empty((n, *spec.dims), np.uint8)
         places: list[int] = []
         errors: dict[int, str] = {}
+        for place, read in self._each(block, entries, errors, lambda image: to_pixels(image, spec)):
+            pixels[len(places)] = read
+            places.append(place)
+        return pixels[: len(places)], places, errors
+
+    def _each(
+        self,
+        block: npt.NDArray[np.uint8] | None,
+        entries: Sequence[Entry],
+        errors: dict[int, str],
+        read: Callable[[ImageLike], T],
+    ) -> Iterator[tuple[int, T]]:
+        """What is read of each input, with its place in the batch; why one cannot be read goes into ``errors``."""
+        images: Iterable[ImageLike | ImageError]
+        images = self.source.load(entries) if block is None else iter(block[..., None] if block.ndim == 3 else block)
         for place, image in enumerate(images):
             if isinstance(image, ImageError):
                 errors[place] = printable(str(image))
                 continue
             try:
-                pixels[len(places)] = to_pixels(image, spec)
-                places.append(place)
+                made = read(image)
             except ImageError as error:
                 errors[place] = printable(f"{entries[place].key}: {_ITS_NAME.sub('', str(error))}")
-        return pixels[: len(places)], places, errors
+            else:
+                yield place, made
 
-    def _infer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], float]:
-        answer, latency_ms = self.backend.infer(pixels)
-        self.maker.check(answer, len(pixels))
-        return answer, latency_ms
+    def _infer(self, images: Any) -> tuple[Any, float | list[float]]:
+        """The answers to images, and how long they took: all of them, or each."""
+        outputs, latency_ms = self.backend.infer({INPUT_NAME: images}, (PROBABILITIES_NAME,))
+        self.maker.check(outputs[PROBABILITIES_NAME], len(images))
+        return outputs[PROBABILITIES_NAME], latency_ms
 
     def _one_by_one(
-        self, pixels: npt.NDArray[np.uint8], places: Sequence[int], error: ClientError, errors: dict[int, str]
-    ) -> Iterable[tuple[Sequence[int], npt.NDArray[Any], float]]:
+        self, images: Any, places: Sequence[int], error: ClientError, errors: dict[int, str]
+    ) -> Iterable[tuple[Sequence[int], Any, float | list[float]]]:
         """The answers to the halves of a batch that was refused, and to theirs: one image's fault is not that of the others.
 
         A server that is too slow is not asked more often for it.
@@ -134,7 +150,7 @@ class Scorer:
             errors.update(dict.fromkeys(places, printable(str(error))))
             return
         half = len(places) // 2
-        for part, some in ((pixels[:half], places[:half]), (pixels[half:], places[half:])):
+        for part, some in ((images[:half], places[:half]), (images[half:], places[half:])):
             try:
                 answer, latency_ms = self._infer(part)
             except ENDS_THE_RUN:

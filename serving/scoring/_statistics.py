@@ -212,20 +212,18 @@ class Statistics:
     def add(self, table: Any) -> None:
         """Take in rows (a ``pyarrow.Table`` or ``RecordBatch`` of the data set's schema)."""
         self.n += table.num_rows
-        index = table.column("index").to_numpy(zero_copy_only=False)
-        answered = ~np.isnan(index.astype(np.float64)) if index.dtype.kind == "f" else np.ones(len(index), bool)
+        answered = ~table.column("label").is_null().to_numpy(zero_copy_only=False)
         for reason, source in _failures(table) if not answered.all() else ():
             self._note(reason, source)
         if not answered.any():
             return
         rows = np.flatnonzero(answered)
-        index = index[answered].astype(np.int64)
         probability = table.column("probability").to_numpy(zero_copy_only=False)[answered]
         self._sample.add(table.column("row").to_numpy(zero_copy_only=False)[answered], probability)
         probability = probability.astype(np.float64)
         latency = table.column("latency_ms").to_numpy(zero_copy_only=False)[answered].astype(np.float64)
-        self.n_scored += len(index)
-        self.counts += np.bincount(index, minlength=len(self.labels))
+        self.n_scored += len(rows)
+        self._count(table, answered)
         bins = np.minimum((probability * N_BINS).astype(np.int64), N_BINS - 1)
         self.confidences += np.bincount(bins, minlength=N_BINS)
         steps = np.log(np.maximum(latency, _FASTEST_MS) / _FASTEST_MS) / np.log(_STEP)
@@ -240,19 +238,23 @@ class Statistics:
         self.least_confident = _merge(self.least_confident, _by_confidence, probability, example)
         self.slowest = _merge(self.slowest, _by_slowness, -latency, example)
         if table.column("true_label").null_count < table.num_rows:
-            wrong = self._add_labelled(table, rows, index, probability, bins)
+            wrong = self._add_labelled(table, answered, probability, bins)
             self.surest_wrong = _merge(self.surest_wrong, _by_sureness, np.where(wrong, -probability, np.inf), example)
+
+    def _count(self, table: Any, answered: npt.NDArray[np.bool_]) -> None:
+        """Count answers."""
+        self.counts += np.bincount(_indices(table, answered), minlength=len(self.labels))
 
     def _add_labelled(
         self,
         table: Any,
-        rows: npt.NDArray[np.int64],
-        index: npt.NDArray[np.int64],
+        answered: npt.NDArray[np.bool_],
         probability: npt.NDArray[np.float64],
         bins: npt.NDArray[np.int64],
     ) -> npt.NDArray[np.bool_]:
         """Count the labelled among answered rows; says which of them were answered wrongly."""
-        truths = table.column("true_label").take(rows.tolist()).to_pylist()
+        index = _indices(table, answered)
+        truths = table.column("true_label").take(np.flatnonzero(answered).tolist()).to_pylist()
         true = np.array([-2 if truth is None else self._places.get(truth, -1) for truth in truths], np.int64)
         self.n_foreign += int((true == -1).sum())
         known = true >= 0
@@ -346,6 +348,11 @@ class _Reason:
     text: str
     first: str
     n: int = 0
+
+
+def _indices(table: Any, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    indices: npt.NDArray[np.int64] = table.column("index").to_numpy(zero_copy_only=False)[answered].astype(np.int64)
+    return indices
 
 
 def _failures(table: Any) -> list[tuple[str, str]]:

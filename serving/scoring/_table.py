@@ -29,11 +29,12 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from convoy.serving.client import Amount
 from convoy.serving.client._classification import check_probabilities, likeliest_classes
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._listing import InputRows
@@ -51,15 +52,16 @@ class Answered:
     Attributes:
         n: Its inputs.
         places: Those that were answered.
-        probabilities: Their rows: float, shape (len(places), classes).
-        latency_ms: How long the request took.
+        answers: Of these, in their order: probabilities, float (len(places), classes); or a list of amounts. None where there are
+            none.
+        latency_ms: How long the request took; of several requests an array of the time of each input, float (n,).
         errors: The others, each with its reason.
     """
 
     n: int
     places: Sequence[int]
-    probabilities: npt.NDArray[Any] | None
-    latency_ms: float
+    answers: npt.NDArray[Any] | list[Amount] | None
+    latency_ms: float | npt.NDArray[np.float32]
     errors: Mapping[int, str]
 
 
@@ -73,7 +75,14 @@ class RowMaker:
         model_version: The version that answers.
         model_sha256: The digest of its ONNX file; None where nobody knows.
         run: The identity of the run, for the metadata.
+
+    Attributes:
+        top_k: How many candidates a row lists.
+        schema: The ``pyarrow.Schema`` of the rows.
+        schema_version: Its version.
     """
+
+    schema_version: ClassVar[str] = SCHEMA_VERSION
 
     def __init__(
         self, labels: tuple[str, ...], top_k: int, model_name: str, model_version: str, model_sha256: str | None, run: str
@@ -82,13 +91,19 @@ class RowMaker:
         self._labels = arrow.array(labels, arrow.string())
         self._n_classes = len(labels)
         self._k = min(top_k, len(labels))
+        self.top_k = top_k
         self._model = (model_name, model_version, model_sha256)
-        metadata = {"convoy.schema_version": SCHEMA_VERSION, "convoy.run": run}
-        self.schema = make_schema({**metadata, "convoy.model_name": model_name, "convoy.model_version": model_version})
+        metadata = {"convoy.schema_version": self.schema_version, "convoy.run": run}
+        self.schema = self.make_schema({**metadata, "convoy.model_name": model_name, "convoy.model_version": model_version})
 
     def check(self, probabilities: npt.NDArray[Any], n: int) -> None:
         """See ``check_probabilities``."""
         check_probabilities(probabilities, n, self._n_classes)
+
+    @staticmethod
+    def make_schema(metadata: Mapping[str, str]) -> Any:
+        """The ``pyarrow.Schema`` of the table."""
+        return make_schema(metadata)
 
     def table(self, start: int, inputs: InputRows, batches: Sequence[Answered]) -> Any:
         """The ``pyarrow.Table`` of a chunk. Of a chunk, and not of each batch: Arrow takes as long for few rows as for many.
@@ -115,12 +130,12 @@ class RowMaker:
         return arrow.Table.from_arrays(columns, schema=self.schema)
 
     def _answers(self, n: int, answered: Answered) -> list[Any]:
-        """Label, index, probability, top_k."""
+        """What the model says, of each of ``n`` inputs: label, index, probability, top_k."""
         arrow = import_arrow()
         k, m = self._k, len(answered.places)
-        if m == 0 or answered.probabilities is None:
+        if m == 0 or answered.answers is None:
             return [arrow.nulls(n, self.schema.field(name).type) for name in ("label", "index", "probability", "top_k")]
-        probabilities = np.asarray(answered.probabilities, np.float32)
+        probabilities = np.asarray(answered.answers, np.float32)
         places, likeliest = likeliest_classes(probabilities, k)
         order = places.astype(np.int32)
         at = np.full(n, -1, np.int64)
@@ -140,18 +155,24 @@ class RowMaker:
 def _joined(batches: Sequence[Answered]) -> tuple[Answered, npt.NDArray[np.float32]]:
     """Batches as one, and the latency of each of their inputs."""
     places: list[npt.NDArray[np.int64]] = []
-    probabilities: list[npt.NDArray[Any]] = []
+    answers: list[Any] = []
     errors: dict[int, str] = {}
     start = 0
     for batch in batches:
         places.append(np.asarray(batch.places, np.int64) + start)
-        if batch.probabilities is not None:
-            probabilities.append(batch.probabilities)
+        if batch.answers is not None:
+            answers.append(batch.answers)
         errors.update((place + start, error) for place, error in batch.errors.items())
         start += batch.n
-    latencies = np.repeat(np.array([batch.latency_ms for batch in batches], np.float32), [batch.n for batch in batches])
-    joined = np.concatenate(probabilities) if probabilities else None
-    return Answered(start, np.concatenate(places).tolist(), joined, 0.0, errors), latencies
+    latencies = np.concatenate([np.broadcast_to(np.asarray(batch.latency_ms, np.float32), batch.n) for batch in batches])
+    return Answered(start, np.concatenate(places).tolist(), join(answers), 0.0, errors), latencies
+
+
+def join(answers: Sequence[Any]) -> Any:
+    """The answers to several requests as one; None where there are none."""
+    if not answers or isinstance(answers[0], np.ndarray):
+        return np.concatenate(answers) if answers else None
+    return [answer for some in answers for answer in some]
 
 
 def make_schema(metadata: Mapping[str, str]) -> Any:

@@ -1,0 +1,69 @@
+"""What depends on what a model does: who scores with it, what its rows are, and which options make sense."""
+
+from __future__ import annotations
+
+from convoy.contract.errors import UsageError
+from convoy.contract.manifest import ModelInterface
+from convoy.serving.scoring._amounts import AMOUNTS_SCHEMA_VERSION, AmountRowMaker, AmountScorer, AmountStatistics
+from convoy.serving.scoring._backend import Backend
+from convoy.serving.scoring._options import Options
+from convoy.serving.scoring._scorer import Scorer
+from convoy.serving.scoring._statistics import Statistics
+from convoy.serving.scoring._table import SCHEMA_VERSION, RowMaker
+from convoy.serving.scoring.source import Source
+
+
+def make_scorer(backend: Backend, source: Source, top_k: int, run: str) -> Scorer:
+    """Who scores with a model, and makes its rows.
+
+    Args:
+        backend: The model.
+        source: What is scored.
+        top_k: How many candidates a row lists.
+        run: The identity of the run.
+    """
+    scorer, maker = (AmountScorer, AmountRowMaker) if _reads(backend.interface) else (Scorer, RowMaker)
+    labels = backend.interface.labels
+    return scorer(backend, source, maker(labels, top_k, backend.model_name, backend.version, backend.digest, run))
+
+
+def make_statistics(interface: ModelInterface) -> Statistics:
+    """What a model's data set says as a whole, of no rows yet."""
+    return AmountStatistics() if _reads(interface) else Statistics(interface.labels)
+
+
+def table_version_of(interface: ModelInterface) -> str:
+    """The version of the schema of a model's rows."""
+    return AMOUNTS_SCHEMA_VERSION if _reads(interface) else SCHEMA_VERSION
+
+
+def check_options(options: Options, interface: ModelInterface) -> None:
+    """Make sure that what is asked for makes sense with what the model does.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not _reads(interface):
+        return
+    for name, value, what in (
+        ("reference (--reference)", options.reference, "how often each class is the answer, from an earlier run"),
+        ("report (--report)", options.report, "classes and their confusions"),
+    ):
+        if value is not None:
+            raise UsageError(f"{name}: it tells of {what}, and {options.model_name!r} reads amounts, not classes: leave it out.")
+
+
+def labels_fault(found: set[str], interface: ModelInterface) -> str:
+    """Why no accuracy can be told of true labels, as what was expected instead; empty where it can.
+
+    Args:
+        found: Some of them.
+        interface: The model's.
+    """
+    if _reads(interface):
+        return "" if any(any(map(str.isdecimal, label)) for label in found) else "amounts, such as '1.234.-' or '1234'"
+    return "" if found & set(interface.labels) else f"labels such as {sorted(interface.labels)[:5]}"
+
+
+def _reads(interface: ModelInterface) -> bool:
+    return interface.task == "amount-reading"

@@ -1,0 +1,274 @@
+"""Scoring with a model that reads amounts: the rows, what they say as a whole, what does not apply; on a fake server and in process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convoy.contract.errors import ClientError, InvalidRequestError, ScoringError, UsageError
+from convoy.serving.client import Client
+from convoy.serving.client._call import Infer
+from convoy.serving.client.testing import FakeModel, FakeTransport
+from convoy.serving.scoring import AMOUNTS_SCHEMA_VERSION, score
+from convoy.serving.scoring._amounts import is_right
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+SMALL: dict[str, Any] = {"chunk_rows": 8, "rows_per_file": 32}
+COLUMNS = [
+    *("row", "source", "label", "amount", "probability", "accepted", "top_k"),
+    *("model_name", "model_version", "model_sha256", "latency_ms", "error", "true_label"),
+]
+
+
+def by_first_pixel(field: np.ndarray) -> list[tuple[str, float]]:
+    """The first pixel and the width; surer, the lighter; nothing of black fields."""
+    value = int(field[0, 0])
+    return [(f"{value},{field.shape[1]:03}.50", value / 256), (f"{value}", 1 / 512)] if value else []
+
+
+def make_fake(**options: Any) -> FakeTransport:
+    options = {"height_px": 8, "widths_px": (16, 32, 64), "max_batch_size": 4, "threshold": 0.5, "version": "3", **options}
+    return FakeTransport({"check-reader": FakeModel.of_amounts(by_first_pixel, **options)})
+
+
+@pytest.fixture
+def fake() -> FakeTransport:
+    """A fake server with the reader ``check-reader``, version 3."""
+    return make_fake()
+
+
+@pytest.fixture
+def client(fake: FakeTransport) -> Iterator[Client]:
+    with Client(transport=fake) as client:
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Thirty fields of several widths, in sub-folders that name what most of them say; two that cannot be read."""
+    root = tmp_path / "fields"
+    for i in range(30):
+        value, width = (8 * i + 7) % 256, 1 + 2 * i
+        truth = f"{value}{width:03}50" if i % 3 else "1"
+        place = root / truth / f"{i:02}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (width, 8), value).save(place)
+    Image.new("L", (10, 8), 0).save(root / "1" / "black.png")
+    (root / "1" / "empty.png").touch()
+    Image.new("L", (900, 8)).save(root / "1" / "wide.png")
+    return root
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = parquet.read_table(out).to_pylist()
+    return rows
+
+
+def test_each_field_has_a_row_of_the_documented_columns(folder: Path, tmp_path: Path, client: Client) -> None:
+    out = tmp_path / "out"
+    summary = score("check-reader", folder, out, client=client, top_k=2, labels_from_folders=True, **SMALL).finish()
+    schema = parquet.read_schema(next(out.glob("*.parquet")))
+    assert schema.names == COLUMNS
+    assert schema.metadata[b"convoy.schema_version"] == AMOUNTS_SCHEMA_VERSION.encode()
+    rows = rows_of(out)
+    assert [row["row"] for row in rows] == list(range(33))
+    assert (summary.n, summary.n_scored, summary.n_failed) == (33, 31, 2)
+    for row in rows:
+        assert (row["model_name"], row["model_version"]) == ("check-reader", "3")
+        name = Path(row["source"]).stem
+        if name in ("empty", "wide"):
+            assert ("expected an image" if name == "empty" else "at most 8 times as wide as high") in row["error"]
+            assert {row[key] for key in ("label", "amount", "probability", "accepted", "top_k", "latency_ms")} == {None}
+            continue
+        assert row["error"] is None
+        assert row["latency_ms"] > 0
+        if name == "black":
+            assert (row["label"], row["amount"], row["probability"], row["accepted"], row["top_k"]) == ("", None, 0.0, False, [])
+            continue
+        value, width = (8 * int(name) + 7) % 256, 1 + 2 * int(name)
+        assert (row["label"], row["amount"]) == (f"{value},{width:03}.50", f"{value}{width:03}.50")
+        assert row["probability"] == value / 256
+        assert row["accepted"] == (value >= 128)
+        assert row["top_k"] == [
+            {"label": row["label"], "probability": value / 256},
+            {"label": str(value), "probability": 1 / 512},
+        ]
+
+
+def test_the_whole_is_told_without_classes(folder: Path, tmp_path: Path, client: Client) -> None:
+    summary = score("check-reader", folder, tmp_path / "out", client=client, labels_from_folders=True).finish()
+    statistics = summary.statistics
+    assert not {"labels", "classes", "most_confused", "confusion", "n_foreign_labels"} & statistics.keys()
+    assert (summary.n_labelled, summary.accuracy) == (31, pytest.approx(20 / 31))
+    values = [(8 * i + 7) % 256 for i in range(30)]
+    accepted = [i for i, value in enumerate(values) if value >= 128]
+    wrong = [i for i in accepted if i % 3 == 0]
+    assert statistics["n_accepted"] == statistics["n_accepted_labelled"] == len(accepted)
+    assert statistics["coverage"] == pytest.approx(len(accepted) / 31)
+    assert statistics["n_accepted_wrong"] == len(wrong)
+    assert statistics["accepted_error"] == pytest.approx(len(wrong) / len(accepted))
+    assert statistics["surest_wrong"][0]["label"] == f"{values[27]},055.50"
+    assert sum(statistics["confidence_histogram"]) == 31
+    json.dumps(statistics, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "truth", "right"),
+    [
+        ("1.234.-", "1234", True),
+        ("1.234.-", "1.234.-", True),
+        ("1.234.-", "1.234", False),
+        ("$1,234.50", "123450", True),
+        ("01234", "1234", False),
+        ("", "0", False),
+        ("", "", True),
+    ],
+)
+def test_a_true_amount_of_digits_is_held_against_digits(text: str, truth: str, right: bool) -> None:
+    assert is_right(text, truth) is right
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_other_forms_hold_the_same_rows(form: Any, folder: Path, tmp_path: Path, client: Client) -> None:
+    first = score("check-reader", folder, tmp_path / "parquet", client=client, **SMALL)
+    expected = [row for batch in first for row in batch.to_pylist()]
+    run = score("check-reader", folder, tmp_path / "out", client=client, format=form, **SMALL)
+    assert [{**row, "latency_ms": None} for batch in run for row in batch.to_pylist()] == [
+        {**row, "latency_ms": None} for row in expected
+    ]
+    again = score("check-reader", folder, tmp_path / "out", client=client, format=form, **SMALL)  # from the files
+    assert [{**row, "latency_ms": None} for batch in again for row in batch.to_pylist()] == [
+        {**row, "latency_ms": None} for row in expected
+    ]
+    assert again.summary.n_resumed == 33
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
+    with Client(transport=fake) as client:
+        expected = rows_of_run(score("check-reader", folder, tmp_path / "whole", client=client, **SMALL))
+        run = score("check-reader", folder, tmp_path / "out", client=client, **SMALL)
+        for _ in run:
+            run.stop()
+            break
+        run.close()
+        before = len(fake.inferences)
+        again = score("check-reader", folder, tmp_path / "out", client=client, **SMALL)
+        assert rows_of_run(again) == expected
+        assert again.summary.n_resumed >= 8
+        asked = sum(call.inputs[0].shape[0] for call in fake.inferences[before:])
+        assert asked == 1 + 31 - sum(row["error"] is None for row in expected[: again.summary.n_resumed])
+    with pytest.raises(UsageError, match="another run was begun here"), Client(transport=make_fake(version="4")) as client:
+        score("check-reader", folder, tmp_path / "out", client=client, model_version="4", **SMALL).finish()
+
+
+def rows_of_run(run: Any) -> list[dict[str, Any]]:
+    return [{**row, "latency_ms": None} for batch in run for row in batch.to_pylist()]
+
+
+def test_an_array_of_fields_is_read_row_by_row(tmp_path: Path, client: Client) -> None:
+    np.save(tmp_path / "x.npy", np.arange(1, 11, dtype=np.uint8)[:, None, None] * np.ones((8, 20), np.uint8))
+    score("check-reader", tmp_path / "x.npy", tmp_path / "out", client=client).finish()
+    assert [row["label"] for row in rows_of(tmp_path / "out")] == [f"{i},020.50" for i in range(1, 11)]
+
+
+def test_one_fields_fault_is_not_that_of_its_company(folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
+    model = fake.models["check-reader"]
+
+    def run(inputs: dict[str, Any]) -> Any:
+        if (inputs["image"][:, 0, 0, 0] == 15).any():
+            raise InvalidRequestError("this one is not to be read")
+        return model.run(inputs)
+
+    fake.models["check-reader"] = FakeModel(run, model.inputs, model.config, model.version)
+    with Client(transport=fake) as client:
+        summary = score("check-reader", folder, tmp_path / "out", client=client, **SMALL).finish()
+    assert summary.n_failed == 3
+    failed = {Path(row["source"]).stem for row in rows_of(tmp_path / "out") if row["error"]}
+    assert failed == {"empty", "wide", "01"}
+
+
+def test_an_answer_that_is_none_is_the_error_of_its_row(folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
+    model = fake.models["check-reader"]
+
+    def run(inputs: dict[str, Any]) -> Any:
+        answer = dict(model.run(inputs))
+        answer["confidence"][inputs["image"][:, 0, 0, 0] == 15] = np.nan
+        return answer
+
+    fake.models["check-reader"] = FakeModel(run, model.inputs, model.config, model.version)
+    with Client(transport=fake) as client:
+        score("check-reader", folder, tmp_path / "out", client=client, **SMALL).finish()
+    (row,) = [row for row in rows_of(tmp_path / "out") if row["source"].endswith("01.png")]
+    assert "expected a confidence from 0 to 1, found nan" in row["error"]
+
+
+def test_what_is_about_classes_is_refused(folder: Path, tmp_path: Path, client: Client) -> None:
+    for options in ({"reference": tmp_path / "earlier"}, {"report": tmp_path / "page.html"}):
+        with pytest.raises(UsageError, match=r"'check-reader' reads amounts, not classes: leave it out"):
+            score("check-reader", folder, tmp_path / "out", client=client, **options).finish()
+    (tmp_path / "cats" / "cat").mkdir(parents=True)
+    Image.new("L", (20, 8)).save(tmp_path / "cats" / "cat" / "a.png")
+    with pytest.raises(
+        UsageError, match=r"none of its sub-folders is named as an amount: expected amounts, such as .*found \['cat'\]"
+    ):
+        score("check-reader", tmp_path / "cats", tmp_path / "new", client=client, labels_from_folders=True).finish()
+
+
+def test_the_command_says_how_many_amounts_need_no_person(program: Any, folder: Path, tmp_path: Path) -> None:
+    code, out, err = program("score", "check-reader", folder, tmp_path / "out", "--labels-from-folders")
+    assert code == 1
+    assert "2 of 33 inputs could not be scored" in err
+    assert "31 of 33 inputs scored, 2 failed with check-reader version 3" in out
+    assert "accuracy: 64.52% of 31 labelled images" in out
+    assert (
+        "accepted: 15 of 31 amounts (48.39%); 5 of the 15 that are labelled are wrong (33.33%); the others are for a person" in out
+    )
+    assert "confidences: 0 % |" in out
+    code, out, _ = program("score", "check-reader", folder, tmp_path / "out", "--labels-from-folders", "--json")
+    assert json.loads(out)["statistics"]["n_accepted"] == 15
+
+
+def test_in_process_the_file_alone_answers_as_the_server_would(
+    tmp_path: Path, write_reader: Callable[..., Path], expected_reading: Callable[[Any], tuple[str, float]]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    write_reader(tmp_path / "repository", sealed=True)
+    rng = np.random.default_rng(0)
+    fields = {f"{i:02}.png": rng.integers(0, 256, (8, 1 + 3 * i), dtype=np.uint8) for i in range(21)}
+    (tmp_path / "fields").mkdir()
+    for name, pixels in fields.items():
+        Image.fromarray(pixels).save(tmp_path / "fields" / name)
+    options = {"in_process": tmp_path / "repository", **SMALL}
+    summary = score("check-reader", tmp_path / "fields", tmp_path / "out", **options).finish()
+    assert (summary.n_scored, summary.n_failed) == (21, 0)
+    for row in rows_of(tmp_path / "out"):
+        text, confidence = expected_reading(fields[row["source"]])
+        assert (row["label"], row["amount"]) == (text, str(int(text)))
+        assert row["probability"] == pytest.approx(confidence)
+        assert row["accepted"] == (confidence >= 0.5)
+        assert [other["probability"] for other in row["top_k"]] == [0.75, 0.25]
+
+
+def test_a_reader_that_refuses_everything_stops_the_run(folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
+    with Client(transport=fake) as client:
+        client.read_amount(np.full((8, 8), 1, np.uint8))
+        model = fake.models["check-reader"]
+        calls: list[int] = []
+
+        def run(inputs: dict[str, Any]) -> Any:
+            calls.append(1)
+            if len(calls) > 1:  # the first one asks who answers
+                raise InvalidRequestError("no")
+            return model.run(inputs)
+
+        fake.models["check-reader"] = FakeModel(run, model.inputs, model.config, model.version)
+        with pytest.raises((ScoringError, ClientError), match="refused"):
+            score("check-reader", folder, tmp_path / "out", client=client, in_flight=1, **SMALL).finish()
+    assert all(isinstance(call, Infer) for call in fake.inferences)
