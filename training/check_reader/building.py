@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
 from convoy.training.check_reader.examples import Example, field_spec, from_synthetic
 from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.grammar import Grammar, load_grammar
@@ -13,6 +11,7 @@ from convoy.training.check_reader.handwriting import Handwriting
 from convoy.training.check_reader.reader import AmountReader
 from convoy.training.check_reader.recipe import ReaderRecipe
 from convoy.training.check_reader.sliding import ResidualSliding, SlidingLeNet5, SlidingNetwork
+from convoy.training.data import DataLocation, load_dataset
 
 
 def alphabet_of(grammar: Grammar) -> str:
@@ -44,37 +43,37 @@ def build_reader(recipe: ReaderRecipe, grammar: Grammar | None = None) -> Amount
     return AmountReader(build_network(recipe, len(alphabet) + 1), grammar, alphabet, n_best=recipe.n_best)
 
 
-def load_handwriting(name: str, split: str = "train") -> Handwriting:
+def load_handwriting(name: str, split: str = "train", location: DataLocation | None = None) -> Handwriting:
     """The digits of a data set's split to write with.
 
     Args:
         name: ``digits`` or ``mnist``.
         split: ``train``, ``validation`` or ``test``.
-    """
-    from convoy.training.data import load_dataset
+        location: Where to look for MNIST, as ``load_dataset`` takes it.
 
-    part = getattr(load_dataset(name), split)
+    Raises:
+        DataError: It cannot be found, downloaded or read.
+    """
+    part = getattr(load_dataset(name, location=location), split)
     return Handwriting(part.images[:], part.labels)
 
 
 def draw_synthetic(
-    recipe: ReaderRecipe, n: int, seed: int, *, split: str = "train", on_field: Callable[[int], None] = lambda _: None
+    recipe: ReaderRecipe, handwriting: Handwriting, n: int, seed: int, *, on_field: Callable[[int], None] = lambda _: None
 ) -> list[Example]:
     """Synthetic fields at the recipe's height.
 
     Args:
-        recipe: Style, handwriting and height.
+        recipe: Style and height.
+        handwriting: Whose digits they are written with.
         n: How many.
         seed: Other seeds give other fields.
-        split: Whose digits they are written with.
         on_field: Told of each field.
     """
-    fields = SyntheticFields(load_handwriting(recipe.handwriting, split), recipe.style, seed)
+    fields = SyntheticFields(handwriting, recipe.style, seed)
     spec = field_spec(recipe.height_px)
-
-    def drawn(index: int) -> Example:
-        (example,) = from_synthetic([fields.draw(index)], spec)
+    examples = []
+    for index in range(n):
+        examples += from_synthetic([fields.draw(index)], spec)
         on_field(1)
-        return example
-
-    return [drawn(index) for index in np.arange(n).tolist()]
+    return examples

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from convoy.training.check_reader.examples import STEP_PX
 from convoy.training.check_reader.recipe import Distortion
 from convoy.training.check_reader.sliding import STRIDE
 from convoy.training.check_reader.standardising import columns_within
@@ -34,7 +35,7 @@ def distort(image: Tensor, width: Tensor, amounts: Distortion, generator: torch.
     levels = torch.where(columns_within(width, columns)[:, None, None], levels, paper)
     across, up = (draws.factor(amounts.scale_fraction) for _ in range(2))
     new_width = (width * across).round().long().clamp_min(STRIDE)
-    new_columns = -(-int(new_width.max()) // STRIDE) * STRIDE
+    new_columns = -(-int(new_width.max()) // STEP_PX) * STEP_PX
     grid = _grid(height, new_columns, width, new_width, up, draws, amounts)
     shift = elastic(n, height, new_columns, generator) * amounts.elastic_px
     grid = grid + shift

@@ -19,6 +19,8 @@ from convoy.training.check_reader.sliding import STRIDE
 
 MAX_ASPECT: Final = 24
 """A field may be this many times as wide as high."""
+STEP_PX: Final = 32
+"""Batches are a multiple of this wide: for each new shape PyTorch prepares its convolutions anew, which takes as long as a step."""
 
 
 def field_spec(height_px: int) -> ImageSpec:
@@ -51,17 +53,17 @@ class Example:
 
 
 def from_real(fields: Iterable[Field], spec: ImageSpec) -> list[Example]:
-    """Real fields, with labels of digits alone."""
-    return [Example(field.name, _scaled(field.image, spec)[0], field.digits, latent=True) for field in fields]
+    """Real fields, with what is known of their amounts."""
+    return [Example(field.name, _scaled(field.image, spec)[0], field.label, latent=not field.text) for field in fields]
 
 
 def from_synthetic(fields: Iterable[SyntheticField], spec: ImageSpec) -> list[Example]:
     """Synthetic fields, with all their characters."""
     examples = []
-    for number, field in enumerate(fields):
+    for field in fields:
         pixels, scale = _scaled(field.image, spec)
         spans = tuple((first * scale, behind * scale) for first, behind in field.spans)
-        examples.append(Example(f"synthetic {number}", pixels, field.text, latent=False, spans=spans))
+        examples.append(Example(f"synthetic {field.text}", pixels, field.text, latent=False, spans=spans))
     return examples
 
 
@@ -74,7 +76,7 @@ class Batch(NamedTuple):
     """Fields side by side, padded to one width.
 
     Attributes:
-        image: uint8 (B, H, W, 1); W is a multiple of ``STRIDE``.
+        image: uint8 (B, H, W, 1); W is a multiple of 32.
         width: int64 (B,), columns of each field.
         examples: Where they come from.
     """
@@ -87,7 +89,7 @@ class Batch(NamedTuple):
 def collate(examples: Sequence[Example]) -> Batch:
     """Put fields into one batch."""
     width = np.array([example.pixels.shape[1] for example in examples], np.int64)
-    columns = -(-int(width.max()) // STRIDE) * STRIDE
+    columns = -(-int(width.max()) // STEP_PX) * STEP_PX
     image = np.zeros((len(examples), examples[0].pixels.shape[0], columns, 1), np.uint8)
     for row, example in zip(image, examples, strict=True):
         row[:, : example.pixels.shape[1], 0] = example.pixels

@@ -19,6 +19,7 @@ from convoy.contract.errors import DataError
 _AMOUNTS: Final = "amounts.csv"
 _BOXES: Final = "digit_boxes.json"
 _DIGITS: Final = re.compile(r"[0-9]+")
+_TEN: Final = "0123456789"
 _EXPORT_SUFFIX: Final = re.compile(r"_(?:png|jpe?g)\.rf\.[0-9a-f]+$")  # what Roboflow's export adds to a name
 GAP: Final = 20
 """Fields left out between training and test, on each side: 40 of 1,080.
@@ -54,6 +55,12 @@ class Field:
     image: npt.NDArray[np.uint8]
     digits: str
     boxes: tuple[DigitBox, ...] = ()
+    text: str = ""
+
+    @property
+    def label(self) -> str:
+        """What is known of the amount: all of it, or its digits."""
+        return self.text or self.digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +113,7 @@ def load_orand(root: Path, *, boxes: bool = True) -> Fields:
     Raises:
         DataError: A file is missing or damaged, a label holds more than digits, or a name comes twice.
     """
-    labels = _read_amounts(root / _AMOUNTS)
+    labels = _read_amounts(root / _AMOUNTS, digits_alone=True)
     boxed = _read_boxes(root / _BOXES) if boxes else {}
     fields = {}
     for file, digits in labels.items():
@@ -118,6 +125,25 @@ def load_orand(root: Path, *, boxes: bool = True) -> Fields:
             raise DataError(f"{root / _BOXES}: expected the image {path.name}, found none of this name.")
         fields[name] = Field(name, _read_image(path), digits, boxed.get(path.name, ()))
     return Fields(root.name, tuple(fields[name] for name in sorted(fields)))
+
+
+def load_fields(root: Path) -> Fields:
+    """A person's own fields.
+
+    The folder holds ``amounts.csv`` (columns ``file`` and ``amount``) and the images that it names. An amount of digits alone
+    says nothing of the signs and separators that are written; any other is taken to be the amount as it is written.
+
+    Args:
+        root: The folder.
+
+    Raises:
+        DataError: A file is missing or damaged, an amount has no digit, or a file comes twice.
+    """
+    fields = []
+    for file, amount in sorted(_read_amounts(root / _AMOUNTS, digits_alone=False).items()):
+        digits = "".join(character for character in amount if character in _TEN)
+        fields.append(Field(file, _read_image(root / file), digits, text="" if amount == digits else amount))
+    return Fields(root.name, tuple(fields))
 
 
 def block_folds(fields: Sequence[Field], k: int, seed: int = 0, *, gap: int = GAP) -> tuple[Fold, ...]:
@@ -153,8 +179,8 @@ def block_folds(fields: Sequence[Field], k: int, seed: int = 0, *, gap: int = GA
     )
 
 
-def _read_amounts(path: Path) -> dict[str, str]:
-    """The digits by file, as the file names them."""
+def _read_amounts(path: Path, *, digits_alone: bool) -> dict[str, str]:
+    """The amounts by file, as the file names them; each has a digit at least, or nothing but digits."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file))
@@ -167,8 +193,10 @@ def _read_amounts(path: Path) -> dict[str, str]:
         if len(row) != 2 or not row[0]:
             raise DataError(f"{path}, line {line}: expected a file and an amount, found {','.join(row)!r}.")
         file_name, digits = row
-        if not _DIGITS.fullmatch(digits):
+        if digits_alone and not _DIGITS.fullmatch(digits):
             raise DataError(f"{path}, line {line}: expected an amount of the digits 0 to 9 alone, found {digits!r}.")
+        if not any(character in _TEN for character in digits):
+            raise DataError(f"{path}, line {line}: expected an amount with digits, found {digits!r}.")
         if file_name in labels:
             raise DataError(f"{path}, line {line}: expected each file once, found {file_name} again.")
         labels[file_name] = digits

@@ -125,7 +125,7 @@ def _batches(
 ) -> Iterator[Batch]:
     if phase == "synthetic":
         return shuffled(synthetic, recipe.batch_size, orders)
-    among = orders.choice(len(synthetic), _n_among(recipe, synthetic, real), replace=False) if synthetic else []
+    among = orders.permutation(len(synthetic))[: _n_among(recipe, synthetic, real)].tolist()
     return shuffled([*real, *(synthetic[place] for place in among)], recipe.batch_size, orders)
 
 

@@ -97,15 +97,23 @@ def load_grammar(name_or_path: str | Path) -> Grammar:
     Raises:
         DataError: There is none, it cannot be read, or its text is no grammar.
     """
+    return compile_grammar(read_grammar(name_or_path), Path(name_or_path).stem)
+
+
+def read_grammar(name_or_path: str | Path) -> str:
+    """The rules of a grammar that ships with Convoy, by its name, or of any other, by its file.
+
+    Raises:
+        DataError: There is none, or it cannot be read.
+    """
     path = Path(name_or_path)
     if isinstance(name_or_path, str) and name_or_path in grammar_names():
         path = _FOLDER / f"{name_or_path}.txt"
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         expected = f"expected one of {', '.join(grammar_names())}, or a readable file of rules in UTF-8"
         raise DataError(f"{expected}; found {str(name_or_path)!r}: {error}") from error
-    return compile_grammar(text, path.stem)
 
 
 def compile_grammar(text: str, name: str = "grammar") -> Grammar:

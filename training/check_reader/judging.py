@@ -1,0 +1,160 @@
+"""How well a reader reads: whole amounts, and what is left of errors when doubtful ones go to a person."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from convoy.contract.reading import OperatingPoint
+from convoy.training.check_reader.examples import Example, in_order
+from convoy.training.check_reader.reader import AmountReader, log_odds
+
+_Z95: Final = 1.959964
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a reader says of one field.
+
+    Attributes:
+        texts: The n best amounts, the first is the answer.
+        log_posteriors: Theirs.
+        confidence: Calibrated, of the first.
+    """
+
+    texts: tuple[str, ...]
+    log_posteriors: tuple[float, ...]
+    confidence: float
+
+    @property
+    def text(self) -> str:
+        """The answer; empty where there is none."""
+        return self.texts[0] if self.texts else ""
+
+
+def digits_of(text: str) -> str:
+    """The digits of an amount."""
+    return "".join(character for character in text if character.isdigit())
+
+
+def is_right(read: str, example: Example) -> bool:
+    """Whether an answer is the whole amount: digit by digit, as far as the label knows."""
+    return digits_of(read) == digits_of(example.label)
+
+
+@torch.no_grad()
+def read_all(reader: AmountReader, examples: Sequence[Example], batch_size: int = 64) -> list[Read]:
+    """Read fields with a reader in evaluation mode; the answers are in the order of the fields."""
+    found: dict[int, Read] = {}
+    lattice, n_best = reader.lattice, reader.decoder.n_best
+    for places, batch in in_order(examples, batch_size):
+        scores, lengths = reader.scores(batch.image, batch.width)
+        reading = lattice.n_best(scores, lengths, n_best)
+        odds = log_odds(reading.log_posteriors[:, 0]) * reader.confidence_scale + reader.confidence_shift
+        for place, texts, posteriors, confidence in zip(
+            places, lattice.texts(reading), reading.log_posteriors.tolist(), odds.sigmoid().tolist(), strict=True
+        ):
+            found[place] = Read(tuple(texts), tuple(posteriors[: len(texts)]), confidence)
+    return [found[place] for place in range(len(examples))]
+
+
+class Interval(NamedTuple):
+    """A share with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def wilson(n_right: int, n: int) -> Interval:
+    """A share and its 95 % interval (Wilson 1927): for independent fields. Neighbours share writers, so it is a little narrow."""
+    if n == 0:
+        return Interval(math.nan, 0.0, 1.0)
+    share = n_right / n
+    middle = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
+    half = _Z95 * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n * n)) / (1 + _Z95**2 / n)
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+class Curve(NamedTuple):
+    """Coverage against error: entry i accepts the i + 1 most confident fields, but for equal confidences, which go together.
+
+    Attributes:
+        thresholds: float (n,), descending: amounts of at least this confidence are accepted.
+        coverage: float (n,), the share of fields that is accepted.
+        error: float (n,), the share of those that is wrong.
+    """
+
+    thresholds: npt.NDArray[np.float64]
+    coverage: npt.NDArray[np.float64]
+    error: npt.NDArray[np.float64]
+
+
+def reject_curve(confidence: Sequence[float], right: Sequence[bool]) -> Curve:
+    """The curve of a set of fields.
+
+    Args:
+        confidence: Of each answer.
+        right: Whether it is the whole amount.
+    """
+    values, truth = np.asarray(confidence, np.float64), np.asarray(right, np.bool_)
+    order = np.argsort(-values, kind="stable")
+    values, wrong = values[order], ~truth[order]
+    last = np.append(values[1:] != values[:-1], True) if len(values) else np.zeros(0, np.bool_)
+    accepted = np.arange(1, len(values) + 1)
+    return Curve(values[last], (accepted / max(len(values), 1))[last], (wrong.cumsum() / accepted)[last])
+
+
+def choose_threshold(confidence: Sequence[float], right: Sequence[bool], accepted_error: float) -> OperatingPoint | None:
+    """The threshold that accepts the most fields with at most this share of errors among them.
+
+    Returns:
+        None where no threshold does, or there are no fields.
+    """
+    curve = reject_curve(confidence, right)
+    holds = np.flatnonzero(curve.error <= accepted_error)
+    if not len(holds):
+        return None
+    best = int(holds[-1])
+    return OperatingPoint(
+        threshold=float(curve.thresholds[best]), coverage=float(curve.coverage[best]), error=float(curve.error[best]), n=len(right)
+    )
+
+
+def fit_confidence(log_posteriors: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:
+    """Platt's scaling of the log-odds of the posterior: (a, b) such that sigmoid(a x + b) is the probability of being right.
+
+    Fitted by Newton's method on targets (n_right + 1) / (n_right + 2) and 1 / (n_wrong + 2) in place of 1 and 0 (Platt 1999), so
+    that a set without a single error gives no certainty. The slope is kept at 0.05 or more: a larger posterior never lowers the
+    confidence.
+    """
+    x = log_odds(torch.tensor(log_posteriors, dtype=torch.float64))
+    truth = torch.tensor(right, dtype=torch.bool)
+    n_right = int(truth.sum())
+    target = torch.where(truth, (n_right + 1) / (n_right + 2), 1 / (len(right) - n_right + 2)).to(torch.float64)
+    features = torch.stack([x, torch.ones_like(x)], 1)
+    weights = torch.tensor([1.0, 0.0], dtype=torch.float64)
+
+    def loss(at: torch.Tensor) -> torch.Tensor:
+        return (
+            torch.nn.functional.binary_cross_entropy_with_logits(features @ at, target, reduction="sum") + 1e-3 * at.square().sum()
+        )
+
+    for _ in range(100):
+        chance = (features @ weights).sigmoid()
+        gradient = features.T @ (chance - target) + 2e-3 * weights
+        curvature = (features * (chance * (1 - chance)).unsqueeze(1)).T @ features + 2e-3 * torch.eye(2, dtype=torch.float64)
+        step = torch.linalg.solve(curvature, gradient)
+        size = 1.0
+        while loss(weights - size * step) > loss(weights) and size > 1e-6:
+            size /= 2
+        weights = weights - size * step
+        if float(step.abs().max()) < 1e-9:
+            break
+    return max(float(weights[0]), 0.05), float(weights[1])

@@ -1,0 +1,58 @@
+"""Several looks at one field: as it is, wider, narrower, slanted both ways; they vote by their posteriors."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from convoy.training.check_reader.examples import Example
+from convoy.training.check_reader.judging import Read, read_all
+from convoy.training.check_reader.reader import AmountReader
+
+VIEWS: Final = ((1.0, 0.0), (1.12, 0.0), (0.9, 0.0), (1.0, 0.15), (1.0, -0.15))
+"""Each look's width over the field's, and how far the tops of letters move to the right, in heights of the field."""
+
+
+def read_views(reader: AmountReader, examples: Sequence[Example], views: Sequence[tuple[float, float]] = VIEWS) -> list[Read]:
+    """Read each field in several views; an amount's posterior is its mean over them, and the largest is the answer.
+
+    Args:
+        reader: In evaluation mode.
+        examples: The fields.
+        views: Width and slant of each look.
+    """
+    looks = [read_all(reader, [_seen(example, *view) for example in examples]) for view in views]
+    return [_vote(reads) for reads in zip(*looks, strict=True)]
+
+
+def _vote(reads: Sequence[Read]) -> Read:
+    shares: dict[str, float] = defaultdict(float)
+    for read in reads:
+        for text, log_posterior in zip(read.texts, read.log_posteriors, strict=True):
+            shares[text] += math.exp(log_posterior) / len(reads)
+    ranked = sorted(shares.items(), key=lambda pair: -pair[1])
+    return Read(
+        tuple(text for text, _ in ranked),
+        tuple(math.log(share) if share > 0 else -math.inf for _, share in ranked),
+        ranked[0][1] if ranked else 0.0,
+    )
+
+
+def _seen(example: Example, width: float, slant: float) -> Example:
+    if width == 1.0 and slant == 0.0:
+        return example
+    height, columns = example.pixels.shape
+    target = max(1, round(columns * width))
+    middle = (height - 1) / 2
+    matrix = (columns / target, slant, -slant * middle, 0.0, 1.0, 0.0)
+    margin = math.ceil(abs(slant) * middle)
+    padded = Image.fromarray(np.pad(example.pixels, ((0, 0), (margin, margin)), mode="edge"))
+    shifted = (*matrix[:2], matrix[2] + margin, *matrix[3:])
+    seen = padded.transform((target, height), Image.Transform.AFFINE, shifted, Image.Resampling.BILINEAR)
+    return replace(example, pixels=np.asarray(seen), spans=())
