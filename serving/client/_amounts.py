@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from convoy.serving.client._datatype import encode
 from convoy.serving.client._deployed import Deployed, Deployments
 from convoy.serving.client._images import Answered, Requests, most_images
 from convoy.serving.client._inference import Inferences
+from convoy.serving.client._line import Chunk
 from convoy.serving.client._models import Key
 from convoy.serving.client._names import check_name, check_number
 from convoy.serving.client._reading import alike, to_amounts, to_fields, to_tensors
@@ -25,7 +27,90 @@ from convoy.serving.client._steps import Steps, work
 
 if TYPE_CHECKING:
     from convoy.contract.field import FieldPixels
+    from convoy.contract.image import ImageSpec
     from convoy.serving.client._images import Given
+
+_BATCHES_AHEAD: Final = 4  # of fields that wait for others of their width: what batches are fuller by, memory and delay pay for
+_MOST_PREPARED: Final = 16  # images that are made fields of in one piece of work
+
+PIECES_AT_ONCE: Final = 4
+"""So many pieces of that work are under way: decoding keeps as many processors busy, and images are read no further ahead."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Images that were brought to the model's height.
+
+    Attributes:
+        fields: What they are now.
+        images: What they were, in the same order.
+        places: Their places among all images of the call, likewise.
+    """
+
+    fields: tuple[FieldPixels, ...]
+    images: tuple[Any, ...]
+    places: tuple[int, ...]
+
+    def some(self, among: Sequence[int]) -> Prepared:
+        """Those of some numbers."""
+        return Prepared(
+            tuple(self.fields[i] for i in among), tuple(self.images[i] for i in among), tuple(self.places[i] for i in among)
+        )
+
+
+class Groups:
+    """Gathers fields of equal widths into requests, as full as can be without waiting for too many others.
+
+    Args:
+        size: The most fields in a request.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._waiting: dict[int, Prepared] = {}  # by width
+
+    def add(self, prepared: Prepared) -> Iterator[Prepared]:
+        """Take some more: gives what can be sent now."""
+        for group in alike(prepared.fields):
+            width = prepared.fields[group[0]].pixels.shape[1]
+            before = self._waiting.pop(width, Prepared((), (), ()))
+            some = prepared.some(group)
+            joined = Prepared(before.fields + some.fields, before.images + some.images, before.places + some.places)
+            n = len(joined.fields)
+            for start in range(0, n - self._size + 1, self._size):
+                yield joined.some(range(start, start + self._size))
+            if n % self._size:
+                self._waiting[width] = joined.some(range(n - n % self._size, n))
+        while sum(len(some.fields) for some in self._waiting.values()) > _BATCHES_AHEAD * self._size:
+            yield self._waiting.pop(max(self._waiting, key=lambda width: len(self._waiting[width].fields)))
+
+    def rest(self) -> Iterator[Prepared]:
+        """There are no more: gives what is left."""
+        while self._waiting:
+            yield self._waiting.pop(next(iter(self._waiting)))
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Turns images into fields, and fields into requests.
+
+    Attributes:
+        requests: Turns images into the work that makes fields of them, some at a time.
+        size: The most fields in a request.
+        answer: Has fields answered.
+    """
+
+    requests: Requests[Prepared]
+    size: int
+    answer: Callable[[Prepared, Talk], Steps[Answered[Amount]]]
+
+    def groups(self) -> Groups:
+        """What gathers the fields of a call."""
+        return Groups(self.size)
+
+    def chunk(self, prepared: Prepared) -> Chunk[Answered[Amount]]:
+        """One request."""
+        return Chunk(prepared.places[0], len(prepared.fields), lambda talk: self.answer(prepared, talk))
 
 
 class Amounts:
@@ -42,9 +127,7 @@ class Amounts:
         self._deployments = deployments
         self._inferences = inferences
 
-    def read(
-        self, talk: Talk, model_name: str, model_version: str, *, box: tuple[int, int, int, int] | None
-    ) -> Steps[Requests[Amount]]:
+    def read(self, talk: Talk, model_name: str, model_version: str, *, box: tuple[int, int, int, int] | None) -> Steps[Readings]:
         """Look the model up: give what turns images into the requests that read them.
 
         Args:
@@ -57,36 +140,28 @@ class Amounts:
         box = check_box(box)
         deployed = yield from self._deployments.of(talk, key)
         deployed.must_do("amount-reading")
-        return Requests(most_images(deployed), deployed.interface.image, partial(self._read_chunk, key, deployed, box))
-
-    def _read_chunk(
-        self,
-        key: Key,
-        deployed: Deployed,
-        box: tuple[int, int, int, int] | None,
-        images: list[Given] | npt.NDArray[np.uint8],
-        start: int,
-        talk: Talk,
-    ) -> Steps[Answered[Amount]]:
-        def ask(deployed: Deployed) -> Steps[Answered[Amount]]:
-            return self._read_batch(key, deployed, box, list(images), start, talk)
-
-        return (yield from self._deployments.keep_up(talk, key, deployed, len(images), ask))
-
-    def _read_batch(
-        self, key: Key, deployed: Deployed, box: tuple[int, int, int, int] | None, images: list[Any], start: int, talk: Talk
-    ) -> Steps[Answered[Amount]]:
-        """A request for those of each width: the server merges those of several batches, where it may."""
         spec = deployed.interface.image
-        batch = yield from work(lambda: to_fields(images, spec, start, box))
-        if batch.unreadable:
-            raise batch.unreadable[0][1]
-        amounts: dict[int, Amount] = {}
-        for group in alike(batch.fields):
-            places = [batch.places[i] for i in group]
-            read = yield from self._read_alike(key, deployed, [batch.fields[i] for i in group], places[0], talk)
-            amounts.update(zip(places, read, strict=True))
-        return Answered(tuple((place, amounts[place]) for place in batch.places), batch.unreadable)
+        size = most_images(deployed)
+        requests = Requests(min(size, _MOST_PREPARED), spec, partial(_prepare, spec, box))
+        return Readings(requests, size, partial(self._read_prepared, key, deployed, box))
+
+    def _read_prepared(
+        self, key: Key, deployed: Deployed, box: tuple[int, int, int, int] | None, prepared: Prepared, talk: Talk
+    ) -> Steps[Answered[Amount]]:
+        made_for = deployed.interface.image
+
+        def ask(deployed: Deployed) -> Steps[Answered[Amount]]:
+            some = prepared
+            if deployed.interface.image != made_for:
+                some = yield from _made(prepared.images, prepared.places, deployed.interface.image, box)
+            amounts: list[tuple[int, Amount]] = []
+            for group in alike(some.fields):  # one, but for those of a model that is another by now
+                places = [some.places[i] for i in group]
+                read = yield from self._read_alike(key, deployed, [some.fields[i] for i in group], places[0], talk)
+                amounts += zip(places, read, strict=True)
+            return Answered(tuple(amounts), ())
+
+        return (yield from self._deployments.keep_up(talk, key, deployed, len(prepared.fields), ask))
 
     def _read_alike(
         self, key: Key, deployed: Deployed, fields: Sequence[FieldPixels], start: int, talk: Talk
@@ -106,6 +181,30 @@ class Amounts:
             return to_amounts(result, deployed.interface, fields)
         except InvalidResponseError as error:
             raise InvalidResponseError(f"{self._endpoint}: {call.subject}: {error}") from error
+
+
+def in_order(answers: Iterable[tuple[int, Amount]]) -> list[Amount]:
+    """The amounts of all images of a call, in the order of their places."""
+    return [amount for _, amount in sorted(answers, key=lambda answer: answer[0])]
+
+
+def _prepare(
+    spec: ImageSpec,
+    box: tuple[int, int, int, int] | None,
+    images: list[Given] | npt.NDArray[np.uint8],
+    start: int,
+    talk: Talk,  # noqa: ARG001  # nobody is asked
+) -> Steps[Answered[Prepared]]:
+    prepared = yield from _made(tuple(images), range(start, start + len(images)), spec, box)
+    return Answered(((start, prepared),), ())
+
+
+def _made(images: Sequence[Any], places: Sequence[int], spec: ImageSpec, box: tuple[int, int, int, int] | None) -> Steps[Prepared]:
+    """Fields of images; the first that cannot be read ends the call."""
+    made = yield from work(lambda: to_fields(images, spec, places, box))
+    if made.unreadable:
+        raise made.unreadable[0][1]
+    return Prepared(made.fields, tuple(images), made.places)
 
 
 def check_box(box: object) -> tuple[int, int, int, int] | None:

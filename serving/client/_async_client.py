@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
+from convoy.serving.client._amounts import PIECES_AT_ONCE, Prepared, Readings, in_order
 from convoy.serving.client._answer import Amount, InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
@@ -179,9 +180,9 @@ class AsyncClient(BaseClient):
     ) -> Amount:
         """Read the amount in a field of writing; see ``Client.read_amount``."""
         with self._begin("read_amount", timeout_s, model_name, model_version, request_id) as talk:
-            requests = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            answered = await self._drive(requests.chunk([image], 0).begin(talk))
-            return answered.answers[0][1]
+            readings = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            prepared = (await self._drive(readings.requests.chunk([image], 0).begin(talk))).answers[0][1]
+            return (await self._drive(readings.chunk(prepared).begin(talk))).answers[0][1]
 
     async def read_amounts(
         self,
@@ -196,8 +197,13 @@ class AsyncClient(BaseClient):
     ) -> list[Amount]:
         """Read the amounts in fields of writing; see ``Client.read_amounts``. They may come from an ``async`` iterable too."""
         with self._begin("read_amounts", timeout_s, model_name, model_version, request_id) as talk:
-            requests = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            return await self._answer_in_order(talk, _read(requests, images), progress)
+            readings = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            pieces = _read(readings.requests, images)
+            made = self._answer_all(pieces, lambda: talk, in_order=True, progress=None, most=PIECES_AT_ONCE)
+            async with aclosing(made) as prepared:
+                chunks = _gathered(readings, prepared)
+                answered = self._answer_all(chunks, lambda: talk, in_order=False, progress=progress)
+                return in_order([answer async for some in answered for answer in some.answers])
 
     async def infer(
         self,
@@ -391,11 +397,13 @@ class AsyncClient(BaseClient):
         *,
         in_order: bool,
         progress: Progress | None,
-    ) -> AsyncIterator[T]:
+        most: int | None = None,
+    ) -> AsyncGenerator[T, None]:
         """Have chunks answered, several at a time, and give the answers; chunks are taken as they can be sent."""
         import asyncio
 
-        line: Line[T] = Line(most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start)
+        most = min(self._max_in_flight, most or self._max_in_flight)
+        line: Line[T] = Line(most=most, in_order=in_order, talk=talk, retry=self._retry, start=self._start)
         try:
             while True:
                 while line.has_room:
@@ -453,6 +461,16 @@ async def _read(requests: Requests[A], images: Givens | AsyncIterable[Given]) ->
             start, batch = start + len(batch), []
     if batch:
         yield requests.chunk(batch, start)
+
+
+async def _gathered(readings: Readings, prepared: AsyncIterator[Answered[Prepared]]) -> AsyncIterator[Chunk[Answered[Amount]]]:
+    """The requests for fields, as these are prepared."""
+    groups = readings.groups()
+    async for some in prepared:
+        for group in groups.add(some.answers[0][1]):
+            yield readings.chunk(group)
+    for group in groups.rest():
+        yield readings.chunk(group)
 
 
 async def _islice(items: AsyncIterator[T], n: int) -> AsyncIterator[T]:

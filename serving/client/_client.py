@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import closing, suppress
 from contextvars import copy_context
 from itertools import chain, islice
 from types import TracebackType
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
+from convoy.serving.client._amounts import PIECES_AT_ONCE, Prepared, Readings, in_order
 from convoy.serving.client._answer import Amount, InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
@@ -244,9 +245,9 @@ class Client(BaseClient):
             Decimal('1234.56')
         """
         with self._begin("read_amount", timeout_s, model_name, model_version, request_id) as talk:
-            requests = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            answered = self._drive(requests.chunk([image], 0).begin(talk))
-            return answered.answers[0][1]
+            readings = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            prepared = self._drive(readings.requests.chunk([image], 0).begin(talk)).answers[0][1]
+            return self._drive(readings.chunk(prepared).begin(talk)).answers[0][1]
 
     def read_amounts(
         self,
@@ -281,8 +282,12 @@ class Client(BaseClient):
             ClientError: See ``read_amount``.
         """
         with self._begin("read_amounts", timeout_s, model_name, model_version, request_id) as talk:
-            requests = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            return self._answer_in_order(talk, requests.read(images), progress)
+            readings = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
+            pieces = readings.requests.read(images)
+            with closing(self._answer_all(pieces, lambda: talk, in_order=True, progress=None, most=PIECES_AT_ONCE)) as prepared:
+                chunks = _gathered(readings, prepared)
+                answered = self._answer_all(chunks, lambda: talk, in_order=False, progress=progress)
+                return in_order(answer for some in answered for answer in some.answers)
 
     def infer(
         self,
@@ -541,9 +546,11 @@ class Client(BaseClient):
         *,
         in_order: bool,
         progress: Progress | None,
-    ) -> Iterator[T]:
+        most: int | None = None,
+    ) -> Generator[T, None, None]:
         """Have chunks answered, several at a time, and give the answers; chunks are taken as they can be sent."""
-        line: Line[T] = Line(most=self._max_in_flight, in_order=in_order, talk=talk, retry=self._retry, start=self._start_request)
+        most = min(self._max_in_flight, most or self._max_in_flight)
+        line: Line[T] = Line(most=most, in_order=in_order, talk=talk, retry=self._retry, start=self._start_request)
         try:
             while True:
                 while line.has_room:
@@ -576,6 +583,16 @@ class Client(BaseClient):
         # Two, so that requests that wait for their hedges do not keep these from starting. Threads start as they are needed.
         self._requests = ThreadPoolExecutor(self._max_in_flight, thread_name_prefix="convoy-request")
         self._races = ThreadPoolExecutor(_MOST_RACES, thread_name_prefix="convoy-race")
+
+
+def _gathered(readings: Readings, prepared: Iterator[Answered[Prepared]]) -> Iterator[Chunk[Answered[Amount]]]:
+    """The requests for fields, as these are prepared."""
+    groups = readings.groups()
+    for some in prepared:
+        for group in groups.add(some.answers[0][1]):
+            yield readings.chunk(group)
+    for group in groups.rest():
+        yield readings.chunk(group)
 
 
 def _predictions(answers: Iterator[Answered[A]], on_unreadable: OnUnreadable | None) -> Iterator[tuple[int, A]]:

@@ -36,21 +36,21 @@ class Fields:
     unreadable: tuple[tuple[int, ImageError], ...] = ()
 
 
-def to_fields(images: Sequence[Any], spec: ImageSpec, start: int, box: tuple[int, int, int, int] | None) -> Fields:
+def to_fields(images: Sequence[Any], spec: ImageSpec, places: Sequence[int], box: tuple[int, int, int, int] | None) -> Fields:
     """Bring images to the model's height.
 
     Args:
         images: Images, or fields that ``to_field`` has made of some.
         spec: The model's image.
-        start: How many images came before.
+        places: Their places among all images of the call.
         box: Where the field lies on each of them; None: all of it is the field.
     """
     from convoy.contract.field import FieldPixels, to_field
 
     fields: list[FieldPixels] = []
-    places: list[int] = []
+    read: list[int] = []
     unreadable: list[tuple[int, ImageError]] = []
-    for place, image in enumerate(images, start):
+    for place, image in zip(places, images, strict=True):
         try:
             field = image if isinstance(image, FieldPixels) else to_field(image, spec, box)
             if field is image:
@@ -61,8 +61,8 @@ def to_fields(images: Sequence[Any], spec: ImageSpec, start: int, box: tuple[int
             unreadable.append((place, told))
         else:
             fields.append(field)
-            places.append(place)
-    return Fields(tuple(fields), tuple(places), tuple(unreadable))
+            read.append(place)
+    return Fields(tuple(fields), tuple(read), tuple(unreadable))
 
 
 def alike(fields: Sequence[FieldPixels]) -> list[list[int]]:

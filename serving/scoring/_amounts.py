@@ -46,6 +46,7 @@ from convoy.serving.scoring.source import Entry
 
 AMOUNTS_SCHEMA_VERSION: Final = "amounts-1"
 
+_REQUESTS: Final = 4
 _ITS_OWN: Final = ("label", "amount", "probability", "accepted", "top_k")
 
 
@@ -59,6 +60,11 @@ def is_right(text: str, true_label: str) -> bool:
 class AmountScorer(Scorer):
     """Scores batches with a model that reads amounts; see ``Scorer``."""
 
+    @property
+    def batch_rows(self) -> int:
+        """The inputs that are scored together: of several requests, so that there are more of each width."""
+        return _REQUESTS * self.backend.batch_rows
+
     def _read(self, start: int, entries: Sequence[Entry]) -> tuple[list[FieldPixels], list[int], dict[int, str]]:
         """The fields that can be read, their places in the batch, and the errors of the others."""
         spec = self.backend.interface.image
@@ -68,10 +74,11 @@ class AmountScorer(Scorer):
         return [field for _, field in read], [place for place, _ in read], errors
 
     def _infer(self, images: Sequence[FieldPixels]) -> tuple[list[Amount], list[float]]:
-        """A request for the fields of each width."""
+        """Requests for the fields of each width."""
         backend = self.backend
         amounts: dict[int, tuple[Amount, float]] = {}
-        for group in alike(images):
+        most = backend.batch_rows
+        for group in [some[i : i + most] for some in alike(images) for i in range(0, len(some), most)]:
             fields = [images[place] for place in group]
             pixels, widths = to_tensors(fields)
             outputs, latency_ms = backend.infer({INPUT_NAME: pixels, WIDTH_NAME: widths}, OUTPUT_NAMES)

@@ -73,7 +73,7 @@ def score_chunks(
         ClientError: The run cannot go on.
         ScoringError: The server refuses everything.
     """
-    rows_a_batch = scorer.backend.batch_rows
+    rows_a_batch = scorer.batch_rows
     most_ahead = max(2, MOST_BYTES_AHEAD // (rows_a_batch * prod(scorer.backend.interface.image.dims)))
     n_threads = min(most_ahead, in_flight + min(4, os.cpu_count() or 1))
     pool = ThreadPoolExecutor(n_threads, thread_name_prefix="convoy-score")

@@ -61,12 +61,17 @@ class Scorer:
     source: Source
     maker: RowMaker
 
+    @property
+    def batch_rows(self) -> int:
+        """The inputs that are scored together."""
+        return self.backend.batch_rows
+
     def score(self, start: int, entries: Sequence[Entry]) -> Rows:
         """Make everyone's row.
 
         Args:
             start: The place of the first input in the source.
-            entries: The inputs, at most as many as a request carries.
+            entries: The inputs, at most ``batch_rows``.
 
         Raises:
             ClientError: The run cannot go on.

@@ -267,5 +267,5 @@ def test_a_reader_that_refuses_everything_stops_the_run(folder: Path, tmp_path: 
 
         fake.models["check-reader"] = FakeModel(run, model.inputs, model.config, model.version)
         with pytest.raises((ScoringError, ClientError), match="refused"):
-            score("check-reader", folder, tmp_path / "out", client=client, in_flight=1, **SMALL).finish()
+            score("check-reader", folder, tmp_path / "out", client=client, in_flight=1, chunk_rows=2, rows_per_file=32).finish()
     assert all(isinstance(call, Infer) for call in fake.inferences)
