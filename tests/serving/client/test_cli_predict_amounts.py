@@ -162,6 +162,24 @@ def test_a_place_for_pictures_that_would_do_harm_is_refused(program: Program, fo
     assert "cannot be written" in err
 
 
+def test_fields_that_appear_in_a_folder_are_read_and_drawn(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[Callable[[], None]] = [lambda: Image.new("L", (40, 8), 7).save(folder / "new.png"), lambda: None, lambda: None]
+
+    def pause(_: float) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop(0)()
+
+    monkeypatch.setattr("convoy.cli.predict._pause", pause)
+    code, out, err = program("predict", "check-reader", "--watch", folder, "--json", "--draw", tmp_path / "drawn")
+    assert code == 0
+    assert [(Path(line["image"]).name, line["amount"]) for line in lines_of(out)] == [("new.png", "1234.50")]
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["new.read.png"]
+    assert f"stopped watching {folder}: 1 input in all" in err
+
+
 def make_answer(width_px: int = 64, text: str = "1,234.50", name: str = "a.png") -> ReadAnswer:
     pixels = np.full((8, 64, 1), 250, np.uint8)
     pixels[2:6, : width_px // 2] = 10
