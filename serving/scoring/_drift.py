@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from convoy.contract.errors import ScoringError, UsageError
 from convoy.contract.figures import figure, percent
+from convoy.serving.scoring._amounts import AMOUNTS_SCHEMA_VERSION
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._dataset import MANIFEST_FILE
 from convoy.serving.scoring._identity import RUN_FILE, RunIdentity, parse_identity
@@ -228,7 +229,10 @@ def read_reference(
         )
     store = open_store(text, storage_options)
     if (data := _read(store, RUN_FILE)) is not None:
-        return _of_data_set(store, parse_identity(data, store.shown), tuple(labels), model)
+        identity = parse_identity(data, store.shown)
+        if identity.table_version == AMOUNTS_SCHEMA_VERSION:
+            raise UsageError(f"{store.shown}: expected {_EXPECTED} with classes as reference, found a data set of amounts.")
+        return _of_data_set(store, identity, tuple(labels), model)
     run, metrics = _read(store, "run.json"), _read(store, "metrics.json")
     if run is not None and metrics is not None:
         return _of_training(store, run, metrics, tuple(labels))

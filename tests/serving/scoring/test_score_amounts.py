@@ -220,6 +220,14 @@ def test_what_is_about_classes_is_refused(folder: Path, tmp_path: Path, client: 
         score("check-reader", tmp_path / "cats", tmp_path / "new", client=client, labels_from_folders=True).finish()
 
 
+def test_a_data_set_of_amounts_is_no_reference_for_classes(folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
+    fake.models["digits"] = FakeModel.of_labels(["0", "1"], lambda pixels: np.full((len(pixels), 2), 0.5))
+    with Client(transport=fake) as client:
+        score("check-reader", folder, tmp_path / "amounts", client=client).finish()
+        with pytest.raises(UsageError, match="with classes as reference, found a data set of amounts"):
+            score("digits", folder, tmp_path / "classes", client=client, reference=tmp_path / "amounts").finish()
+
+
 def test_the_command_says_how_many_amounts_need_no_person(program: Any, folder: Path, tmp_path: Path) -> None:
     code, out, err = program("score", "check-reader", folder, tmp_path / "out", "--labels-from-folders")
     assert code == 1
