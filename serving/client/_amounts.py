@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from convoy.contract.errors import InvalidResponseError, UsageError
+from convoy.contract.errors import InvalidRequestError, InvalidResponseError, UsageError
 from convoy.serving.client._answer import Amount
 from convoy.serving.client._call import Infer, Tensor
 from convoy.serving.client._datatype import encode
@@ -43,7 +44,7 @@ class Prepared:
 
     Attributes:
         fields: What they are now.
-        images: What they were, in the same order.
+        images: What they were, in the same order; None where that may be large, so that it is let go of.
         places: Their places among all images of the call, likewise.
     """
 
@@ -153,6 +154,11 @@ class Amounts:
         def ask(deployed: Deployed) -> Steps[Answered[Amount]]:
             some = prepared
             if deployed.interface.image != made_for:
+                if any(image is None for image in prepared.images):
+                    raise InvalidRequestError(
+                        f"{self._endpoint}: model {deployed.model_name!r} takes images of another size since this call began: call "
+                        "again."
+                    )
                 some = yield from _made(prepared.images, prepared.places, deployed.interface.image, box)
             amounts: list[tuple[int, Amount]] = []
             for group in alike(some.fields):  # one, but for those of a model that is another by now
@@ -195,16 +201,19 @@ def _prepare(
     start: int,
     talk: Talk,  # noqa: ARG001  # nobody is asked
 ) -> Steps[Answered[Prepared]]:
-    prepared = yield from _made(tuple(images), range(start, start + len(images)), spec, box)
+    prepared = yield from _made(images, range(start, start + len(images)), spec, box)
+    if len(images) > 1:
+        prepared = replace(prepared, images=tuple(image if isinstance(image, (str, os.PathLike)) else None for image in images))
     return Answered(((start, prepared),), ())
 
 
-def _made(images: Sequence[Any], places: Sequence[int], spec: ImageSpec, box: tuple[int, int, int, int] | None) -> Steps[Prepared]:
+def _made(images: Iterable[Any], places: Sequence[int], spec: ImageSpec, box: tuple[int, int, int, int] | None) -> Steps[Prepared]:
     """Fields of images; the first that cannot be read ends the call."""
-    made = yield from work(lambda: to_fields(images, spec, places, box))
+    several = tuple(images)
+    made = yield from work(lambda: to_fields(several, spec, places, box))
     if made.unreadable:
         raise made.unreadable[0][1]
-    return Prepared(made.fields, tuple(images), made.places)
+    return Prepared(made.fields, several, made.places)
 
 
 def check_box(box: object) -> tuple[int, int, int, int] | None:

@@ -213,6 +213,8 @@ class FakeModel:
             pixels, widths = inputs[INPUT_NAME], inputs[WIDTH_NAME]
             if len(pixels) > max_batch_size:
                 raise InvalidRequestError(f"batch-size must be <= {max_batch_size}, found {len(pixels)}")
+            if pixels.shape[1] != interface.image.height_px:
+                raise InvalidRequestError(f"expected images of height {interface.image.height_px}, found {pixels.shape[1]}")
             fields = [field[:, :width, 0] for field, (width,) in zip(pixels, widths.tolist(), strict=True)]
             return _to_readings([(read(field), field.shape[1]) for field in fields], interface)
 

@@ -339,14 +339,11 @@ def test_a_reader_that_was_replaced_is_noticed(client: Client, reader: FakeTrans
     assert client.read_amount(field(1)).text == "1.020"
     assert sum(isinstance(call, ReadConfig) for call in reader.calls) == 2
     reader.models["check-reader"] = make_reader(height_px=16, version="5", read=lambda x: [(f"{x.shape[0]}", 0.5)])
-
-    def strict(inputs: dict[str, Any], run: Any = reader.models["check-reader"].run) -> Any:
-        if inputs["image"].shape[1] != 16:
-            raise InvalidRequestError("unexpected shape")
-        return run(inputs)
-
-    reader.models["check-reader"] = replace(reader.models["check-reader"], run=strict)
-    assert client.read_amount(field(1)).text == "16"
+    with pytest.raises(InvalidRequestError, match="takes images of another size since this call began: call again"):
+        client.read_amounts([field(1), field(2)])
+    assert texts(client.read_amounts([field(1), field(2)])) == ["16", "16"]
+    reader.models["check-reader"] = make_reader()
+    assert client.read_amount(field(1)).text == "1.020"
     reader.models["check-reader"] = FakeModel.of_labels(["a", "b"], lambda pixels: np.full((len(pixels), 2), 0.5))
     with pytest.raises(UsageError, match="cannot be used with read_amount"):
         client.read_amount(field(1))
