@@ -23,9 +23,9 @@ from convoy.training.check_reader.fields import Fields, block_folds, load_orand
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.grammar import compile_grammar, load_grammar
 from convoy.training.check_reader.judging import Read, read_all
-from convoy.training.check_reader.recipe import NO_DISTORTION, ReaderRecipe, get_reader_recipe
 from convoy.training.check_reader.views import read_views
 from convoy.training.data import DataLocation
+from convoy.training.recipes.reader import NO_DISTORTION, ReaderRecipe, get_reader_recipe
 
 N_SYNTHETIC: Final = 20_000
 N_FOLDS: Final = 5

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convoy.cli.console import json_option, print_json, remark, stdout_console
+from convoy.cli.train_reader import list_readers, show_reader
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
 @json_option
 def command(recipe: str | None, data: str | None, as_json: bool) -> None:
     """List the recipes; with RECIPE, its source and its fields: what --set changes, with the values they have."""
-    if recipe is not None:
+    from convoy.training.recipes.reader import READER_RECIPES
+
+    if recipe in READER_RECIPES:
+        if data is not None:
+            raise click.UsageError(f"--data changes nothing about {recipe}, which draws its own fields: leave it out.")
+        if as_json:
+            print_json(READER_RECIPES[recipe].model_dump(mode="json"))
+        else:
+            show_reader(READER_RECIPES[recipe])
+    elif recipe is not None:
         _show(recipe, data, as_json)
     elif data is not None:
         raise click.UsageError("--data goes with RECIPE: `convoy recipes lenet5 --data mnist`.")
@@ -31,20 +41,22 @@ def command(recipe: str | None, data: str | None, as_json: bool) -> None:
 
 def _list(as_json: bool) -> None:
     from convoy.training.recipes import recipe_families, recipe_names
+    from convoy.training.recipes.reader import READER_RECIPES
 
     recipes, broken = _load(recipe_names())
     for message in broken.values():
         remark(message)
     if as_json:
-        print_json([recipe.model_dump(mode="json") for recipe in recipes.values()])
+        print_json([recipe.model_dump(mode="json") for recipe in (*recipes.values(), *READER_RECIPES.values())])
         return
-    width = max(map(len, recipes))
+    width = max(map(len, (*recipes, *READER_RECIPES)))
     for family, names in recipe_families().items():
         click.secho(family, bold=True)
         for name in names:
             title = recipes[name].title if name in recipes else click.style("cannot be loaded", fg="red")
             click.echo(f"  {name:<{width}}  {title}")
         click.echo()
+    list_readers(width)
     click.echo("`convoy recipes RECIPE` shows its source and what --set changes;\n`convoy train RECIPE` trains it.")
 
 

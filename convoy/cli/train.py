@@ -16,6 +16,7 @@ import click
 from click.core import ParameterSource
 
 from convoy.cli.console import json_option, print_json, progress, remark, stdout_console
+from convoy.cli.train_reader import train_reader_command
 from convoy.contract.errors import ConvoyError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -102,6 +103,7 @@ def command(
     convoy train lenet5                                     on digits that come along, a few seconds
     convoy train lenet5 --data mnist                        on MNIST: in $CONVOY_DATA/mnist, else downloaded
     convoy train lenet5 --set epochs=5 --set augmentation.rotation_deg=0
+    convoy train check-reader                               amounts of checks: synthetic ones, or with --data your own
     convoy train --resume runs/RUN                          goes on with a run that was stopped
 
     `convoy recipes` lists the recipes, `convoy recipes RECIPE` the fields that --set changes.
@@ -111,7 +113,14 @@ def command(
     """  # noqa: D301  click's mark for text that is not to be wrapped
     # what can be wrong with the call is said before torch is imported
     from convoy.training.recipes import get_recipe
+    from convoy.training.recipes.reader import READER_RECIPES
 
+    if recipe in READER_RECIPES:
+        named = {"--weights": weights is not None, "--skip-bad": skip_bad, "--resume": resume is not None, "--log": bool(logs)}
+        named |= {f"--{name}": _is_given(name) for name in ("devices", "strategy", "precision")}
+        named |= {"--compile": bool(hardware["compile"]), "--device": hardware["device"] not in ("auto", "cpu")}
+        train_reader_command(recipe, data, assignments, out, seed or 0, named, as_json)
+        return
     if recipe is None and resume is None:
         raise click.UsageError("Missing argument 'RECIPE': what to train. `convoy recipes` lists them.")
     if recipe is None and (data is not None or assignments):

@@ -9,9 +9,9 @@ from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.grammar import Grammar, load_grammar
 from convoy.training.check_reader.handwriting import Handwriting
 from convoy.training.check_reader.reader import AmountReader
-from convoy.training.check_reader.recipe import ReaderRecipe
 from convoy.training.check_reader.sliding import ResidualSliding, SlidingLeNet5, SlidingNetwork
 from convoy.training.data import DataLocation, load_dataset
+from convoy.training.recipes.reader import ReaderRecipe
 
 
 def alphabet_of(grammar: Grammar) -> str:

@@ -13,8 +13,8 @@ from convoy.training.check_reader.best_path import best_path
 from convoy.training.check_reader.examples import Example
 from convoy.training.check_reader.lattice import Lattice
 from convoy.training.check_reader.machine import BLANK, compose_each
-from convoy.training.check_reader.recipe import Criterion
 from convoy.training.check_reader.sliding import STRIDE
+from convoy.training.recipes.reader import Criterion
 
 
 def losses(criterion: Criterion, scores: Tensor, lengths: Tensor, examples: Sequence[Example], lattice: Lattice) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from convoy.training.check_reader.examples import STEP_PX
-from convoy.training.check_reader.recipe import Distortion
 from convoy.training.check_reader.sliding import STRIDE
 from convoy.training.check_reader.standardising import columns_within
+from convoy.training.recipes.reader import Distortion
 
 _CELL_PX = 10  # elastic displacements are smooth over about so many pixels
 

@@ -18,7 +18,7 @@ from convoy.training.check_reader.criterion import losses
 from convoy.training.check_reader.distorting import distort
 from convoy.training.check_reader.examples import Batch, Example, shuffled
 from convoy.training.check_reader.reader import AmountReader
-from convoy.training.check_reader.recipe import NO_DISTORTION, ReaderRecipe
+from convoy.training.recipes.reader import NO_DISTORTION, ReaderRecipe
 
 _log = logging.getLogger(__name__)
 _MAX_NORM = 5.0

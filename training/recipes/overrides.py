@@ -6,7 +6,7 @@ import difflib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -20,6 +20,7 @@ _FIXED: Final = {
     "network": "is the recipe's own",
     "data": "is chosen with --data",
 }
+_R = TypeVar("_R", bound=BaseModel)
 BACKBONE: Final = "backbone"
 """What ``--set`` calls the network of a recipe that transfers: there it is a choice."""
 
@@ -41,10 +42,12 @@ class Setting:
     choices: tuple[str, ...] = ()
 
 
-def settings(recipe: Recipe) -> tuple[Setting, ...]:
+def settings(recipe: BaseModel) -> tuple[Setting, ...]:
     """All fields of ``recipe`` that ``--set`` changes, in their order; what its network does not offer is not among them."""
     what = "the network that is taken over: one of torchvision's, or cifar-resnet20 to 56"
-    backbone = () if recipe.transfer is None else (Setting(BACKBONE, recipe.network, what),)
+    backbone: tuple[Setting, ...] = ()
+    if isinstance(recipe, Recipe) and recipe.transfer is not None:
+        backbone = (Setting(BACKBONE, recipe.network, what),)
     return (*backbone, *_settings(recipe, ""))
 
 
@@ -69,7 +72,7 @@ def _is_absent(recipe_part: BaseModel, name: str) -> bool:
     return getattr(recipe_part, name) is None and (isinstance(recipe_part, Architecture) or name == "transfer")
 
 
-def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
+def override(recipe: _R, assignments: Iterable[str]) -> _R:
     """``recipe`` with fields changed.
 
     Args:
@@ -90,7 +93,7 @@ def override(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
     return merge(recipe, changes) if changes else recipe
 
 
-def merge(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+def merge(recipe: _R, changes: Mapping[str, Any]) -> _R:
     """``recipe`` with the fields of ``changes`` (dotted names) replaced and everything validated again.
 
     Raises:
@@ -105,33 +108,33 @@ def merge(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         part[leaf] = value
     try:
         # by way of JSON: strict there means that a list is a tuple, while true is still no integer
-        return Recipe.model_validate_json(json.dumps(values))
+        return type(recipe).model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UsageError(_say(error, changes)) from error
 
 
-def _full_key(recipe: Recipe, key: str) -> str:
+def _full_key(recipe: BaseModel, key: str) -> str:
+    name = getattr(recipe, "name", "")
     if key in _FIXED:
         raise UsageError(f"--set {key}: this field {_FIXED[key]} and cannot be set.")
     known = [setting.key for setting in settings(recipe)]
     if key in known:
         return "network" if key == BACKBONE else key
-    named = [name for name in known if name.rpartition(".")[2] == key]
+    named = [one for one in known if one.rpartition(".")[2] == key]
     if len(named) == 1:
         return named[0]
     if key.rpartition(".")[2] in Architecture.model_fields:
         raise UsageError(
-            f"--set {key}: the network of recipe {recipe.name!r} does not offer this choice; `convoy recipes {recipe.name}` lists "
-            "what it offers."
+            f"--set {key}: the network of recipe {name!r} does not offer this choice; `convoy recipes {name}` lists what it offers."
         )
-    group = [name for name in known if name.startswith(f"{key}.")]
+    group = [one for one in known if one.startswith(f"{key}.")]
     if group:
         raise UsageError(f"--set {key}: this is a group of fields; set one of {', '.join(group)}.")
     leaf = key.rpartition(".")[2]
-    leaves = {name.rpartition(".")[2]: name for name in known}
-    close = difflib.get_close_matches(key, known, n=1) or [leaves[name] for name in difflib.get_close_matches(leaf, leaves, n=1)]
+    leaves = {one.rpartition(".")[2]: one for one in known}
+    close = difflib.get_close_matches(key, known, n=1) or [leaves[one] for one in difflib.get_close_matches(leaf, leaves, n=1)]
     hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}."
-    raise UsageError(f"--set {key}: recipe {recipe.name!r} has no such field; {hint}")
+    raise UsageError(f"--set {key}: recipe {name!r} has no such field; {hint}")
 
 
 def _parse(text: str) -> Any:

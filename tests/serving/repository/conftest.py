@@ -25,7 +25,7 @@ def write_bundle(
     folder.mkdir(parents=True)
     (folder / MODEL_FILE).write_bytes(model)
     zeros = np.zeros((2, len(labels)), np.float32)
-    Goldens(np.zeros((2, size, size, 1), np.uint8), zeros, zeros, np.zeros(2, np.int64)).save(folder / GOLDENS_FILE)
+    Goldens.of_classes(np.zeros((2, size, size, 1), np.uint8), zeros, zeros, np.zeros(2, np.int64)).save(folder / GOLDENS_FILE)
     checks = (Check(name="a check", verdict=verdict, expected="x", found="y"),)
     tolerances = {name: Tolerance(atol=1e-5, rtol=1e-6) for name in ("logits", "probabilities")}
     manifest = Manifest(

@@ -1,13 +1,15 @@
-"""The frozen configuration of a check reader's training."""
+"""The frozen configuration of a reader's training: a network that is swept over fields of writing, with a grammar."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from convoy.contract.errors import UsageError
+from convoy.training.recipes.overrides import override
 
 Criterion = Literal["forward", "ctc", "viterbi", "frames"]
 
@@ -154,12 +156,16 @@ READER_RECIPES: Final = {
 """The readers that `convoy train` knows, by name."""
 
 
-def get_reader_recipe(name: str) -> ReaderRecipe:
-    """The recipe of a name.
+def get_reader_recipe(name: str, assignments: Iterable[str] = ()) -> ReaderRecipe:
+    """The recipe of a name, with fields changed.
+
+    Args:
+        name: One of ``READER_RECIPES``.
+        assignments: ``key=value`` each, as ``--set`` takes them.
 
     Raises:
-        UsageError: There is none.
+        UsageError: There is no such recipe or field, or a value does not fit.
     """
     if name not in READER_RECIPES:
         raise UsageError(f"expected a reader, one of {', '.join(READER_RECIPES)}; found {name!r}.")
-    return READER_RECIPES[name]
+    return override(READER_RECIPES[name], assignments)
