@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,47 +15,30 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from convoy.contract.bundle import GOLDENS_FILE, MANIFEST_FILE, MODEL_FILE, Bundle
+from convoy.contract.bundle import MODEL_FILE, Bundle
 from convoy.contract.errors import UsageError
-from convoy.contract.files import new_folder, sha256_bytes, sha256_file, write_bytes
+from convoy.contract.files import new_folder, sha256_bytes, write_bytes
 from convoy.contract.goldens import Goldens
-from convoy.contract.image import ImageSpec
-from convoy.contract.machine import machine
-from convoy.contract.manifest import (
-    INPUT_NAME,
-    LOGITS_NAME,
-    PROBABILITIES_NAME,
-    Accuracy,
-    Manifest,
-    Origin,
-    Preprocessing,
-    TensorSpec,
-    TrainingFacts,
-    check_model_name,
-)
-from convoy.contract.signature import CARD_FILE, PAGE_FILE, sign_bundle
-from convoy.contract.validation import Check, PrecisionFacts, ValidationReport, sum_up
+from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, check_model_name
+from convoy.contract.signature import sign_bundle
+from convoy.contract.validation import Check, PrecisionFacts, sum_up
 from convoy.export.candidate import Candidate, Judgement, judge
 from convoy.export.diagnosis import trace_network, trace_onnx
-from convoy.export.evidence.card import CardFacts, render_card
-from convoy.export.evidence.page import render_page
+from convoy.export.facts import ModelFacts
+from convoy.export.folder import Exposition, check_out, write_evidence
 from convoy.export.gate.evidence import EvaluationSet, Exhibits, edge_images
-from convoy.export.gate.gate import Border, Progress, run_gate
+from convoy.export.gate.gate import Progress, run_gate
 from convoy.export.gate.reference import TorchSource
 from convoy.export.gate.trial import try_out
 from convoy.export.graph.exporting import check_network, to_onnx
 from convoy.export.graph.metadata import annotate
-from convoy.export.provenance import versions, weights_digest
+from convoy.export.provenance import weights_digest
 
 if TYPE_CHECKING:
     from torch import nn
 
     from convoy.contract.signing_key import PrivateKey
     from convoy.export.adopt.adoption import AdoptedModel
-
-DEFAULT_MAX_BATCH_SIZE = 64
-REPRODUCER_FILE = "reproducer.npz"
-
 
 _NO_PAIRS = Check(
     name="the network behind the file",
@@ -64,41 +47,6 @@ _NO_PAIRS = Check(
     found="the file alone, without that network and without pairs of inputs and outputs",
     detail="--pairs names a folder of such pairs (test_data_set_*/input_0.pb and output_0.pb, or .npz)",
 )
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What the manifest says of a network beyond its weights.
-
-    Attributes:
-        model_name: The name to serve it under.
-        labels: Class names in the order of the logits.
-        image: The model's image.
-        preprocessing: What the network does with the pixels, where that can be said.
-        training: Where the weights come from, where Convoy trained them.
-        origin: The file that others made, where there is one.
-        weights_sha256: Digest of the weights' file; of the tensors themselves where None.
-        max_batch_size: The largest batch that the server may form.
-        temperature: The probabilities are softmax(logits / temperature): fitted on images that were held back, or 1. A file that
-            others made has its own softmax: 1.
-        card: What only the person who publishes the model can say.
-    """
-
-    model_name: str
-    labels: tuple[str, ...]
-    image: ImageSpec
-    preprocessing: Preprocessing | None = None
-    training: TrainingFacts | None = None
-    origin: Origin | None = None
-    weights_sha256: str | None = None
-    max_batch_size: int = DEFAULT_MAX_BATCH_SIZE
-    temperature: float = 1.0
-    card: CardFacts = field(default_factory=CardFacts)
-
-    @property
-    def border(self) -> Border:
-        """What the gate holds the file's border to."""
-        return Border(self.image, self.labels, self.max_batch_size, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -200,7 +148,7 @@ def export_adopted(
     _annotate(proto, facts)
     model = proto.SerializeToString(deterministic=True)
     on_progress("ONNX Runtime in a process of its own, in case the file crashes it")
-    try_out(model, edge_images(facts.image), facts.border.batch_sizes)
+    try_out(model, {INPUT_NAME: edge_images(facts.image)}, facts.border.batch_sizes)
     candidate = Candidate(model, adopted.source, lambda images: trace_onnx(model, images), tuple(checks) or (_NO_PAIRS,))
     return _export(candidate, facts, evaluation, out, reduction, signing_key, on_progress)
 
@@ -233,7 +181,7 @@ def _export(
         model, judgement, precision = _reduce(candidate, judgement, facts, evaluation, reduction, say)
     with new_folder(out) as aside:
         write_bytes(aside / MODEL_FILE, model)
-        bundle = _write_evidence(aside, candidate, facts, evaluation, judgement, precision)
+        bundle = _write(aside, candidate, facts, evaluation, judgement, precision)
         if signing_key is not None and bundle.report.verdict == "passed":
             sign_bundle(aside, signing_key)
     return Bundle(out, bundle.manifest, bundle.report)
@@ -271,7 +219,7 @@ def _reduce(
     return reduced.model, Judgement(replace(after, checks=checks)), reduced.facts
 
 
-def _write_evidence(
+def _write(
     folder: Path,
     candidate: Candidate,
     facts: ModelFacts,
@@ -279,90 +227,37 @@ def _write_evidence(
     judgement: Judgement,
     precision: PrecisionFacts | None,
 ) -> Bundle:
-    """Everything but the model: goldens, manifest, report, page, card."""
     findings = judgement.findings
     chosen = evaluation.goldens()
-    Goldens(
+    goldens = Goldens.of_classes(
         image=evaluation.images[chosen],
         logits=findings.expected[LOGITS_NAME][chosen],
         probabilities=findings.expected[PROBABILITIES_NAME][chosen],
         label=evaluation.labels[chosen],
-    ).save(folder / GOLDENS_FILE)
-    verdict, worst, pixels = sum_up(findings.checks), findings.worst, None
+    )
+    shown = Exposition(goldens)
     if findings.worst_index is not None:
         pixels = Exhibits.of(evaluation, facts.image).images[findings.worst_index]
-    if verdict == "failed" and worst is not None and pixels is not None:
-        worst = worst.model_copy(update={"reproducer": REPRODUCER_FILE})
-        _write_reproducer(folder / REPRODUCER_FILE, candidate, pixels)
-    report = ValidationReport(
-        model_name=facts.model_name,
-        source=candidate.source.kind,
-        verdict=verdict,
-        checks=findings.checks,
-        tolerances=findings.tolerances,
-        accuracy=findings.accuracy,
-        outputs=findings.outputs,
-        worst=worst,
-        layers=judgement.layers,
-        fault=judgement.fault,
-        precision=precision,
-        versions=versions(),
-        machine=machine(),
-    )
-    bundle = Bundle.seal(folder, _manifest(folder, facts, findings.accuracy, precision), report)
-    write_bytes(folder / PAGE_FILE, render_page(bundle, pixels).encode())
-    write_bytes(folder / CARD_FILE, render_card(bundle, facts.card).encode())
-    return bundle
+        failed = sum_up(findings.checks) == "failed"
+        shown = Exposition(goldens, pixels, _reproducer(candidate, pixels) if failed else None)
+    return write_evidence(folder, facts, judgement, shown, source=candidate.source.kind, precision=precision)
 
 
-def _write_reproducer(path: Path, candidate: Candidate, pixels: npt.NDArray[np.uint8]) -> None:
-    """The image that shows the fault, with the source's answers: ``numpy.load`` reads it."""
+def _reproducer(candidate: Candidate, pixels: npt.NDArray[np.uint8]) -> Goldens:
+    """The image that shows the fault, with the source's answers: ``numpy.load`` reads its file."""
     images = pixels[np.newaxis]
     expected = candidate.source.float32(images, 1)
-    Goldens(image=images, logits=expected[LOGITS_NAME], probabilities=expected[PROBABILITIES_NAME], label=np.full(1, -1)).save(path)
-
-
-def _manifest(folder: Path, facts: ModelFacts, accuracy: Accuracy | None, precision: PrecisionFacts | None) -> Manifest:
-    model = onnx.load(folder / MODEL_FILE)
-    n_classes = len(facts.labels)
-    return Manifest(
-        model_name=facts.model_name,
-        labels=facts.labels,
-        image=facts.image,
-        preprocessing=facts.preprocessing,
-        temperature=facts.temperature,
-        inputs=(TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=facts.image.dims, value_range=(0, 255)),),
-        outputs=(
-            TensorSpec(name=LOGITS_NAME, datatype="FP32", dims=(n_classes,)),
-            TensorSpec(name=PROBABILITIES_NAME, datatype="FP32", dims=(n_classes,), value_range=(0, 1)),
-        ),
-        max_batch_size=facts.max_batch_size,
-        precision="fp32" if precision is None else precision.precision,
-        opset_version=next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")),
-        ir_version=model.ir_version,
-        weights_sha256=facts.weights_sha256 or sha256_file(folder / MODEL_FILE),
-        origin=facts.origin,
-        training=facts.training,
-        accuracy=accuracy,
-        versions=versions(),
-    )
+    return Goldens.of_classes(images, expected[LOGITS_NAME], expected[PROBABILITIES_NAME], np.full(1, -1))
 
 
 def _check_arguments(facts: ModelFacts, evaluation: EvaluationSet, out: Path, *, force: bool) -> None:
     check_model_name(facts.model_name)
+    if facts.reading is not None:
+        raise UsageError("reading: a reader of amounts is exported by export_reader.")
     if not 0 < facts.temperature < math.inf:
         raise UsageError(f"temperature: expected a number above 0, found {facts.temperature:g}.")
-    _check_out(out, force=force)
+    check_out(out, force=force)
     _check_evaluation(facts, evaluation)
-
-
-def _check_out(out: Path, *, force: bool) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST_FILE).is_file()):
-        raise UsageError(f"{out}: exists and is no export folder: name another.")
-    if any(out.iterdir()) and not force:
-        raise UsageError(f"{out}: holds an export already: name another folder, or replace it (--force; in Python force=True).")
 
 
 def _check_evaluation(facts: ModelFacts, evaluation: EvaluationSet) -> None:

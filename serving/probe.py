@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from convoy.contract.agreement import Agreement, compare
 from convoy.contract.errors import InvalidResponseError
-from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME
 
 if TYPE_CHECKING:
+    from convoy.contract.agreement import Agreement
     from convoy.contract.bundle import Bundle
     from convoy.serving.client import Client
 
@@ -35,19 +34,18 @@ def replay(client: Client, bundle: Bundle, model_name: str, model_version: str =
         ContractError: The goldens are damaged.
     """
     goldens = bundle.goldens()
-    size = bundle.manifest.max_batch_size
-    batches = [goldens.image[start : start + size] for start in range(0, len(goldens), size)] + [goldens.image[:1]]
-    answers = [client.infer(model_name, {INPUT_NAME: batch}, model_version=model_version) for batch in batches]
+    batches = goldens.batches(bundle.manifest.max_batch_size) + goldens.batches(1)[:1]
+    answers = [client.infer(model_name, batch, model_version=model_version) for batch in batches]
     agreements = {}
-    for name, golden in ((LOGITS_NAME, goldens.logits), (PROBABILITIES_NAME, goldens.probabilities)):
+    for name, golden in goldens.outputs.items():
         expected = np.concatenate([golden, golden[:1]])
         missing = [answer for answer in answers if name not in answer.outputs]
         if missing:
             raise InvalidResponseError(
-                f"{model_name}: expected the outputs {LOGITS_NAME} and {PROBABILITIES_NAME}, found {sorted(missing[0].outputs)}."
+                f"{model_name}: expected the outputs {', '.join(goldens.outputs)}, found {sorted(missing[0].outputs)}."
             )
         actual = np.concatenate([answer.outputs[name] for answer in answers])
         if actual.shape != expected.shape:
             raise InvalidResponseError(f"{model_name}: {name}: expected shape {expected.shape}, found {actual.shape}.")
-        agreements[name] = compare(expected, actual, bundle.report.tolerances[name])
+        agreements[name] = bundle.compare(name, expected, actual)
     return agreements

@@ -11,6 +11,7 @@ from convoy.cli.console import json_option, print_json, remark
 
 if TYPE_CHECKING:
     from convoy.contract.bundle import Bundle
+    from convoy.contract.manifest import Manifest
     from convoy.serving.repository import Deployment, Repository
 
 DEFAULT_REPOSITORY = "model_repository"
@@ -72,6 +73,10 @@ def as_dict(done: Deployment, repository: Path) -> dict[str, Any]:
     }
 
 
+def _shown(manifest: Manifest) -> str:
+    return "images" if manifest.reading is None else "fields"
+
+
 def _compare(repository: Repository, done: Deployment, bundle: Bundle) -> None:
     """Say the accuracy, and warn where the version before was better on the same images."""
     from convoy.contract.bundle import MANIFEST_FILE
@@ -80,9 +85,10 @@ def _compare(repository: Repository, done: Deployment, bundle: Bundle) -> None:
     new = bundle.manifest.accuracy
     if new is None:
         return
-    click.echo(f"Accuracy {new.onnxruntime:.2%} on {new.n:,} images ({new.split}).")
+    click.echo(f"Accuracy {new.onnxruntime:.2%} on {new.n:,} {_shown(bundle.manifest)} ({new.split}).")
     if done.previous is None:
         return
     old = Manifest.load(repository.version_folder(done.model_name, done.previous) / MANIFEST_FILE).accuracy
     if old is not None and (old.split, old.n) == (new.split, new.n) and old.onnxruntime > new.onnxruntime:
-        remark(f"convoy: warning: version {done.previous} was better on as many images of {old.split}: {old.onnxruntime:.2%}.")
+        shown = _shown(bundle.manifest)
+        remark(f"convoy: warning: version {done.previous} was better on as many {shown} of {old.split}: {old.onnxruntime:.2%}.")

@@ -137,7 +137,8 @@ def _print_verdict(out: Path, bundle: Bundle) -> None:
     if accuracy is not None:
         source = "PyTorch" if bundle.report.source == "pytorch" else "the file as it came"
         both = f"{source} {accuracy.pytorch:.2%}, ONNX Runtime {accuracy.onnxruntime:.2%}"
-        click.echo(f"accuracy on {accuracy.n:,} images ({accuracy.split}): {both}")
+        shown = "images" if manifest.reading is None else "fields, whole amounts"
+        click.echo(f"accuracy on {accuracy.n:,} {shown} ({accuracy.split}): {both}")
     click.echo(f"validation: {bundle.report.verdict}; written to {out}, for people in {out / PAGE_FILE}")
     if bundle.report.verdict == "passed":
         if (bundle.folder / SIGNATURE_FILE).is_file():

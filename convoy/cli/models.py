@@ -128,6 +128,7 @@ def _row(entry: ModelEntry, version: VersionEntry, flagged: set[str] | None) -> 
         source = "" if version.problem else "not by convoy deploy"
         return [entry.name, str(version.version), "served" if served else "", "", "", source, problem]
     accuracy, training = version.manifest.accuracy, version.manifest.training
-    measured = [f"{accuracy.onnxruntime:.2%}", f"{accuracy.n:,} images of {accuracy.split}"] if accuracy else ["", ""]
+    shown = "images" if version.manifest.reading is None else "fields"
+    measured = [f"{accuracy.onnxruntime:.2%}", f"{accuracy.n:,} {shown} of {accuracy.split}"] if accuracy else ["", ""]
     source = training.run_id if training else "trained elsewhere"
     return [entry.name, str(version.version), "served" if served else "", *measured, source, problem]

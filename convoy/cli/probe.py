@@ -46,7 +46,8 @@ def command(url: str, model_names: tuple[str, ...], repository: Path, timeout_s:
                     f"{repository / name}: expected a configuration that names the version to serve, and golden inputs to replay, "
                     "as `convoy deploy` writes them; found none. Name the models that were deployed so."
                 )
-            found = replay(client, Bundle.open(repo.version_folder(name, version)), name, str(version))
+            bundle = Bundle.open(repo.version_folder(name, version))
+            found = replay(client, bundle, name, str(version))
             for output, agreement in found.items():
                 if not agreement.passed:
                     failed.append(f"{name} version {version}: {output}")
@@ -60,10 +61,10 @@ def command(url: str, model_names: tuple[str, ...], repository: Path, timeout_s:
                     }
                 )
                 if not as_json:
+                    decisions = f", top-1 differs on {agreement.n_top1_differs}" if bundle.manifest.reading is None else ""
                     click.echo(
                         f"{'passed' if agreement.passed else 'FAILED'}  {name} version {version}: {output}: {agreement.n} answers, "
-                        f"max_abs_diff {agreement.max_abs_diff:.3g}, {agreement.n_outside} outside the tolerance, "
-                        f"top-1 differs on {agreement.n_top1_differs}"
+                        f"max_abs_diff {agreement.max_abs_diff:.3g}, {agreement.n_outside} outside the tolerance{decisions}"
                     )
     if as_json:
         print_json({"url": url, "passed": not failed, "results": results})

@@ -73,31 +73,56 @@ def compare(expected: FloatArray, actual: FloatArray, tolerance: Tolerance) -> A
     """
     if expected.ndim != 2 or expected.shape != actual.shape:
         raise ValueError(f"expected two arrays of shape (n, classes), found {expected.shape} and {actual.shape}")
-    n = expected.shape[0]
-    if expected.size == 0:
-        return Agreement(
-            n=0, n_nonfinite=0, n_outside=0, max_abs_diff=0.0, max_rel_diff=0.0, n_top1_differs=0, ties=(), worst_row=None
-        )
+    found = compare_values(expected, actual, tolerance)
+    if found.n == 0:
+        return found
     finite = np.isfinite(expected) & np.isfinite(actual)
     reference = np.where(finite, expected, 0).astype(np.float64)
-    diff = np.abs(np.where(finite, actual, 0).astype(np.float64) - reference)
     allowed = tolerance.allowed(reference)
-    inside = finite & (diff <= allowed)  # "inside" is stated, "outside" follows: a NaN can not slip through a ">"
-    relative = np.divide(diff, np.abs(reference), out=np.zeros_like(diff), where=finite & (reference != 0))
-
-    rows = np.arange(n)
+    rows = np.arange(found.n)
     first, second = expected.argmax(axis=1), actual.argmax(axis=1)
     differs = first != second
     gap = np.abs(reference[rows, first] - reference[rows, second])
     tied = differs & finite.all(axis=1) & (gap <= allowed[rows, first] + allowed[rows, second])
-    worst = np.where(finite, diff, np.inf).max(axis=1)
+    return found.model_copy(
+        update={"n_top1_differs": int((differs & ~tied).sum()), "ties": tuple(int(row) for row in np.flatnonzero(tied))}
+    )
+
+
+def compare_values(expected: npt.NDArray[Any], actual: npt.NDArray[Any], tolerance: Tolerance) -> Agreement:
+    """Compare two arrays element by element, whatever they mean: whole numbers too, which a tolerance of 0 holds to be equal.
+
+    Args:
+        expected: The reference (PyTorch), a row for each image and any further axes.
+        actual: The thing under test, the same shape.
+        tolerance: What passes.
+
+    Returns:
+        What was found; it tells of no decisions (``n_top1_differs`` is 0, and there are no ``ties``).
+
+    Raises:
+        ValueError: The shapes differ, or there are no rows to tell apart.
+    """
+    if expected.ndim < 1 or expected.shape != actual.shape:
+        raise ValueError(f"expected two arrays of one shape, found {expected.shape} and {actual.shape}")
+    if expected.size == 0:
+        return Agreement(
+            n=0, n_nonfinite=0, n_outside=0, max_abs_diff=0.0, max_rel_diff=0.0, n_top1_differs=0, ties=(), worst_row=None
+        )
+    n = len(expected)
+    finite = np.isfinite(expected) & np.isfinite(actual)
+    reference = np.where(finite, expected, 0).astype(np.float64)
+    diff = np.abs(np.where(finite, actual, 0).astype(np.float64) - reference)
+    inside = finite & (diff <= tolerance.allowed(reference))  # "inside" is stated, "outside" follows: no NaN slips through a ">"
+    relative = np.divide(diff, np.abs(reference), out=np.zeros_like(diff), where=finite & (reference != 0))
+    worst = np.where(finite, diff, np.inf).reshape(n, -1).max(axis=1)
     return Agreement(
         n=n,
         n_nonfinite=int((~finite).sum()),
         n_outside=int((~inside).sum()),
         max_abs_diff=float(diff.max()),
         max_rel_diff=float(relative.max()),
-        n_top1_differs=int((differs & ~tied).sum()),
-        ties=tuple(int(row) for row in np.flatnonzero(tied)),
+        n_top1_differs=0,
+        ties=(),
         worst_row=int(worst.argmax()),
     )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy.typing as npt
+
+from convoy.contract.agreement import Agreement, compare, compare_values
 from convoy.contract.errors import ContractError, DigestMismatchError, ValidationFailedError
 from convoy.contract.files import sha256_file
 from convoy.contract.goldens import Goldens
@@ -108,12 +111,33 @@ class Bundle:
             ContractError: They are damaged, or not of this model's shape.
         """
         goldens = Goldens.load(self.folder / GOLDENS_FILE)
-        if goldens.image.shape[1:] != self.manifest.image.dims or goldens.logits.shape[1] != len(self.manifest.labels):
-            raise ContractError(
-                f"{self.folder / GOLDENS_FILE}: expected images {self.manifest.image.dims} and {len(self.manifest.labels)} classes,"
-                f" found {goldens.image.shape[1:]} and {goldens.logits.shape[1]}."
-            )
+        arrays = {**goldens.inputs, **goldens.outputs}
+        for tensor in (*self.manifest.inputs, *self.manifest.outputs):
+            found = arrays[tensor.name].shape[1:] if tensor.name in arrays else None
+            if found is None or not _fits(found, tensor.dims):
+                raise ContractError(
+                    f"{self.folder / GOLDENS_FILE}: expected {tensor.name} {list(tensor.dims)}, as the manifest says, "
+                    f"found {'none' if found is None else list(found)}."
+                )
         return goldens
+
+    def compare(self, output: str, expected: npt.NDArray[Any], actual: npt.NDArray[Any]) -> Agreement:
+        """Compare one output with PyTorch's by the tolerance that the report holds it to; a classifier's by its decisions too.
+
+        Args:
+            output: Its name.
+            expected: PyTorch's, a row for each image.
+            actual: The thing under test, the same shape.
+
+        Raises:
+            ValueError: The shapes differ.
+        """
+        how = compare if self.manifest.task == "image-classification" else compare_values
+        return how(expected, actual, self.report.tolerances[output])
+
+
+def _fits(found: tuple[int, ...], dims: tuple[int, ...]) -> bool:
+    return len(found) == len(dims) and all(dim in (-1, size) for size, dim in zip(found, dims, strict=True))
 
 
 def _check_digest(path: Path, expected: str, source: str) -> None:

@@ -13,13 +13,15 @@ import yaml
 
 from convoy.contract import figures
 from convoy.contract.bundle import Bundle
-from convoy.contract.manifest import Manifest, TensorSpec
-from convoy.export.evidence.wording import source_name, verdict_words
+from convoy.contract.manifest import Manifest, Task, TensorSpec
+from convoy.export.evidence.wording import source_name, task_words, verdict_words
 
 NOT_STATED: Final = "not stated"
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _DTYPES: Final = {"UINT8": "uint8", "FP32": "float32", "FP16": "float16", "INT64": "int64"}
+_HUB_TASKS: Final[dict[Task, str]] = {"image-classification": "image-classification", "amount-reading": "image-to-text"}
+"""Model hubs know tasks by their own names."""
 _MAX_LABELS: Final = 200  # characters of class names that a card lists
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]<>|&~$])")
 _NAME_OF_A_DATASET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
@@ -61,11 +63,13 @@ def render_card(bundle: Bundle, facts: CardFacts | None = None) -> str:
         report=report,
         facts=facts,
         words=verdict_words(report),
+        task=task_words(manifest.task),
         source_name=source_name(report),
         interval=None if accuracy is None else figures.interval95(accuracy.onnxruntime, accuracy.n),
         labels=_labels(manifest.labels),
         tensors=[("input", tensor) for tensor in manifest.inputs] + [("output", tensor) for tensor in manifest.outputs],
         first_input=manifest.inputs[0],
+        reading=manifest.reading,
         uncovered=[check for check in report.checks if check.verdict == "uncovered"],
     )  # fmt: skip
 
@@ -77,7 +81,7 @@ def front_matter(bundle: Bundle, facts: CardFacts) -> dict[str, Any]:
     entries: dict[str, Any] = {
         "license": facts.license,
         "library_name": "onnx",
-        "pipeline_tag": manifest.task,
+        "pipeline_tag": _HUB_TASKS[manifest.task],
         "tags": ["onnx", "onnxruntime", "triton-inference-server", *([manifest.precision] if reduced else [])],
         "base_model": facts.base_model,
         "base_model_relation": "quantized" if facts.base_model and reduced else None,
@@ -87,12 +91,16 @@ def front_matter(bundle: Bundle, facts: CardFacts) -> dict[str, Any]:
     if accuracy is not None and bundle.report.verdict == "passed":
         dataset = _dataset(manifest)
         result = {
-            "task": {"type": manifest.task},
+            "task": {"type": _HUB_TASKS[manifest.task]},
             "dataset": {"name": accuracy.split, "type": dataset or "other"},
-            "metrics": [{"type": "accuracy", "name": "top-1 accuracy", "value": accuracy.onnxruntime}],
+            "metrics": [{"type": "accuracy", "name": _metric(manifest), "value": accuracy.onnxruntime}],
         }
         entries["model-index"] = [{"name": manifest.model_name, "results": [result]}]
     return {key: value for key, value in entries.items() if value not in (None, [])}
+
+
+def _metric(manifest: Manifest) -> str:
+    return "top-1 accuracy" if manifest.reading is None else "whole amounts read rightly"
 
 
 def _dataset(manifest: Manifest) -> str | None:
@@ -122,7 +130,7 @@ def _dtype(tensor: TensorSpec) -> str:
 
 
 def _shape(tensor: TensorSpec) -> str:
-    return f"({', '.join(['N', *map(str, tensor.dims)])})"
+    return f"({', '.join(['N', *('any' if dim < 0 else str(dim) for dim in tensor.dims)])})"
 
 
 def _environment() -> jinja2.Environment:

@@ -21,7 +21,7 @@ from convoy.contract.errors import UsageError
 from convoy.contract.stylesheet import csp_digest, stylesheet
 from convoy.contract.validation import Check
 from convoy.export.evidence.charts import histogram, layer_chart, meter, relative_error
-from convoy.export.evidence.wording import SYMBOLS, source_name, verdict_words
+from convoy.export.evidence.wording import SYMBOLS, source_name, task_words, verdict_words
 
 _TEMPLATES: Final = Path(__file__).with_name("templates")
 _SHOWN_PX: Final = 280  # the longer side of the worst image on the page
@@ -81,6 +81,7 @@ def render_page(bundle: Bundle, worst_pixels: npt.NDArray[np.uint8] | None = Non
         manifest=bundle.manifest,
         report=report,
         words=verdict_words(report),
+        task=task_words(bundle.manifest.task),
         source_name=source_name(report),
         symbols=SYMBOLS,
         open_checks=[check for verdict in ("failed", "undecided") for check in report.checks if check.verdict == verdict],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from convoy.contract.manifest import Task
 from convoy.contract.validation import CheckVerdict, ValidationReport
 
 SYMBOLS: Final[dict[CheckVerdict, str]] = {"passed": "✓", "failed": "✗", "undecided": "?", "uncovered": "–"}
@@ -23,6 +24,39 @@ class VerdictWords:
     headline: str
     meaning: str
     next_step: str
+
+
+@dataclass(frozen=True)
+class TaskWords:
+    """What a kind of model is about.
+
+    Attributes:
+        kind: The model, with its article; ``{n}`` stands for how many labels it has.
+        images: What it is shown.
+        labels: What its labels are.
+        accuracy: What its accuracy counts.
+        figures: Which outputs of the worst image differ by how much.
+    """
+
+    kind: str
+    images: str
+    labels: str
+    accuracy: str
+    figures: str
+
+
+_TASKS: Final[dict[Task, TaskWords]] = {
+    "image-classification": TaskWords("An image classifier with {n} classes", "images", "Classes", "Top-1 accuracy", "logits"),
+    "amount-reading": TaskWords(
+        "A reader of amounts in fields of writing, with {n} characters", "fields", "Characters", "Share of amounts read rightly",
+        "posteriors and confidence",
+    ),
+}  # fmt: skip
+
+
+def task_words(task: Task) -> TaskWords:
+    """What a kind of model is about, for people."""
+    return _TASKS[task]
 
 
 def source_name(report: ValidationReport) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
 
 from convoy.contract.agreement import Agreement, FloatArray, Tolerance, compare
 from convoy.contract.errors import ExportError
-from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, Accuracy
+from convoy.contract.manifest import LOGITS_NAME, Accuracy, TensorSpec
 from convoy.contract.validation import Check
 from convoy.export.gate.bounds import Bound, rms
 from convoy.export.gate.evidence import MIN_IMAGES
@@ -20,6 +19,11 @@ from convoy.export.graph.targets import MAX_IR_VERSION, MAX_OPSET_VERSION, check
 
 if TYPE_CHECKING:
     import onnxruntime
+
+
+_Tensor = tuple[str, str, tuple[int | str, ...]]
+_TYPES: Final = {"UINT8": "tensor(uint8)", "INT64": "tensor(int64)", "FP32": "tensor(float)"}
+"""ONNX Runtime's names of the datatypes at the borders of Convoy's exports."""
 
 
 def check_file(model: bytes) -> Check:
@@ -38,15 +42,15 @@ def check_file(model: bytes) -> Check:
     return Check(name=name, verdict="passed", expected=expected, found=found)
 
 
-def check_evidence(n: int) -> Check:
-    """Whether there are images enough to decide on."""
+def check_evidence(n: int, what: str = "images") -> Check:
+    """Whether there are images (or fields) enough to decide on."""
     enough = n >= MIN_IMAGES
     return Check(
         name="enough evidence",
         verdict="passed" if enough else "undecided",
-        expected=f"at least {MIN_IMAGES} real images",
-        found=f"{n} images",
-        detail="" if enough else f"undecided: needs {MIN_IMAGES} images that the network was not trained on",
+        expected=f"at least {MIN_IMAGES} real {what}",
+        found=f"{n} {what}",
+        detail="" if enough else f"undecided: needs {MIN_IMAGES} {what} that the network was not trained on",
     )
 
 
@@ -67,15 +71,17 @@ def check_scores(title: str, expected: Outputs) -> Check:
     )
 
 
-def check_border(session: onnxruntime.InferenceSession, image: ImageSpec, n_classes: int, provider: str) -> Check:
-    """Whether names, datatypes and dims are those of the manifest, with a batch axis that is free."""
-    expected: list[tuple[str, str, list[int | str]]] = [
-        (INPUT_NAME, "tensor(uint8)", ["batch", *image.dims]),
-        (LOGITS_NAME, "tensor(float)", ["batch", n_classes]),
-        (PROBABILITIES_NAME, "tensor(float)", ["batch", n_classes]),
-    ]
-    found: list[tuple[str, str, list[int | str]]] = [
-        (value.name, value.type, [size if isinstance(size, int) or i else "batch" for i, size in enumerate(value.shape)])
+def check_border(session: onnxruntime.InferenceSession, tensors: Sequence[TensorSpec], provider: str) -> Check:
+    """Whether names, datatypes and dims are those of the manifest, with a batch axis that is free.
+
+    Args:
+        session: The file.
+        tensors: The manifest's, the inputs first. An axis of any size is to be a free one.
+        provider: What runs the file.
+    """
+    expected: list[_Tensor] = [(one.name, _TYPES[one.datatype], ("batch", *one.dims)) for one in tensors]
+    found: list[_Tensor] = [
+        (value.name, value.type, tuple(_dim(axis, size) for axis, size in enumerate(value.shape)))
         for value in (*session.get_inputs(), *session.get_outputs())
     ]
     return Check(
@@ -86,7 +92,13 @@ def check_border(session: onnxruntime.InferenceSession, image: ImageSpec, n_clas
     )
 
 
-def _describe(tensors: list[tuple[str, str, list[int | str]]]) -> str:
+def _dim(axis: int, size: int | str | None) -> int | str:
+    if isinstance(size, int):
+        return size
+    return -1 if axis else "batch"
+
+
+def _describe(tensors: Sequence[_Tensor]) -> str:
     return "; ".join(f"{name} {datatype} [{', '.join(map(str, shape))}]" for name, datatype, shape in tensors)
 
 
@@ -145,6 +157,34 @@ def check_agreement(
     )
 
 
+def check_values(
+    name: str, where: str, agreement: Agreement, tolerance: Tolerance, name_image: Callable[[int], str] = name_row
+) -> Check:
+    """What a comparison of one output says as a check where its elements are no scores of classes.
+
+    Args:
+        name: The output.
+        where: Which images, on what.
+        agreement: What was found.
+        tolerance: What passes; 0 of whole numbers.
+        name_image: What the image of a row is called.
+    """
+    exact = tolerance.atol == tolerance.rtol == 0
+    worst = "" if agreement.passed or agreement.worst_row is None else f"worst: {name_image(agreement.worst_row)}"
+    return Check(
+        name=f"{name}, {where}",
+        verdict="passed" if agreement.passed else "failed",
+        expected="equal" if exact else f"finite, |actual - expected| <= {tolerance.atol:.3g} + {tolerance.rtol:.3g} |expected|",
+        found=(
+            f"{agreement.n} answers, max_abs_diff {agreement.max_abs_diff:.3g}, {agreement.n_nonfinite} not finite, "
+            f"{agreement.n_outside} outside"
+        ),
+        detail=worst,
+        limit=None if exact else tolerance.atol,
+        measured=None if exact or agreement.n_nonfinite else agreement.max_abs_diff,
+    )
+
+
 def check_distance(name: str, provider: str, actual: FloatArray, truth: FloatArray, bound: Bound) -> Check:
     """Whether the file is about as near to the float64 truth as the source's own float32.
 
@@ -168,14 +208,25 @@ def check_distance(name: str, provider: str, actual: FloatArray, truth: FloatArr
     )
 
 
-def check_accuracy(accuracy: Accuracy, title: str, n_ties: int) -> Check:
-    """Whether as many images are classified rightly, but for ties."""
+def check_accuracy(accuracy: Accuracy, title: str, n_ties: int, what: str = "images") -> Check:
+    """Whether as many images (or fields) are read rightly, but for ties."""
     moved = round(abs(accuracy.pytorch - accuracy.onnxruntime) * accuracy.n)
     return Check(
         name=f"accuracy on {accuracy.split}",
         verdict="passed" if moved <= n_ties else "failed",
         expected=f"{title}'s {accuracy.pytorch:.4%}" + (f", but for {n_ties} ties" if n_ties else ""),
-        found=f"{accuracy.onnxruntime:.4%} of {accuracy.n} images",
+        found=f"{accuracy.onnxruntime:.4%} of {accuracy.n} {what}",
+    )
+
+
+def not_executed(provider: str, reason: str) -> Check:
+    """An execution provider that servers have and this machine lacks."""
+    return Check(
+        name=f"execution on {provider}",
+        verdict="uncovered",
+        expected="the same answers",
+        found=reason,
+        detail="`convoy probe` replays the goldens on a server that has it",
     )
 
 

@@ -12,10 +12,11 @@ import numpy.typing as npt
 from convoy.contract.agreement import FloatArray, Tolerance
 from convoy.contract.errors import ExportError
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import LOGITS_NAME, PROBABILITIES_NAME, Accuracy
+from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME, Accuracy, TensorSpec
 from convoy.contract.validation import Check, ClassScore, OutputErrors, WorstImage
 from convoy.export.gate import checks
-from convoy.export.gate.bounds import Bound, derive_bound, follow_logits, rms
+from convoy.export.gate.bounds import Bound, derive_bound, follow_logits
+from convoy.export.gate.errors import finite_or_none, output_errors
 from convoy.export.gate.evidence import EvaluationSet, Exhibits
 from convoy.export.gate.runtime import LEVELS, levels, open_session, run_session, usable_providers
 from convoy.export.gate.source import Outputs, Source, Truth
@@ -28,7 +29,6 @@ Progress = Callable[[str], None]
 N_SAMPLE = 32
 """Real images that are run, with all edge images, in float64 and once more in each batch size, company and optimisation level."""
 ODD_BATCH_SIZE = 7
-_HISTOGRAM_LOG10_EDGES = tuple(np.arange(-12, 4.5, 0.5).tolist())
 _N_SCORES = 10
 
 
@@ -51,7 +51,26 @@ class Border:
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """1, 2, an odd one, and the largest: all that is run."""
-        return tuple(sorted({size for size in (1, 2, ODD_BATCH_SIZE) if size < self.max_batch_size} | {self.max_batch_size}))
+        return batch_sizes(self.max_batch_size)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The input of pixels, as the manifest says it."""
+        return (TensorSpec(name=INPUT_NAME, datatype="UINT8", dims=self.image.dims, value_range=(0, 255)),)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Logits and probabilities, as the manifest says them."""
+        n_classes = len(self.labels)
+        return (
+            TensorSpec(name=LOGITS_NAME, datatype="FP32", dims=(n_classes,)),
+            TensorSpec(name=PROBABILITIES_NAME, datatype="FP32", dims=(n_classes,), value_range=(0, 1)),
+        )
+
+
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """1, 2, an odd one, and the largest that the server may form."""
+    return tuple(sorted({size for size in (1, 2, ODD_BATCH_SIZE) if size < largest} | {largest}))
 
 
 @dataclass(frozen=True)
@@ -182,10 +201,7 @@ class _Gate:
         usable, missing = usable_providers()
         for provider in usable:
             self._run_provider(provider)
-        self.checks += [
-            Check(name=f"execution on {name}", verdict="uncovered", expected="the same answers", found=reason, detail=_PROBE)
-            for name, reason in missing.items()
-        ]
+        self.checks += [checks.not_executed(name, reason) for name, reason in missing.items()]
         return Findings(
             tuple(self.checks),
             self.tolerances,
@@ -219,7 +235,7 @@ class _Gate:
         except ExportError as error:
             self.checks.append(Check(name=f"loads on {provider}", verdict="failed", expected="a session", found=str(error)))
             return
-        self.checks.append(checks.check_border(session, self.border.image, len(self.border.labels), provider))
+        self.checks.append(checks.check_border(session, (*self.border.inputs, *self.border.outputs), provider))
         if self.checks[-1].verdict == "failed":
             return
         everything = np.arange(len(self.exhibits))
@@ -297,30 +313,8 @@ class _Gate:
             self.checks.append(checks.check_accuracy(self.accuracy, self.source.title, ties))
 
     def _errors(self, name: str, actual: npt.NDArray[np.float32]) -> OutputErrors:
-        diff = np.abs(actual.astype(np.float64) - self.expected[name])
-        finite = diff[np.isfinite(diff)]
-        edges = _HISTOGRAM_LOG10_EDGES
-        counts = np.histogram(np.clip(np.log10(np.maximum(finite, 1e-300)), edges[0], edges[-1]), edges)[0]
-        errors = OutputErrors(
-            name=name,
-            n_images=len(actual),
-            max_abs_diff=float(finite.max(initial=0)),
-            histogram_log10_edges=edges,
-            histogram_counts=tuple(int(count) for count in counts),
-        )
-        bound = self.bounds[name]
-        if not self.truth.n_images:
-            return errors
-        error = np.abs(actual[self.truth_indices] - self.truth.outputs[name])
-        return errors.model_copy(
-            update={
-                "n_truth_images": self.truth.n_images,
-                "max_error": _finite_or_none(error.max()),
-                "rms_error": _finite_or_none(rms(error)),
-                "own_max_error": bound.own_max_error,
-                "own_rms_error": bound.own_rms_error,
-            }
-        )
+        beside = (actual[self.truth_indices], self.truth.outputs[name]) if self.truth.n_images else None
+        return output_errors(name, self.expected[name], actual, self.bounds[name], beside)
 
     def _describe_worst(self) -> WorstImage | None:
         if self.worst is None or self.actual is None:
@@ -333,14 +327,11 @@ class _Gate:
         return WorstImage(
             name=self.exhibits.name(index),
             true_label=self.border.labels[evaluation.labels[index]] if known else None,
-            max_abs_diff=_finite_or_none(diff),
+            max_abs_diff=finite_or_none(diff),
             scores=tuple(
                 ClassScore(label=self.border.labels[i], expected=float(expected[i]), actual=float(actual[i])) for i in likely
             ),
         )
-
-
-_PROBE = "`convoy probe` replays the goldens on a server that has it"
 
 
 def _take(outputs: Outputs, indices: npt.NDArray[np.int64]) -> Outputs:
@@ -362,7 +353,3 @@ def _softmax(logits: FloatArray) -> npt.NDArray[np.float64]:
         exponentials = np.exp(logits.astype(np.float64) - logits.max())
     probabilities: npt.NDArray[np.float64] = np.nan_to_num(exponentials / exponentials.sum())
     return probabilities
-
-
-def _finite_or_none(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

@@ -15,6 +15,8 @@ from convoy.contract.errors import ExportError, MissingDependencyError
 if TYPE_CHECKING:
     import onnxruntime
 
+    from convoy.contract.goldens import Arrays
+
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 SERVED_ON: Final = (CPU, CUDA, "TensorrtExecutionProvider")
@@ -115,27 +117,28 @@ def open_session(model: Path | bytes, provider: str = CPU, level: Level = "all",
 
 
 def run_session(
-    session: onnxruntime.InferenceSession, images: npt.NDArray[np.uint8], batch_size: int
-) -> dict[str, npt.NDArray[np.float32]]:
-    """All outputs for ``images``, in batches.
+    session: onnxruntime.InferenceSession, inputs: Arrays | npt.NDArray[np.uint8], batch_size: int
+) -> dict[str, npt.NDArray[Any]]:
+    """All outputs for some inputs, in batches.
 
     Args:
         session: The model.
-        images: uint8, shape (n, H, W, C).
+        inputs: By name, a row for each image; or images alone, uint8 (n, H, W, C), for the first input.
         batch_size: Images a call.
 
     Raises:
         ExportError: ONNX Runtime fails on a batch (a batch axis that was baked in, say).
     """
-    input_name = session.get_inputs()[0].name
+    given = {session.get_inputs()[0].name: inputs} if isinstance(inputs, np.ndarray) else inputs
     names = [output.name for output in session.get_outputs()]
-    parts: list[list[npt.NDArray[np.float32]]] = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
+    n = len(next(iter(given.values())))
+    parts: list[list[npt.NDArray[Any]]] = []
+    for start in range(0, n, batch_size):
+        batch = {name: values[start : start + batch_size] for name, values in given.items()}
         try:
-            parts.append(session.run(names, {input_name: batch}))
+            parts.append(session.run(names, batch))
         except Exception as error:
-            raise ExportError(f"ONNX Runtime fails on a batch of {len(batch)}: {error}") from error
+            raise ExportError(f"ONNX Runtime fails on a batch of {min(batch_size, n - start)}: {error}") from error
     try:
         return {name: np.concatenate([part[i] for part in parts]) for i, name in enumerate(names)}
     except ValueError as error:

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from convoy.contract.errors import ExportError
 from convoy.export.adopt.limits import Limits
 from convoy.export.adopt.sandbox import run_contained
 from convoy.export.gate.runtime import CPU, Level, levels, open_session, run_session, usable_providers
 
+if TYPE_CHECKING:
+    from convoy.contract.goldens import Arrays
+
 _LIMITS: Final = dataclasses.replace(Limits(), memory_bytes=8 * 2**30, deadline_s=900.0, cpu_s=3600)
 """Wide: a large network in its largest batch is no attack. What is bounded is a file that asks for everything."""
 _TASK: Final = f"{__name__}:trial_task"
+_INPUT: Final = "input "
+"""What the keys of inputs begin with in what the process is given: it takes arrays at the top level alone."""
 
 
-def try_out(model: bytes, images: npt.NDArray[np.uint8], batch_sizes: Sequence[int]) -> None:
+def try_out(model: bytes, inputs: Arrays, batch_sizes: Sequence[int]) -> None:
     """Load a file on every execution provider at every graph optimisation level, and run it in batches of some sizes.
 
     What it answers, or that it answers with an error, is for the gate to judge; here it must only not bring its process down.
 
     Args:
-        model: The file's bytes; input ``image``, uint8 (N, H, W, C).
-        images: Some to run, uint8 (n, H, W, C); repeated where a batch needs more.
+        model: The file's bytes.
+        inputs: Some to run, by input name: the images, uint8 (n, H, W, C), first; repeated where a batch needs more.
         batch_sizes: How many images go together.
 
     Raises:
@@ -34,33 +38,31 @@ def try_out(model: bytes, images: npt.NDArray[np.uint8], batch_sizes: Sequence[i
     """
     providers = usable_providers()[0]
     try:
-        _run(model, images, batch_sizes, providers, levels())
+        _run(model, inputs, batch_sizes, providers, levels())
     except ExportError:
         for provider in providers:
             for level in levels():  # one by one, so that the one that does it can be named
                 try:
-                    _run(model, images, batch_sizes, (provider,), (level,))
+                    _run(model, inputs, batch_sizes, (provider,), (level,))
                 except ExportError as error:
                     raise ExportError(f"ONNX Runtime on {provider}, graph optimisation {level}: {error}") from error
         raise
 
 
-def _run(
-    model: bytes, images: npt.NDArray[np.uint8], batch_sizes: Sequence[int], providers: Sequence[str], chosen: Sequence[Level]
-) -> None:
+def _run(model: bytes, inputs: Arrays, batch_sizes: Sequence[int], providers: Sequence[str], chosen: Sequence[Level]) -> None:
     payload = {
         "model": model,
-        "images": images,
         "batch_sizes": list(batch_sizes),
         "providers": list(providers),
         "levels": list(chosen),
+        **{f"{_INPUT}{name}": np.ascontiguousarray(values) for name, values in inputs.items()},
     }
     run_contained(_TASK, payload, limits=_LIMITS)
 
 
 def trial_task(payload: Mapping[str, Any]) -> dict[str, Any]:
     """``try_out`` in a contained process."""
-    images: npt.NDArray[np.uint8] = payload["images"]
+    inputs = {key.removeprefix(_INPUT): values for key, values in payload.items() if key.startswith(_INPUT)}
     if any(provider != CPU for provider in payload["providers"]):
         usable_providers()  # loads the GPU's libraries
     for provider in payload["providers"]:
@@ -68,7 +70,8 @@ def trial_task(payload: Mapping[str, Any]) -> dict[str, Any]:
             try:
                 session = open_session(payload["model"], provider, level)
                 for size in payload["batch_sizes"]:
-                    run_session(session, np.resize(images, (size, *images.shape[1:])), size)
+                    batch = {name: np.resize(values, (size, *values.shape[1:])) for name, values in inputs.items()}
+                    run_session(session, batch, size)
             except ExportError:
                 continue  # an answer too: the gate gets the same one
     return {}

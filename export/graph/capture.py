@@ -18,6 +18,10 @@ from convoy.contract.errors import ExportError
 
 _EXAMPLE_BATCH: Final = 3
 """Images in the example: 1 would be taken for a constant axis, and 2 stands too often for something else."""
+READER_STRIDE: Final = 4
+"""What the width of a batch of fields is a multiple of: the graph holds for no other."""
+MIN_READER_WIDTH_PX: Final = 32
+MAX_READER_WIDTH_PX: Final = 4096
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
 # What torch's messages hold: where a guard came from, that the batch was fixed, which batches a guard allows, the batch's symbol.
 _CALL: Final = re.compile(r'The following call raised this error:\n  File "(.+)", line (\d+), in \w+\n(.+)')
@@ -58,6 +62,30 @@ def capture(servable: nn.Module, dims: tuple[int, int, int]) -> torch.export.Exp
     except Exception as error:  # noqa: BLE001 the same
         told = _explain(first) or _explain(error) or f"torch cannot trace it: {root_cause(first)}"
         raise ExportError(f"this network cannot be exported: {told}") from first
+
+
+def capture_reader(reader: nn.Module, height_px: int) -> torch.export.ExportedProgram:
+    """Trace a reader of amounts over batches of any size and fields of any width that is a multiple of 4.
+
+    Args:
+        reader: In evaluation mode; takes uint8 (B, H, W, 1) and int64 (B, 1), as ``convoy.contract.reading`` says.
+        height_px: H.
+
+    Raises:
+        ExportError: torch cannot trace it, or its computation depends on the values in the images or on their number.
+    """
+    example = torch.zeros((_EXAMPLE_BATCH, height_px, 160, 1), dtype=torch.uint8), torch.full((_EXAMPLE_BATCH, 1), 100)
+    batch, columns = (
+        torch.export.Dim("batch"),
+        READER_STRIDE
+        * torch.export.Dim("frames", min=MIN_READER_WIDTH_PX // READER_STRIDE, max=MAX_READER_WIDTH_PX // READER_STRIDE),
+    )
+    try:
+        with quiet():
+            return torch.export.export(reader, example, dynamic_shapes=({0: batch, 2: columns}, {0: batch}), strict=False)
+    except Exception as error:
+        told = _explain(error) or f"torch cannot trace it: {root_cause(error)}"
+        raise ExportError(f"this reader cannot be exported: {told}") from error
 
 
 def _trace(servable: nn.Module, example: torch.Tensor, *, strict: bool) -> torch.export.ExportedProgram:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -10,10 +11,11 @@ import torch
 
 from convoy.contract.errors import ExportError
 from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, PROBABILITIES_NAME
-from convoy.export.graph.capture import capture, quiet, root_cause
+from convoy.contract.reading import OUTPUT_NAMES, WIDTH_NAME
+from convoy.export.graph.capture import capture, capture_reader, quiet, root_cause
 from convoy.export.graph.servable import Servable
 from convoy.export.graph.targets import OPSET_VERSION
-from convoy.export.graph.tidying import tidy
+from convoy.export.graph.tidying import BATCH, COLUMNS, FRAMES, tidy
 from convoy.export.graph.translation import translation_table
 
 if TYPE_CHECKING:
@@ -100,10 +102,39 @@ def to_onnx(classifier: nn.Module, image: ImageSpec, *, temperature: float = 1.0
         ExportError: The network is in training mode, what it computes depends on the values in the images or on their number or is
             random, torch or ONNX has no way to say it, or it does not fit into one file.
     """
-    training = [name or "the classifier itself" for name, module in classifier.named_modules() if module.training]
+    _check_evaluating(classifier)
+    captured = capture(Servable(classifier, temperature).eval(), image.dims)
+    return _translate(captured, (INPUT_NAME,), (LOGITS_NAME, PROBABILITIES_NAME))
+
+
+def reader_to_onnx(reader: nn.Module, height_px: int) -> ExportedGraph:
+    """Export a reader of amounts, whole: standardising, network, decoder and confidence.
+
+    Batch and columns are dynamic axes; the columns of a batch are a multiple of 4, from 32 to 4096, which no ONNX file can say of
+    itself: ``to_field`` makes no others where ``ImageSpec.widths_px`` holds none.
+
+    Args:
+        reader: On the CPU, in evaluation mode; ``convoy.contract.reading`` says what it takes and gives.
+        height_px: The height of its fields.
+
+    Returns:
+        The graph, with the inputs and outputs of ``convoy.contract.reading``.
+
+    Raises:
+        ExportError: The reader is in training mode, torch or ONNX has no way to say what it computes, or it does not fit into one
+            file.
+    """
+    _check_evaluating(reader)
+    return _translate(capture_reader(reader, height_px), (INPUT_NAME, WIDTH_NAME), OUTPUT_NAMES)
+
+
+def _check_evaluating(network: nn.Module) -> None:
+    training = [name or "the network itself" for name, module in network.named_modules() if module.training]
     if training:
         raise ExportError(f"expected a network in evaluation mode, found {training[0]} in training mode: call .eval() first.")
-    captured = capture(Servable(classifier, temperature).eval(), image.dims)
+
+
+def _translate(captured: torch.export.ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> ExportedGraph:
     try:
         with quiet():
             translated = torch.onnx.export(
@@ -111,15 +142,15 @@ def to_onnx(classifier: nn.Module, image: ImageSpec, *, temperature: float = 1.0
                 (),
                 dynamo=True,
                 opset_version=OPSET_VERSION,
-                input_names=[INPUT_NAME],
-                output_names=[LOGITS_NAME, PROBABILITIES_NAME],
+                input_names=list(inputs),
+                output_names=list(outputs),
                 custom_translation_table=translation_table(),
                 optimize=False,
                 verbose=False,
             )
             if translated is None or translated.exported_program is None:
                 raise ExportError("torch.onnx gave no program for this network.")
-            tidy(translated.model, _batch_symbol(translated.exported_program))
+            tidy(translated.model, _axes(translated.exported_program))
     except ExportError:
         raise
     except Exception as error:  # the exporter raises its own and torch's many kinds
@@ -136,11 +167,15 @@ def _explain(error: BaseException) -> str:
     return f"torch.onnx cannot translate it: {cause}"
 
 
-def _batch_symbol(program: torch.export.ExportedProgram) -> str:
-    """What torch calls the batch axis."""
-    (name,) = program.graph_signature.user_inputs
-    node = next(node for node in program.graph.nodes if node.name == name)
-    return str(node.meta["val"].shape[0])
+def _axes(program: torch.export.ExportedProgram) -> dict[str, str]:
+    """What torch calls the axes of any size, with what they are called in the file: the batch, and the columns of fields."""
+    first = program.graph_signature.user_inputs[0]
+    node = next(node for node in program.graph.nodes if node.name == first)
+    batch, _, columns, _ = node.meta["val"].shape
+    named = {str(batch): BATCH}
+    if not isinstance(columns, int):
+        named |= {str(columns): COLUMNS, **{str(symbol): FRAMES for symbol in columns.node.expr.free_symbols}}
+    return named
 
 
 def _check(model: ir.Model) -> None:

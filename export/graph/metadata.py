@@ -13,6 +13,7 @@ from convoy import __version__
 if TYPE_CHECKING:
     from convoy.contract.image import ImageSpec
     from convoy.contract.manifest import Preprocessing
+    from convoy.contract.reading import ReadingSpec
 
 PRODUCER_NAME: Final = "convoy"
 TEMPERATURE_KEY: Final = "temperature"
@@ -30,6 +31,7 @@ def annotate(
     temperature: float = 1.0,
     licence: str | None = None,
     task: str = "image-classification",
+    reading: ReadingSpec | None = None,
 ) -> None:
     """Write the facts of a model into its file, where ONNX Runtime and viewers show them; equal facts give equal bytes.
 
@@ -44,6 +46,7 @@ def annotate(
         temperature: What the graph divides the logits by before the softmax; 1 is not written.
         licence: What its author allows, as an SPDX expression or in words; None where nobody said, and then the file says nothing.
         task: What the outputs mean.
+        reading: What a reader of amounts answers.
     """
     model.producer_name, model.producer_version = PRODUCER_NAME, __version__
     facts: dict[str, str | None] = {
@@ -51,6 +54,7 @@ def annotate(
         "labels": _json(list(labels)),
         LICENSE_KEY: licence,
         "preprocessing": None if preprocessing is None else _json(preprocessing.model_dump(mode="json")),
+        "reading": None if reading is None else _json(reading.model_dump(mode="json")),
         "task": task,
         TEMPERATURE_KEY: None if temperature == 1 else _json(temperature),
         "weights_sha256": weights_sha256,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -14,6 +15,8 @@ from onnxscript import optimizer
 from convoy.export.graph.batch_norm import fold_batch_norms
 
 BATCH: Final = "batch"
+COLUMNS: Final = "columns"
+FRAMES: Final = "frames"
 _KEPT_METADATA: Final = ("pkg.torch.onnx.class_hierarchy", "pkg.torch.onnx.name_scopes")
 _SPREADING: Final = frozenset({"ConstantOfShape", "Expand", "Range", "Tile", "Resize"})
 """Operators that make much of little: folded where what they make is small."""
@@ -22,15 +25,15 @@ _MAX_SPREAD: Final = 65_536  # elements
 _NO_LIMIT: Final = 2**40
 
 
-def tidy(model: ir.Model, batch_symbol: str) -> None:
+def tidy(model: ir.Model, axes: Mapping[str, str]) -> None:
     """Make of torch's translation what belongs in a file.
 
     Batch norms and constants are folded; Identity, dead nodes, dead and equal initializers go; shapes that are computed from the
-    batch axis alone are stated; the batch axis is called "batch" everywhere; names of modules stay, paths of files go.
+    batch axis alone are stated; axes of any size are called what they are everywhere; names of modules stay, paths of files go.
 
     Args:
         model: Changed in place.
-        batch_symbol: What torch called the batch axis.
+        axes: What torch called an axis of any size, with its name.
     """
     common.InlinePass()(model)
     optimizer.fold_constants_ir(model)
@@ -46,7 +49,7 @@ def tidy(model: ir.Model, batch_symbol: str) -> None:
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
-    _rename_batch(model, batch_symbol)
+    _rename_axes(model, axes)
     _strip(model)
 
 
@@ -150,15 +153,20 @@ def _lay_out(model: ir.Model) -> None:
                 value.const_value = ir.tensor(np.ascontiguousarray(array), dtype=tensor.dtype, name=value.name)
 
 
-def _rename_batch(model: ir.Model, symbol: str) -> None:
-    word = re.compile(rf"\b{re.escape(symbol)}\b")
+def _rename_axes(model: ir.Model, axes: Mapping[str, str]) -> None:
+    words = {symbol: name for symbol, name in axes.items() if symbol.isidentifier()}
+    word = re.compile(rf"\b({'|'.join(map(re.escape, words))})\b")
+
+    def rename(dim: str) -> str:
+        return axes.get(dim) or word.sub(lambda found: words[found[0]], dim)
+
     for graph in model.graphs():
         outputs = [output for node in graph for output in node.outputs]
         for value in (*graph.inputs, *outputs):
             if value.shape is None:
                 continue
             dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape]
-            value.shape = ir.Shape([word.sub(BATCH, dim) if isinstance(dim, str) else dim for dim in dims])
+            value.shape = ir.Shape([rename(dim) if isinstance(dim, str) else dim for dim in dims])
 
 
 def _strip(model: ir.Model) -> None:

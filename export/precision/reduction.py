@@ -12,7 +12,7 @@ import numpy.typing as npt
 from convoy.contract.agreement import FloatArray, Tolerance, compare
 from convoy.contract.errors import ExportError, UsageError
 from convoy.contract.image import ImageSpec
-from convoy.contract.manifest import LOGITS_NAME, Precision
+from convoy.contract.manifest import INPUT_NAME, LOGITS_NAME, Precision
 from convoy.contract.validation import Check, PrecisionFacts, Speed
 from convoy.export.gate.evidence import EvaluationSet, edge_images
 from convoy.export.gate.runtime import CPU, CUDA, open_session, run_session, usable_providers
@@ -100,7 +100,7 @@ def reduce_precision(
     check_labels(evaluation.labels)
     converted = _convert(precision, float32_model, calibration, evaluation, max_accuracy_drop, on_progress)
     try:
-        try_out(converted.model, _edges(evaluation), (1, min(max_batch_size, _LARGEST_BATCH)))
+        try_out(converted.model, {INPUT_NAME: _edges(evaluation)}, (1, min(max_batch_size, _LARGEST_BATCH)))
     except ExportError as error:
         raise ExportError(
             f"the {precision} file cannot be served: {error} Export in another precision; float32 of the same network is not "

@@ -44,7 +44,8 @@ def make_config(manifest: Manifest, model_name: str, version: int) -> ModelConfi
     """The ``ModelConfig`` of a model that has never been deployed.
 
     Dynamic batching with no added delay (while one batch runs, the next gathers by itself), one instance wherever the server runs
-    best (``KIND_AUTO``), and a warm-up with the smallest and the largest batch, so that no caller meets a cold model.
+    best (``KIND_AUTO``), and a warm-up with the smallest and the largest batch, so that no caller meets a cold model; of a reader
+    that is one of the narrowest images, and as many as go together of the widest.
 
     Args:
         manifest: What is deployed.
@@ -52,24 +53,37 @@ def make_config(manifest: Manifest, model_name: str, version: int) -> ModelConfi
         version: The version to serve.
     """
     inputs = tuple(ModelInput(name=one.name, data_type=_data_type(one), dims=one.dims) for one in manifest.inputs)
-    sample = {one.name: WarmupInput(data_type=one.data_type, dims=one.dims, zero_data=True) for one in inputs}
+    labels = LABELS_FILE if manifest.reading is None else ""
     return ModelConfig(
         name=model_name,
         backend="onnxruntime",
         max_batch_size=manifest.max_batch_size,
         input=inputs,
         output=tuple(
-            ModelOutput(name=one.name, data_type=_data_type(one), dims=one.dims, label_filename=LABELS_FILE)
-            for one in manifest.outputs
+            ModelOutput(name=one.name, data_type=_data_type(one), dims=one.dims, label_filename=labels) for one in manifest.outputs
         ),
         dynamic_batching=ModelDynamicBatching(),
         instance_group=(ModelInstanceGroup(count=1, kind="KIND_AUTO"),),
-        model_warmup=tuple(
-            ModelWarmup(name=f"batch of {size}", batch_size=size, inputs=sample) for size in sorted({1, manifest.max_batch_size})
-        ),
+        model_warmup=_warmups(manifest, inputs),
         version_policy=ModelVersionPolicy(specific=Specific(versions=(version,))),
         parameters={name: ModelParameter(string_value=value) for name, value in _own_parameters(manifest).items()},
     )
+
+
+def _warmups(manifest: Manifest, inputs: tuple[ModelInput, ...]) -> tuple[ModelWarmup, ...]:
+    """The smallest and the largest batch, of zeros; axes of any size, which a warm-up may not have, are at their least and most."""
+    widths = manifest.image.widths_px or (manifest.image.width_px,)
+    warmups = []
+    for size, width in dict.fromkeys(((1, widths[0]), (manifest.max_batch_size, widths[-1]))):
+        sample = {
+            one.name: WarmupInput(
+                data_type=one.data_type, dims=tuple(width if dim < 0 else dim for dim in one.dims), zero_data=True
+            )
+            for one in inputs
+        }
+        columns = f", {width} columns" if len(widths) > 1 else ""
+        warmups.append(ModelWarmup(name=f"batch of {size}{columns}", batch_size=size, inputs=sample))
+    return tuple(warmups)
 
 
 def first_config(manifest: Manifest, model_name: str, version: int) -> ConfigText:

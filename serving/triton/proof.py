@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from convoy.contract.bundle import MANIFEST_FILE, Bundle
-from convoy.contract.errors import InvalidRequestError, ServerError
+from convoy.contract.errors import InvalidRequestError, ServerError, UsageError
 
 if TYPE_CHECKING:
     from convoy.serving.client import Client
@@ -94,15 +94,27 @@ def ask(client: Client, model_name: str, timeout_s: float) -> str:
         ClientError: The server did not answer, or failed.
     """
     metadata = client.metadata(model_name, timeout_s=timeout_s)
-    inputs = {tensor.name: _zeros(tensor.datatype, tensor.shape) for tensor in metadata.inputs}
+    width_px = 1
+    if any(extent < 0 for tensor in metadata.inputs for extent in tensor.shape[1:]):
+        width_px = _narrowest(client, model_name, timeout_s)
+    inputs = {tensor.name: _zeros(tensor.datatype, tensor.shape, width_px) for tensor in metadata.inputs}
     try:
         return client.infer(model_name, inputs, timeout_s=timeout_s).model_version
     except InvalidRequestError:
         return metadata.versions[-1] if metadata.versions else ""
 
 
-def _zeros(datatype: str, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    extents = tuple(1 if extent < 0 else extent for extent in shape)
+def _narrowest(client: Client, model_name: str, timeout_s: float) -> int:
+    """The narrowest image that a model of Convoy's takes; 1 of another model, whose free axes may mean anything."""
+    try:
+        return min(client.interface(model_name, timeout_s=timeout_s).image.widths_px, default=1)
+    except UsageError:
+        return 1
+
+
+def _zeros(datatype: str, shape: tuple[int, ...], free: int) -> npt.NDArray[Any]:
+    """One row of zeros; axes of any size but the first, which is the batch, get the size ``free``."""
+    extents = tuple((free if axis else 1) if extent < 0 else extent for axis, extent in enumerate(shape))
     if datatype == "BYTES":
         return np.full(extents, b"", dtype=np.object_)
     return np.zeros(extents, dtype=_DTYPES[datatype])

@@ -19,7 +19,7 @@ from convoy.contract.validation import Check, ValidationReport, sum_up
 
 def goldens(n: int = 3) -> Goldens:
     zeros = np.zeros((n, 2), np.float32)
-    return Goldens(np.ones((n, 4, 4, 1), np.uint8), zeros, zeros + 0.5, np.zeros(n, np.int64))
+    return Goldens.of_classes(np.ones((n, 4, 4, 1), np.uint8), zeros, zeros + 0.5, np.zeros(n, np.int64))
 
 
 def test_a_write_that_fails_keeps_the_old_content_and_leaves_nothing(tmp_path, monkeypatch):
@@ -78,8 +78,10 @@ def test_goldens_come_back_as_they_were_and_equal_ones_are_equal_bytes(tmp_path)
     goldens().save(tmp_path / "b")
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     back = Goldens.load(tmp_path / "a")
-    for key in ("image", "logits", "probabilities", "label"):
-        np.testing.assert_array_equal(getattr(back, key), getattr(goldens(), key))
+    assert (list(back.inputs), list(back.outputs)) == (["image"], ["logits", "probabilities"])
+    for key, values in {**back.inputs, **back.outputs}.items():
+        np.testing.assert_array_equal(values, {**goldens().inputs, **goldens().outputs}[key])
+    np.testing.assert_array_equal(back.truth, goldens().truth)
 
 
 def test_damaged_goldens_are_refused(tmp_path):

@@ -35,9 +35,9 @@ def test_an_export_is_a_bundle_that_opens_and_passed(case, tmp_path):
 def test_goldens_are_pytorchs_outputs(case, tmp_path):
     goldens = export(case, tmp_path / "out").goldens()
     with torch.inference_mode():
-        logits = case.classifier(torch.from_numpy(goldens.image))
-    np.testing.assert_allclose(goldens.logits, logits.numpy(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(goldens.probabilities, torch.softmax(logits, 1).numpy(), rtol=1e-5, atol=1e-6)
+        logits = case.classifier(torch.from_numpy(goldens.inputs["image"]))
+    np.testing.assert_allclose(goldens.outputs["logits"], logits.numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(goldens.outputs["probabilities"], torch.softmax(logits, 1).numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_any_batch_size_up_to_the_maximum_gives_the_same_answers(case, tmp_path):
@@ -161,10 +161,10 @@ def test_a_failed_gate_is_written_down_with_the_fault_and_an_image_that_shows_it
     assert bundle.report.fault.module.endswith("head")
     assert bundle.report.worst.reproducer == "reproducer.npz"
     shown = Goldens.load(tmp_path / "out" / "reproducer.npz")
-    answers = run_session(open_session(bundle.model_path), shown.image, 1)["logits"]
-    assert np.abs(answers - shown.logits).max() == pytest.approx(bundle.report.worst.max_abs_diff, rel=0.01)
+    answers = run_session(open_session(bundle.model_path), shown.inputs["image"], 1)["logits"]
+    assert np.abs(answers - shown.outputs["logits"]).max() == pytest.approx(bundle.report.worst.max_abs_diff, rel=0.01)
     with torch.inference_mode():
-        np.testing.assert_allclose(shown.logits, case.classifier(torch.from_numpy(shown.image)), atol=1e-5)
+        np.testing.assert_allclose(shown.outputs["logits"], case.classifier(torch.from_numpy(shown.inputs["image"])), atol=1e-5)
     assert "head" in (tmp_path / "out" / "validation.html").read_text()
 
 

@@ -153,8 +153,8 @@ def test_both_ways_give_the_same_answers(foreign, tmp_path, monkeypatch):
     export("--onnx", "model.onnx", *options_of(foreign), "--out", tmp_path / "a")
     export("--torch", "net.py:build", "--weights", "weights.pt", *options_of(foreign, "imagenet size=12"), "--out", tmp_path / "b")
     first, second = (Bundle.open(tmp_path / name).goldens() for name in "ab")
-    np.testing.assert_array_equal(first.image, second.image)
-    np.testing.assert_allclose(first.logits, second.logits, atol=1e-5)
+    np.testing.assert_array_equal(first.inputs["image"], second.inputs["image"])
+    np.testing.assert_allclose(first.outputs["logits"], second.outputs["logits"], atol=1e-5)
 
 
 def test_int8_of_a_foreign_network_wants_training_images(foreign, tmp_path, monkeypatch):

@@ -27,19 +27,19 @@ def crash_at_extended(payload: Mapping[str, Any]) -> dict[str, Any]:
 def test_a_crash_is_an_error_that_names_provider_and_level(monkeypatch):
     monkeypatch.setattr(trial, "_TASK", "tests.export.test_trial:crash_at_extended")
     with pytest.raises(ExportError, match=r"CPUExecutionProvider, graph optimisation extended: .*crashed \(SIGABRT\)"):
-        try_out(b"", IMAGES, (1,))
+        try_out(b"", {"image": IMAGES}, (1,))
 
 
 def test_a_file_that_onnx_runtime_refuses_is_left_to_the_gate():
-    try_out(b"no model", IMAGES, (1, 2))
+    try_out(b"no model", {"image": IMAGES}, (1, 2))
 
 
 def test_every_level_and_batch_size_is_run(monkeypatch, case):
     runs = []
-    monkeypatch.setattr(trial, "run_session", lambda session, images, size: runs.append((len(images), size)))
+    monkeypatch.setattr(trial, "run_session", lambda session, inputs, size: runs.append((len(inputs["image"]), size)))
     trial_task({
         "model": to_onnx(case.classifier, case.facts.image).proto.SerializeToString(),
-        "images": case.evaluation.images[:1],
+        "input image": case.evaluation.images[:1],
         "batch_sizes": [1, 3],
         "providers": ["CPUExecutionProvider"],
         "levels": ["disabled", "all"],

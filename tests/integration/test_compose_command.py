@@ -63,7 +63,7 @@ def write_bundle(folder: Path, model: bytes) -> Bundle:
     folder.mkdir()
     (folder / MODEL_FILE).write_bytes(model)
     zeros = np.zeros((1, 3), np.float32)
-    Goldens(IMAGE, zeros, zeros, np.zeros(1, np.int64)).save(folder / GOLDENS_FILE)
+    Goldens.of_classes(IMAGE, zeros, zeros, np.zeros(1, np.int64)).save(folder / GOLDENS_FILE)
     report = ValidationReport(
         model_name="tiny",
         verdict="passed",

@@ -236,7 +236,7 @@ def seal(folder: Path, *, n_classes: int = 10, manifest_update: dict[str, Any] |
     folder.mkdir(parents=True)
     side = 28
     (folder / MODEL_FILE).write_bytes(a_model(n_classes, side))
-    Goldens(
+    Goldens.of_classes(
         image=pixels_of(side)[None],
         logits=np.zeros((1, n_classes), np.float32),
         probabilities=np.full((1, n_classes), 1 / n_classes, np.float32),
