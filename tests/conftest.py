@@ -1,10 +1,11 @@
-"""A reader of amounts that is made by hand, for the tests that need a real ONNX file of one."""
+"""Readers of amounts: one made by hand, for the tests that need a real ONNX file of one, and one that was exported."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from convoy.contract.image import ImageSpec
 from convoy.contract.manifest import INTERFACE_PARAMETER, Manifest, ModelInterface, TensorSpec
 from convoy.contract.reading import OperatingPoint, ReadingSpec
 from convoy.contract.validation import ValidationReport
+
+if TYPE_CHECKING:
+    from convoy.export import FieldSet, ModelFacts
+    from convoy.training.check_reader.reader import AmountReader
 
 READER_HEIGHT_PX = 8
 
@@ -173,3 +178,67 @@ def write_reader() -> Callable[..., Path]:
 def expected_reading() -> Callable[[Any], tuple[str, float]]:
     """What the reader reads of a field of its height, 8 pixels, as ``(text, confidence)``."""
     return read_by_hand
+
+
+@dataclass(frozen=True)
+class ReaderCase:
+    """A small untrained reader of digits, and strokes that it reads as something."""
+
+    reader: AmountReader
+    facts: ModelFacts
+    evidence: FieldSet
+
+
+def make_reader_case() -> ReaderCase:
+    import torch
+
+    from convoy.contract.field import to_field
+    from convoy.export import FieldSet, ModelFacts
+    from convoy.training.check_reader.grammar import load_grammar
+    from convoy.training.check_reader.reader import AmountReader
+    from convoy.training.check_reader.sliding import SlidingLeNet5
+
+    torch.manual_seed(0)
+    grammar = load_grammar("digits")
+    alphabet = "".join(grammar.alphabet)
+    network = SlidingLeNet5(len(alphabet) + 1, channels=(3, 6, 24, 16), batch_norm=True)
+    with torch.no_grad():
+        network.output.weight.mul_(400)  # scores that lie apart, as trained ones do
+        network.after_c1.running_mean.uniform_(-0.2, 0.2)
+    reader = AmountReader(network, grammar, alphabet).eval()
+    reader.confidence_scale.fill_(0.1)
+    reader.confidence_shift.fill_(1.0)
+    image = ImageSpec(height_px=32, width_px=128, channels=1, resize="height", widths_px=(64, 128))
+    reading = ReadingSpec(grammar="digits", n_best=3, max_characters=15)
+    facts = ModelFacts("reader", tuple(alphabet), image, max_batch_size=8, reading=reading)
+    rng = np.random.default_rng(0)
+    fields = tuple(to_field(draw_strokes(rng, image.width_px), image) for _ in range(104))
+    with torch.no_grad():  # no class wins everywhere
+        pixels = torch.from_numpy(np.stack([field.pixels for field in fields if field.pixels.shape[1] == image.width_px]))
+        scores, _ = reader.scores(pixels, torch.full((len(pixels),), image.width_px))
+        network.output.bias.sub_(scores.mean((0, 1)))
+    texts = tuple(str(rng.integers(1, 100)) if number % 2 else "" for number in range(len(fields)))
+    return ReaderCase(reader, facts, FieldSet("strokes", fields, texts, digits=True))
+
+
+def draw_strokes(rng: np.random.Generator, widest_px: int) -> np.ndarray:
+    """Dark strokes on paper, of some width."""
+    width = int(rng.integers(20, widest_px))
+    field = rng.integers(200, 240, (32, width), dtype=np.uint8)
+    for left in range(3, width - 6, int(rng.integers(8, 20))):
+        field[6:26, left : left + int(rng.integers(1, 6))] = rng.integers(0, 80)
+    return field
+
+
+@pytest.fixture(scope="session")
+def reader_case() -> ReaderCase:
+    """See ``ReaderCase``."""
+    return make_reader_case()
+
+
+@pytest.fixture(scope="session")
+def reader_bundle(reader_case: ReaderCase, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Its export, for all tests: one takes half a minute."""
+    from convoy.export import export_reader
+
+    return export_reader(reader_case.reader, reader_case.facts, reader_case.evidence, tmp_path_factory.mktemp("reader") / "export")

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from convoy.contract.bundle import Bundle
     from convoy.contract.signing_key import PrivateKey
-    from convoy.export import EvaluationSet, ModelFacts, Reduction
+    from convoy.export import EvaluationSet, FieldSet, ModelFacts, Reduction
+    from convoy.training.check_reader.reader_run import LoadedReaderRun
     from convoy.training.data.dataset import Dataset, Split
     from convoy.training.run_folder import LoadedRun
 
@@ -129,6 +130,32 @@ class _Run(Subject):
         )  # fmt: skip
 
 
+class _ReaderRun(Subject):
+    """A run of a check reader."""
+
+    def __init__(self, run_dir: Path, request: Request) -> None:
+        from convoy.contract.errors import UsageError
+        from convoy.training.check_reader.reader_run import load_reader_run
+
+        if request.precision != "fp32":
+            raise UsageError(f"--precision {request.precision}: a reader of amounts computes in float32 alone: leave it out.")
+        self._run = load_reader_run(run_dir)
+        facts = reader_facts_of(self._run, name=request.name, max_batch_size=request.max_batch_size)
+        self._facts = _with_card(facts, request)
+        self.folder_name = run_dir.resolve().name
+
+    def calibration(self) -> npt.NDArray[np.uint8]:
+        raise TypeError("a reader has no precision that is calibrated")
+
+    def export(self, out: Path, reduction: Reduction | None, signing_key: PrivateKey | None, force: bool) -> Bundle:  # noqa: ARG002
+        from convoy.export import export_reader
+
+        return export_reader(
+            self._run.reader, self._facts, held_back_fields(self._run), out,
+            signing_key=signing_key, force=force, on_progress=_say,
+        )  # fmt: skip
+
+
 class _Foreign(Subject):
     """A network or a file that others made: labels, preprocessing and samples come from options."""
 
@@ -236,7 +263,7 @@ def open_subject(request: Request) -> Subject:
         ConvoyError: It cannot be read.
     """
     if request.run_dir is not None:
-        return _Run(request.run_dir, request)
+        return (_ReaderRun if is_reader_run(request.run_dir) else _Run)(request.run_dir, request)
     if request.factory is not None:
         return _Network(request.factory, request)
     return _File(_there(request.onnx_file), request)
@@ -269,6 +296,46 @@ def facts_of(run: LoadedRun, *, name: str | None = None, max_batch_size: int = 6
         max_batch_size=max_batch_size,
         temperature=run.metrics.temperature,
     )
+
+
+def is_reader_run(run_dir: Path) -> bool:
+    """Whether a run folder is a check reader's; one that cannot be read is for whoever loads it to tell of."""
+    import json
+
+    try:
+        record = json.loads((run_dir / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and record.get("kind") == "amount-reading"
+
+
+def reader_facts_of(run: LoadedReaderRun, *, name: str | None = None, max_batch_size: int = 64) -> ModelFacts:
+    """What the manifest says of a run's reader; its name is the recipe's where none is given."""
+    from convoy.export import ModelFacts
+
+    record = run.record
+    return ModelFacts(
+        model_name=name or record.recipe.name,
+        labels=record.labels,
+        image=record.image,
+        training=run.facts,
+        weights_sha256=record.weights_sha256,
+        max_batch_size=max_batch_size,
+        reading=record.reading,
+    )
+
+
+def held_back_fields(run: LoadedReaderRun) -> FieldSet:
+    """The fields that a run was judged by."""
+    from convoy.export import FieldSet
+    from convoy.export.reading.evidence import as_field
+    from convoy.training.data import DataLocation
+
+    record = run.record
+    examples = run.held_back(DataLocation.from_environment())
+    split = f"{Path(record.data.real).name}, held back" if record.data.real else "synthetic amounts, held back"
+    fields = tuple(as_field(example.pixels, record.image) for example in examples)
+    return FieldSet(split, fields, tuple(example.label for example in examples), digits=True)
 
 
 def dataset_of(run: LoadedRun) -> Dataset:

@@ -9,10 +9,12 @@ import click
 
 from convoy.cli.console import json_option, print_json, remark
 from convoy.cli.report import print_findings
-from convoy.cli.subject import test_split
+from convoy.cli.subject import held_back_fields, is_reader_run, test_split
 
 if TYPE_CHECKING:
+    from convoy.contract.bundle import Bundle
     from convoy.contract.validation import Check, Fault
+    from convoy.export import Judgement
     from convoy.training.run_folder import LoadedRun
 
 _ALL = "--json prints all of them"
@@ -40,22 +42,16 @@ def command(export: Path, run_dir: Path | None, public_key: Path | None, as_json
 
 def _validate_folder(folder: Path, run_dir: Path | None, public_key: Path | None, *, as_json: bool) -> None:
     from convoy.contract.bundle import VALIDATION_FILE, Bundle
-    from convoy.contract.errors import DigestMismatchError, ValidationFailedError
+    from convoy.contract.errors import ValidationFailedError
     from convoy.contract.signature import verify_bundle
     from convoy.contract.validation import sum_up
-    from convoy.export import replay_goldens, revalidate
+    from convoy.export import replay_goldens
 
     signed = None if public_key is None else verify_bundle(folder, public_key)
     bundle = Bundle.open(folder)
     checks, fault = replay_goldens(bundle), None
     if run_dir is not None:
-        run = _load(run_dir)
-        if run.run.weights_sha256 != bundle.manifest.weights_sha256:
-            raise DigestMismatchError(
-                f"{run_dir}: expected the run whose weights have SHA-256 {bundle.manifest.weights_sha256[:16]}..., "
-                f"found {run.run.weights_sha256[:16]}...: the export came from another run."
-            )
-        judgement = revalidate(bundle, run.classifier, test_split(run), on_progress=_say)
+        judgement = _revalidate(bundle, run_dir)
         checks, fault = checks + judgement.findings.checks, judgement.fault
     verdict, recorded = sum_up(checks), bundle.report.verdict
     if as_json:
@@ -76,6 +72,36 @@ def _validate_folder(folder: Path, run_dir: Path | None, public_key: Path | None
         raise ValidationFailedError(f"{folder}: validation {verdict} now, {recorded} at export. {bundle.report.why()}".strip())
 
 
+def _revalidate(bundle: Bundle, run_dir: Path) -> Judgement:
+    """The whole gate on a folder, beside the run that it came from."""
+    from convoy.contract.errors import UsageError
+    from convoy.export import revalidate, revalidate_reader
+
+    if is_reader_run(run_dir) != (bundle.manifest.reading is not None):
+        here, there = ("a reader", "a classifier") if bundle.manifest.reading is not None else ("a classifier", "a reader")
+        raise UsageError(f"{run_dir}: expected the run of {here}, as {bundle.folder} is one, found the run of {there}.")
+    if bundle.manifest.reading is None:
+        run = _load(run_dir)
+        _check_weights(bundle, run_dir, run.run.weights_sha256)
+        return revalidate(bundle, run.classifier, test_split(run), on_progress=_say)
+    from convoy.training.check_reader.reader_run import load_reader_run
+
+    reader_run = load_reader_run(run_dir)
+    _check_weights(bundle, run_dir, reader_run.record.weights_sha256)
+    return revalidate_reader(bundle, reader_run.reader, held_back_fields(reader_run), on_progress=_say)
+
+
+def _check_weights(bundle: Bundle, run_dir: Path, found: str) -> None:
+    from convoy.contract.errors import DigestMismatchError
+
+    expected = bundle.manifest.weights_sha256
+    if found != expected:
+        raise DigestMismatchError(
+            f"{run_dir}: expected the run whose weights have SHA-256 {expected[:16]}..., found {found[:16]}...: "
+            "the export came from another run."
+        )
+
+
 def _validate_file(path: Path, run_dir: Path | None, public_key: Path | None, *, as_json: bool) -> None:
     from convoy.contract.errors import UsageError, ValidationFailedError
     from convoy.contract.validation import sum_up
@@ -85,6 +111,8 @@ def _validate_file(path: Path, run_dir: Path | None, public_key: Path | None, *,
 
     if run_dir is None:
         raise UsageError(f"{path}: a file alone says nothing of what it should answer: name the run that it came from with --run.")
+    if is_reader_run(run_dir):
+        raise UsageError(f"{run_dir}: is the run of a reader of amounts: `convoy validate EXPORT_DIR --run` validates its export.")
     if public_key is not None:
         raise UsageError(f"--verify: expected an export folder, which holds the signature, found the file {path}.")
     run = _load(run_dir)

@@ -124,11 +124,11 @@ class Origin(_Part):
 
 
 class Accuracy(_Part):
-    """Top-1 accuracy on one and the same labelled split, as fractions in [0, 1].
+    """Top-1 accuracy, or the share of whole amounts read right, on one and the same labelled split: fractions in [0, 1].
 
     Attributes:
         split: Which images ("mnist test").
-        n: How many.
+        n: How many; of fields those whose amounts are known.
         pytorch: Of the network that was trained.
         onnxruntime: Of the ONNX file.
     """

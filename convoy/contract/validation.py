@@ -70,7 +70,7 @@ class OutputErrors(_Part):
 
 
 class ClassScore(_Part):
-    """One class of one image: the source's probability and the file's."""
+    """One class of one image, or one amount of one field: the source's probability and the file's."""
 
     label: str
     expected: float
@@ -81,10 +81,10 @@ class WorstImage(_Part):
     """The image on which source and file lie furthest apart.
 
     Attributes:
-        name: Which one: "image 17 of digits test", "edge image: black".
+        name: Which one: "image 17 of digits test", "edge image: black", "field 3 of checks".
         true_label: What it shows, where that is known.
-        max_abs_diff: The largest difference of its logits; None where one is not finite.
-        scores: The likeliest classes of either side, at most ten, the source's likeliest first.
+        max_abs_diff: The largest difference of its logits, or of a field's posteriors and confidence; None if one is not finite.
+        scores: The likeliest classes of either side, at most ten, or its amounts, the source's likeliest first.
         reproducer: The file beside the report that holds the image with the expected outputs; empty where all passed.
     """
 

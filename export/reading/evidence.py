@@ -94,7 +94,7 @@ def edge_fields(image: ImageSpec, real: FieldPixels) -> tuple[FieldPixels, ...]:
     height, widest = image.height_px, image.width_px
     narrow = min(3 * height, widest)
     ink: npt.NDArray[np.uint8] = real.pixels[:, : real.width_px, 0]
-    turned: npt.NDArray[np.uint8] = 255 - ink
+    turned: npt.NDArray[np.uint8] = np.invert(ink)
     stroke = np.full((height, narrow), 255, np.uint8)
     stroke[height // 4 : -height // 4 or None, narrow // 2] = 0
     levels = np.random.default_rng(0).integers(0, 256, (height, narrow), dtype=np.uint8)

@@ -125,7 +125,7 @@ def test_a_bundle_of_version_1_opens_and_is_not_rewritten(make_bundle: MakeBundl
     as_version_1(folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     bundle = Bundle.open(folder)
-    assert (bundle.report.schema_version, bundle.manifest.schema_version, bundle.manifest.temperature) == (2, 3, 1.0)
+    assert (bundle.report.schema_version, bundle.manifest.schema_version, bundle.manifest.temperature) == (2, 4, 1.0)
     assert bundle.report.verdict == "passed"
     assert bundle.report.source == "pytorch"
     assert (bundle.report.outputs, bundle.report.layers, bundle.report.worst, bundle.report.precision) == ((), (), None, None)

@@ -189,10 +189,10 @@ def test_amounts_between_which_rounding_decides_are_ties(reader_case, model, few
     reader, proto = copy.deepcopy(reader_case.reader), onnx.load_model_from_string(model)
     bias = reader.network.output.bias.detach()
     with torch.no_grad():
-        reader.network.output.weight[3] = reader.network.output.weight[6]  # of one kind: 2 and 5
-        bias[3], bias[6] = 1.0, 1.0002
+        reader.network.output.weight[7] = reader.network.output.weight[4]  # 3 and 6 look alike
+        bias[7] = bias[4] + 2e-5
     change(proto, "network.output.weight", lambda _: reader.network.output.weight.detach().numpy())
-    change(proto, "network.output.bias", lambda _: bias.numpy()[[0, 1, 2, 6, 4, 5, 3, 7, 8, 9, 10]])
+    change(proto, "network.output.bias", lambda _: bias.numpy()[[0, 1, 2, 3, 7, 5, 6, 4, 8, 9, 10]])
     source = ReaderSource(reader)
     findings = run_reading_gate(proto.SerializeToString(), source, few, reader_case.facts.reading_border)
     amounts = [check for check in findings.checks if check.name.startswith("amounts, batches of")]
