@@ -17,6 +17,7 @@ FLOOR_EPS: Final = 16
 """The least tolerance, in units of float32's epsilon times the largest expected value: what the last few operations cost."""
 UNKNOWN_EPS: Final = 1024
 """The same where there is no float64 truth to derive a tolerance from: a hundred layers, each with an error of its own."""
+_LEAST_POSTERIOR: Final = 1e-6
 TRUTH_FACTOR: Final = 8
 """How many times further from the float64 truth than the source the file may lie, in the mean."""
 
@@ -83,6 +84,34 @@ def follow_logits(probabilities: Bound, logits: Bound, largest: float, temperatu
     moved = float(np.tanh((logits.tolerance.atol + logits.tolerance.rtol * _finite(largest)) / (2 * temperature)))
     given = probabilities.tolerance
     return replace(probabilities, tolerance=Tolerance(atol=max(given.atol, moved), rtol=given.rtol))
+
+
+def follow_log_posteriors(posteriors: Bound, expected: FloatArray, truth: FloatArray) -> Bound:
+    """The bound of posteriors, no narrower than what their logarithms' own float32 error lets them move.
+
+    A posterior is the exponential of a difference of sums over frames: its error grows with itself. ``rtol`` is 16 times the
+    largest relative distance of float32 from float64 among posteriors of at least 1e-6, which next-best amounts show where the
+    best ones are certain.
+
+    Args:
+        posteriors: As ``derive_bound`` gave it.
+        expected: The source's float32 answers.
+        truth: Its float64 answers of the same amounts.
+    """
+    counted = truth >= _LEAST_POSTERIOR
+    relative = np.abs(expected[counted] / truth[counted] - 1)
+    given, moved = posteriors.tolerance, _finite(OWN_ERROR_FACTOR * float(relative.max(initial=0)))
+    return replace(posteriors, tolerance=Tolerance(atol=given.atol, rtol=max(given.rtol, moved)))
+
+
+def follow_sigmoid(confidence: Bound) -> Bound:
+    """The bound of what a sigmoid gave, no narrower than that of a 1: ONNX Runtime computes it as a half and something."""
+    given, limit = confidence.tolerance, confidence.rms_limit
+    return replace(
+        confidence,
+        tolerance=Tolerance(atol=max(given.atol, FLOOR_EPS * _EPS), rtol=given.rtol),
+        rms_limit=None if limit is None else max(limit, TRUTH_FACTOR * _EPS),
+    )
 
 
 def rms(values: FloatArray) -> float:

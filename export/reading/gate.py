@@ -21,12 +21,12 @@ from convoy.contract.reading import (
 )
 from convoy.contract.validation import Check, ClassScore, OutputErrors, WorstImage
 from convoy.export.gate import checks
-from convoy.export.gate.bounds import Bound, derive_bound
+from convoy.export.gate.bounds import Bound, derive_bound, follow_log_posteriors, follow_sigmoid
 from convoy.export.gate.errors import finite_or_none, output_errors
 from convoy.export.gate.gate import N_SAMPLE, ODD_BATCH_SIZE, Findings, Progress
 from convoy.export.gate.runtime import LEVELS, levels, open_session, run_session, usable_providers
 from convoy.export.reading.border import ReadingBorder
-from convoy.export.reading.checks import check_amounts, check_answers, check_form
+from convoy.export.reading.checks import check_amounts, check_answers, check_calibration, check_form
 from convoy.export.reading.evidence import FieldExhibits, FieldSet
 from convoy.export.reading.source import Answers, ReaderSource, same_amounts
 
@@ -101,9 +101,12 @@ class _Gate:
         beside = _take(self.expected, self.indices)
         self.alike = same_amounts(truth, beside)  # figures of other amounts say nothing of rounding
         self.bounds: dict[str, Bound] = {}
+        rows = self.alike if self.alike.any() else np.ones_like(self.alike)
         for name in _FIGURES:
-            rows = self.alike if self.alike.any() else slice(None)
             self.bounds[name] = derive_bound(beside[name][rows], truth[name][rows] if self.alike.any() else None)
+        posteriors = self.bounds[POSTERIORS_NAME], beside[POSTERIORS_NAME][rows], truth[POSTERIORS_NAME][rows]
+        self.bounds[POSTERIORS_NAME] = follow_log_posteriors(*posteriors)
+        self.bounds[CONFIDENCE_NAME] = follow_sigmoid(self.bounds[CONFIDENCE_NAME])
         # the scores of one and the same paths, those of the float32 answers, by either precision
         single, double = (self._path_scores(self.indices, beside, double=double) for double in (False, True))
         real = np.isfinite(single) & np.isfinite(double)
@@ -257,6 +260,7 @@ class _Gate:
         """Beside the truth, and on the first provider accuracy and the errors that the report shows."""
         rows = self.alike & same_amounts(self.truth, _take(actual, self.indices))
         beside = {name: (actual[name][self.indices][rows], self.truth[name][rows]) for name in _FIGURES}
+        self.checks.append(check_calibration(provider, actual, self.source.calibrated, self.exhibits.name))
         if rows.any():
             self.checks += [checks.check_distance(name, provider, *beside[name], self.bounds[name]) for name in _FIGURES]
         if self.actual is not None:

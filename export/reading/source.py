@@ -145,8 +145,14 @@ class ReaderSource:
             for rank, text in enumerate(texts):
                 if lattice.grammar.accepts(text):
                     logs[:, rank] = (lattice.log_score(scores, lengths, [text], latent=False) - every).clamp_max(0.0)
-            odds = log_odds(logs[:, :1]) * self.double.confidence_scale + self.double.confidence_shift
-        return {POSTERIORS_NAME: logs.exp().numpy(), CONFIDENCE_NAME: odds.sigmoid().numpy()}
+        return {POSTERIORS_NAME: logs.exp().numpy(), CONFIDENCE_NAME: self.calibrated(logs[:, :1].numpy())}
+
+    def calibrated(self, log_posteriors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The confidence that amounts of given log-posteriors have: float64, of the same shape."""
+        with torch.inference_mode():
+            odds = log_odds(torch.from_numpy(log_posteriors)) * self.double.confidence_scale + self.double.confidence_shift
+            confidence: npt.NDArray[np.float64] = odds.sigmoid().numpy()
+        return confidence
 
 
 def _tensors(inputs: Arrays, *, squeeze: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
