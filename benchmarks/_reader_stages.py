@@ -56,7 +56,7 @@ class Stages:
     @cached_property
     def synthetic(self) -> list[SyntheticField]:
         """Synthetic fields, written with MNIST's training digits."""
-        fields: list[SyntheticField] = self._kept("synthetic.pkl", self._draw)
+        fields: list[SyntheticField] = self.kept("synthetic.pkl", self._draw)
         return fields
 
     def _draw(self) -> list[SyntheticField]:
@@ -64,7 +64,8 @@ class Stages:
         drawing = SyntheticFields(load_handwriting("mnist", "train", DataLocation.from_environment()), "chilean", SEED)
         return [drawing.draw(index) for index in range(N_SYNTHETIC)]
 
-    def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """What stands in the folder under a name; made and put there where nothing does."""
         path = self.folder / name
         if path.exists():
             return pickle.loads(path.read_bytes())
@@ -76,7 +77,7 @@ class Stages:
 
     def pretrained(self, name: str, recipe: ReaderRecipe, start: State | None = None) -> State:
         """The weights after the synthetic fields."""
-        return self._kept(f"{name}.weights", lambda: self._fit(name, recipe, [], start))  # type: ignore[no-any-return]
+        return self.kept(f"{name}.weights", lambda: self._fit(name, recipe, [], start))  # type: ignore[no-any-return]
 
     def _fit(self, name: str, recipe: ReaderRecipe, real: Sequence[Example], start: State | None) -> State:
         self.say(f"training {name}")
@@ -94,7 +95,7 @@ class Stages:
     def read(self, name: str, recipe: ReaderRecipe, weights: State, *, free: bool = False, views: bool = False) -> list[Read]:
         """All real fields, with weights that saw none of them."""
         places = np.arange(len(self.real))
-        return self._kept(f"{name}.reads", lambda: self._read(recipe, weights, places, free=free, views=views))  # type: ignore[no-any-return]
+        return self.kept(f"{name}.reads", lambda: self._read(recipe, weights, places, free=free, views=views))  # type: ignore[no-any-return]
 
     def _read(self, recipe: ReaderRecipe, weights: State, places: Any, *, free: bool, views: bool) -> list[Read]:
         alphabet = alphabet_of(load_grammar(recipe.grammar))
@@ -112,11 +113,11 @@ class Stages:
         for number, fold in enumerate(block_folds(self.real, N_FOLDS, SEED)):
             key = f"{name}.fold{number}"
             examples = from_real(self.real.take(fold.train), field_spec(recipe.height_px))
-            weights = self._kept(
+            weights = self.kept(
                 f"{key}.weights",
                 lambda key=key, examples=examples: self._fit(key, recipe.model_copy(update={"epochs": 0}), examples, start),  # type: ignore[misc]
             )
-            reads = self._kept(
+            reads = self.kept(
                 f"{key}{'.views' if views else ''}.reads",
                 lambda weights=weights, fold=fold: self._read(recipe, weights, fold.test, free=False, views=views),  # type: ignore[misc]
             )
@@ -126,7 +127,7 @@ class Stages:
 
 def recipes() -> dict[str, ReaderRecipe]:
     """The recipes that are compared."""
-    common = {"handwriting": "mnist", "n_synthetic": N_SYNTHETIC, "epochs": 4, "real_epochs": 24}
+    common = {"handwriting": "mnist", "n_synthetic": N_SYNTHETIC, "epochs": 3, "real_epochs": 15}
     lenet5, small, large = (
         get_reader_recipe(name).model_copy(update=common) for name in ("check-reader-lenet5", "check-reader-small", "check-reader")
     )
@@ -135,7 +136,7 @@ def recipes() -> dict[str, ReaderRecipe]:
         "ctc": lenet5.model_copy(update={"criterion": "ctc"}),
         "viterbi": lenet5.model_copy(update={"criterion": "viterbi"}),
         "lenet5": lenet5,
-        "plain": lenet5.model_copy(update={"distortion": NO_DISTORTION, "real_epochs": 12}),
+        "plain": lenet5.model_copy(update={"distortion": NO_DISTORTION, "real_epochs": 8}),
         "small": small,
         "large": large,
     }

@@ -24,7 +24,9 @@ def build_network(recipe: ReaderRecipe, n_classes: int) -> SlidingNetwork:
     """The recipe's network with random weights, drawn from torch's global generator."""
     if recipe.network == "lenet5":
         return SlidingLeNet5(n_classes, channels=recipe.channels, batch_norm=recipe.batch_norm, dropout=recipe.dropout)
-    return ResidualSliding(n_classes, height_px=recipe.height_px, channels=recipe.channels, dropout=recipe.dropout)
+    return ResidualSliding(
+        n_classes, height_px=recipe.height_px, channels=recipe.channels, blocks=recipe.blocks, dropout=recipe.dropout
+    )
 
 
 def build_reader(recipe: ReaderRecipe, grammar: Grammar | None = None) -> AmountReader:
@@ -40,7 +42,8 @@ def build_reader(recipe: ReaderRecipe, grammar: Grammar | None = None) -> Amount
     """
     grammar = grammar or load_grammar(recipe.grammar)
     alphabet = alphabet_of(grammar)
-    return AmountReader(build_network(recipe, len(alphabet) + 1), grammar, alphabet, n_best=recipe.n_best)
+    network = build_network(recipe, len(alphabet) + 1)
+    return AmountReader(network, grammar, alphabet, n_best=recipe.n_best, decimal=recipe.decimal)
 
 
 def load_handwriting(name: str, split: str = "train", location: DataLocation | None = None) -> Handwriting:

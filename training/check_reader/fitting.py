@@ -69,6 +69,7 @@ def fit_reader(
     Raises:
         TrainingError: The loss is not finite any more.
     """
+    reader.network.to(memory_format=torch.channels_last)
     orders = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     history: list[ReaderEpoch] = []
@@ -105,6 +106,7 @@ def fit_reader(
             _log.info("%s fields, epoch %d: loss %.4f, %.1f s", record.phase, record.epoch, record.loss, record.seconds)
             on_epoch(record)
         course.finish()
+    reader.network.to(memory_format=torch.contiguous_format)
     reader.eval()
     return tuple(history)
 

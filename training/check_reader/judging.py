@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from convoy.contract.reading import OperatingPoint
+from convoy.contract.reading import OperatingPoint, value_of
 from convoy.training.check_reader.examples import Example, in_order
 from convoy.training.check_reader.reader import AmountReader, log_odds
 
@@ -25,11 +25,13 @@ class Read:
     Attributes:
         texts: The n best amounts, the first is the answer.
         log_posteriors: Theirs.
+        log_share: The log of the posteriors of all those among them that are the first amount, whatever their separators.
         confidence: Calibrated, of the first.
     """
 
     texts: tuple[str, ...]
     log_posteriors: tuple[float, ...]
+    log_share: float
     confidence: float
 
     @property
@@ -43,9 +45,17 @@ def digits_of(text: str) -> str:
     return "".join(character for character in text if character.isdigit())
 
 
-def is_right(read: str, example: Example) -> bool:
-    """Whether an answer is the whole amount: digit by digit, as far as the label knows."""
-    return digits_of(read) == digits_of(example.label)
+def is_right(read: str, example: Example, decimal: str = "") -> bool:
+    """Whether an answer is the whole amount.
+
+    Args:
+        read: The answer.
+        example: The field; a label of digits alone says nothing of decimals.
+        decimal: The character before the decimals; empty where amounts are whole.
+    """
+    if example.latent or not decimal:
+        return digits_of(read) == digits_of(example.label)
+    return value_of(read, decimal) == value_of(example.label, decimal)
 
 
 @torch.no_grad()
@@ -56,11 +66,12 @@ def read_all(reader: AmountReader, examples: Sequence[Example], batch_size: int 
     for places, batch in in_order(examples, batch_size):
         scores, lengths = reader.scores(batch.image, batch.width)
         reading = lattice.n_best(scores, lengths, n_best)
-        odds = log_odds(reading.log_posteriors[:, 0]) * reader.confidence_scale + reader.confidence_shift
-        for place, texts, posteriors, confidence in zip(
-            places, lattice.texts(reading), reading.log_posteriors.tolist(), odds.sigmoid().tolist(), strict=True
+        shares = reader.log_share(reading)
+        odds = log_odds(shares) * reader.confidence_scale + reader.confidence_shift
+        for place, texts, posteriors, share, confidence in zip(
+            places, lattice.texts(reading), reading.log_posteriors.tolist(), shares.tolist(), odds.sigmoid().tolist(), strict=True
         ):
-            found[place] = Read(tuple(texts), tuple(posteriors[: len(texts)]), confidence)
+            found[place] = Read(tuple(texts), tuple(posteriors[: len(texts)]), share, confidence)
     return [found[place] for place in range(len(examples))]
 
 
@@ -127,14 +138,14 @@ def choose_threshold(confidence: Sequence[float], right: Sequence[bool], accepte
     )
 
 
-def fit_confidence(log_posteriors: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:
-    """Platt's scaling of the log-odds of the posterior: (a, b) such that sigmoid(a x + b) is the probability of being right.
+def fit_confidence(log_shares: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:
+    """Platt's scaling of the log-odds of the posteriors: (a, b) such that sigmoid(a x + b) is the probability of being right.
 
     Fitted by Newton's method on targets (n_right + 1) / (n_right + 2) and 1 / (n_wrong + 2) in place of 1 and 0 (Platt 1999), so
     that a set without a single error gives no certainty. The slope is kept at 0.05 or more: a larger posterior never lowers the
     confidence.
     """
-    x = log_odds(torch.tensor(log_posteriors, dtype=torch.float64))
+    x = log_odds(torch.tensor(log_shares, dtype=torch.float64))
     truth = torch.tensor(right, dtype=torch.bool)
     n_right = int(truth.sum())
     target = torch.where(truth, (n_right + 1) / (n_right + 2), 1 / (len(right) - n_right + 2)).to(torch.float64)

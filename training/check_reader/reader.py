@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from convoy.training.check_reader.decoder import Decoder
 from convoy.training.check_reader.grammar import Grammar
 from convoy.training.check_reader.lattice import Lattice
+from convoy.training.check_reader.search import Reading
 from convoy.training.check_reader.sliding import STRIDE, SlidingNetwork
 from convoy.training.check_reader.standardising import FieldStandardising, frames_within
 
@@ -38,14 +39,16 @@ class Amounts(NamedTuple):
 class AmountReader(nn.Module):
     """Standardising, a swept network, the lattice of its scores with a grammar, the n best amounts, and a calibrated confidence.
 
-    The confidence is sigmoid(a x + b) of x, the log-odds of the first amount's posterior; a and b are buffers, 1 and 0 until
-    ``calibrate`` fits them.
+    Amounts that differ in signs and separators alone are one and the same to whoever pays. The confidence is sigmoid(a x + b) of x,
+    the log-odds of the posteriors of all those among the n best that are the first one so; a and b are buffers, 1 and 0 until they
+    are fitted to fields that were held back.
 
     Args:
         network: The swept network, with an output for the blank and one for each character.
         grammar: Which amounts there are.
         alphabet: The characters in the order of the network's classes behind the blank.
         n_best: How many amounts for each field.
+        decimal: The character before the decimals; empty where amounts are whole.
 
     Raises:
         DataError: The grammar has a character that the alphabet lacks.
@@ -54,14 +57,17 @@ class AmountReader(nn.Module):
 
     confidence_scale: Tensor
     confidence_shift: Tensor
+    counts: Tensor
 
-    def __init__(self, network: SlidingNetwork, grammar: Grammar, alphabet: str, *, n_best: int = 3) -> None:
+    def __init__(self, network: SlidingNetwork, grammar: Grammar, alphabet: str, *, n_best: int = 3, decimal: str = "") -> None:
         super().__init__()
         self.standardising = FieldStandardising()
         self.network = network
         self.decoder = Decoder(Lattice(grammar, alphabet), n_best)
         self.register_buffer("confidence_scale", torch.ones(()))
         self.register_buffer("confidence_shift", torch.zeros(()))
+        counts = [character.isdecimal() or character == decimal for character in alphabet]
+        self.register_buffer("counts", torch.tensor([*counts, False]), persistent=False)  # the last: no character, -1
 
     @property
     def lattice(self) -> Lattice:
@@ -93,10 +99,18 @@ class AmountReader(nn.Module):
         reading = self.decoder(scores, lengths)
         ends = columns.clamp(1, image.shape[2]).view(-1, 1, 1, 1)
         positions = torch.where(reading.positions < 0, reading.positions, torch.minimum(reading.positions * STRIDE, ends))
-        first = reading.log_posteriors[:, :1]  # (B, 1)
-        odds = log_odds(first) * self.confidence_scale + self.confidence_shift
-        confidence = torch.where(reading.n_characters[:, :1] > 0, odds.sigmoid(), torch.zeros_like(odds))
+        odds = log_odds(self.log_share(reading)) * self.confidence_scale + self.confidence_shift
+        confidence = torch.where(reading.n_characters[:, :1] > 0, odds.sigmoid().unsqueeze(1), 0.0)
         return Amounts(reading.characters, reading.n_characters, positions, reading.log_posteriors.exp(), confidence)
+
+    def log_share(self, reading: Reading) -> Tensor:
+        """The log of the posteriors of all strings that are the same amount as the first, float (B,)."""
+        counts = self.counts[reading.characters]  # (B, n, L): -1 is the last entry
+        place = torch.where(counts, counts.long().cumsum(2) - 1, reading.characters.shape[2])  # the rest go into a place behind
+        amounts = torch.full_like(torch.nn.functional.pad(reading.characters, (0, 1)), -1)
+        amounts = amounts.scatter(2, place, torch.where(counts, reading.characters, -1))
+        same = (amounts == amounts[:, :1]).all(2)  # (B, n)
+        return torch.where(same, reading.log_posteriors, float("-inf")).logsumexp(1)
 
 
 def log_odds(log_posterior: Tensor) -> Tensor:

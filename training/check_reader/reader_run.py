@@ -276,7 +276,7 @@ def train_reader(
         history = fit_reader(reader, recipe, synthetic, from_real(learnt, spec), seed=seed, on_step=on_step, on_epoch=on_epoch)
     held_back = from_real(kept, spec) if kept else _synthetic_held_back(recipe, seed, location)
     reads = read_all(reader, held_back)
-    right = [is_right(read.text, example) for read, example in zip(reads, held_back, strict=True)]
+    right = [is_right(read.text, example, recipe.decimal) for read, example in zip(reads, held_back, strict=True)]
     confidence = _calibrate(reader, reads, right)
     reads = read_all(reader, held_back)
     sure = [read.confidence for read in reads]
@@ -396,7 +396,7 @@ def _synthetic_held_back(recipe: ReaderRecipe, seed: int, location: DataLocation
 
 def _calibrate(reader: AmountReader, reads: Sequence[Read], right: Sequence[bool]) -> tuple[float, float]:
     """Fit the confidence on fields that were held back."""
-    scale, shift = fit_confidence([read.log_posteriors[0] if read.texts else -80.0 for read in reads], right)
+    scale, shift = fit_confidence([read.log_share for read in reads], right)
     reader.confidence_scale.fill_(scale)
     reader.confidence_shift.fill_(shift)
     return scale, shift

@@ -141,12 +141,21 @@ class ResidualSliding(SlidingNetwork):
     Args:
         n_classes: The blank and the characters.
         height_px: Of the fields; a multiple of 8.
-        channels: Of the four stages.
+        channels: Of the three stages, whose maps have 1/2, 1/4 and 1/8 of the height, and of the frames.
+        blocks: Residual blocks of each stage; the first may have none.
         dropout: Share of the last features left out in training.
+
+    Source: He, Zhang, Ren, Sun 2015, Deep Residual Learning for Image Recognition, section 3.3, at a small scale.
     """
 
     def __init__(
-        self, n_classes: int, *, height_px: int = 48, channels: tuple[int, int, int, int] = (24, 48, 96, 192), dropout: float = 0.2
+        self,
+        n_classes: int,
+        *,
+        height_px: int = 48,
+        channels: tuple[int, int, int, int] = (24, 48, 96, 192),
+        blocks: tuple[int, int, int] = (0, 2, 1),
+        dropout: float = 0.2,
     ) -> None:
         super().__init__()
         if height_px % 8:
@@ -155,10 +164,9 @@ class ResidualSliding(SlidingNetwork):
         c1, c2, c3, c4 = channels
         self.stem = nn.Conv2d(1, c1, 5, (2, 2), 2, bias=False)
         self.stem_bn = nn.BatchNorm2d(c1)
-        self.block1 = _Block(c1, c1, (1, 1))
-        self.block2 = _Block(c1, c2, (2, 2))
-        self.block3 = _Block(c2, c2, (1, 1))
-        self.block4 = _Block(c2, c3, (2, 1))
+        self.stage1 = _stage(c1, c1, blocks[0], (1, 1))
+        self.stage2 = _stage(c1, c2, blocks[1], (2, 2))
+        self.stage3 = _stage(c2, c3, blocks[2], (2, 1))
         self.column = nn.Conv2d(c3, c4, (height_px // 8, 1), bias=False)  # a column of features becomes a frame
         self.column_bn = nn.BatchNorm2d(c4)
         self.context = nn.ModuleList(nn.Conv1d(c4, c4, 3, padding=1, bias=False) for _ in range(2))
@@ -169,16 +177,24 @@ class ResidualSliding(SlidingNetwork):
     def forward(self, field: Tensor, width: Tensor) -> Tensor:
         """See ``SlidingNetwork.forward``."""
         x = self.stem_bn(self.stem(field)).relu()  # (B, c1, H / 2, W / 2)
-        inside = _inside(x, width, 2)
-        x = self.block1(x * inside, inside)
-        x = self.block2(x, inside4 := columns_within(width, -(-x.shape[3] // 2), STRIDE)[:, None, None].to(x.dtype))
-        x = self.block4(self.block3(x, inside4), inside4)  # (B, c3, H / 8, W / 4)
-        x = self.column_bn(self.column(x)).relu().squeeze(2) * inside4.squeeze(1)  # (B, c4, W / 4)
+        halves, quarters = (_inside(width, -(-field.shape[3] // stride), stride).to(x.dtype) for stride in (2, STRIDE))
+        x = x * halves
+        for block in self.stage1:
+            x = block(x, halves)
+        for block in (*self.stage2, *self.stage3):
+            x = block(x, quarters)  # (B, c2, H / 4, W / 4), then (B, c3, H / 8, W / 4)
+        quarters = quarters.squeeze(1)
+        x = self.column_bn(self.column(x)).relu().squeeze(2) * quarters  # (B, c4, W / 4)
         for convolution, norm in zip(self.context, self.context_bn, strict=True):
-            x = (x + norm(convolution(x)).relu()) * inside4.squeeze(1)
+            x = (x + norm(convolution(x)).relu()) * quarters
         logits: Tensor = self.output(self.dropout(x)).transpose(1, 2)
         return logits
 
 
-def _inside(x: Tensor, width: Tensor, stride: int) -> Tensor:
-    return columns_within(width, x.shape[3], stride)[:, None, None].to(x.dtype)
+def _stage(n_in: int, n_out: int, n_blocks: int, stride: tuple[int, int]) -> nn.ModuleList:
+    return nn.ModuleList(_Block(n_out if i else n_in, n_out, (1, 1) if i else stride) for i in range(n_blocks))
+
+
+def _inside(width: Tensor, n_columns: int, stride: int) -> Tensor:
+    """Which columns of a map lie within each field: bool (B, 1, 1, columns)."""
+    return columns_within(width, n_columns, stride)[:, None, None]

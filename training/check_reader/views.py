@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from convoy.training.check_reader.examples import Example
-from convoy.training.check_reader.judging import Read, read_all
+from convoy.training.check_reader.judging import Read, digits_of, read_all
 from convoy.training.check_reader.reader import AmountReader
 
 VIEWS: Final = ((1.0, 0.0), (1.12, 0.0), (0.9, 0.0), (1.0, 0.15), (1.0, -0.15))
@@ -20,7 +20,7 @@ VIEWS: Final = ((1.0, 0.0), (1.12, 0.0), (0.9, 0.0), (1.0, 0.15), (1.0, -0.15))
 
 
 def read_views(reader: AmountReader, examples: Sequence[Example], views: Sequence[tuple[float, float]] = VIEWS) -> list[Read]:
-    """Read each field in several views; an amount's posterior is its mean over them, and the largest is the answer.
+    """Read each field in several views; an amount's share is its mean over them, and the largest is the answer.
 
     Args:
         reader: In evaluation mode.
@@ -32,16 +32,22 @@ def read_views(reader: AmountReader, examples: Sequence[Example], views: Sequenc
 
 
 def _vote(reads: Sequence[Read]) -> Read:
+    """The amount whose strings have the largest posterior, whatever their separators, and its likeliest string."""
     shares: dict[str, float] = defaultdict(float)
+    amounts: dict[str, float] = defaultdict(float)
     for read in reads:
         for text, log_posterior in zip(read.texts, read.log_posteriors, strict=True):
             shares[text] += math.exp(log_posterior) / len(reads)
-    ranked = sorted(shares.items(), key=lambda pair: -pair[1])
-    return Read(
-        tuple(text for text, _ in ranked),
-        tuple(math.log(share) if share > 0 else -math.inf for _, share in ranked),
-        ranked[0][1] if ranked else 0.0,
-    )
+            amounts[digits_of(text)] += math.exp(log_posterior) / len(reads)
+    if not shares:
+        return Read((), (), -math.inf, 0.0)
+    ranked = sorted(shares, key=lambda text: (-amounts[digits_of(text)], -shares[text]))
+    first = amounts[digits_of(ranked[0])]
+    return Read(tuple(ranked), tuple(_log(shares[text]) for text in ranked), _log(first), first)
+
+
+def _log(share: float) -> float:
+    return math.log(share) if share > 0 else -math.inf
 
 
 def _seen(example: Example, width: float, slant: float) -> Example:

@@ -59,6 +59,7 @@ class ReaderRecipe(_Part):
         source: The paper and the section that it follows.
         network: ``lenet5`` swept over the field, or a small ``residual`` network.
         channels: Of the network's four layers: C1, C3, C5, F6; or of the residual network's four stages.
+        blocks: Of the residual network's stages: residual blocks of each.
         height_px: Height of the fields; LeNet5 takes 32.
         batch_norm: Of ``lenet5``; the residual network has it always.
         dropout: Share of the last features left out in training.
@@ -90,6 +91,7 @@ class ReaderRecipe(_Part):
     source: str = Field(description="the paper and the section that it follows")
     network: Literal["lenet5", "residual"] = Field(description="lenet5, or a small residual network")
     channels: tuple[int, int, int, int] = Field(description="of C1, C3, C5 and F6, or of the four stages")
+    blocks: tuple[int, int, int] = Field(default=(0, 2, 1), description="of residual: blocks of each stage")
     height_px: int = Field(default=32, ge=8, le=256, description="height of the fields; lenet5 takes 32")
     batch_norm: bool = Field(default=False, description="of lenet5; the residual network has it always")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="share of the last features left out in training")
@@ -119,6 +121,8 @@ class ReaderRecipe(_Part):
             raise ValueError(f"height_px: lenet5 takes fields of 32 pixels, found {self.height_px}")
         if self.network == "residual" and self.height_px % 8:
             raise ValueError(f"height_px: expected a multiple of 8, found {self.height_px}")
+        if self.network == "residual" and (min(self.blocks[1:]) < 1 or self.blocks[0] < 0):
+            raise ValueError("blocks: expected one at least in the second and in the third stage")
         return self
 
 
@@ -141,6 +145,7 @@ READER_RECIPES: Final = {
             source=f"{_LECTURE}; the network after He and others 2015",
             network="residual",
             channels=(16, 24, 40, 56),
+            blocks=(1, 2, 1),
             height_px=48,
             dropout=0.1,
         ),
