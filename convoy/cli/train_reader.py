@@ -137,14 +137,15 @@ def _tell(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> None:
         f", {data.n_real:,} real ones of {Path(data.real).name}" if data.real else ""
     )
     share, low, high = (f"{100 * value:.1f}" for value in metrics.accuracy)
-    wanted = f"{100 * record.recipe.accepted_error:g} %"
+    accepted = f"none: no threshold keeps the error among them to {100 * record.recipe.accepted_error:g} %"
+    if accept is not None:
+        wrong = f"{100 * accept.error:.2f} % of these wrong"
+        accepted = f"{100 * accept.coverage:.1f} % of them (confidence from {accept.threshold:.4f}), {wrong}"
     rows = {
         "network": f"{record.recipe.network}, {record.n_parameters:,} parameters; grammar {record.reading.grammar}",
         "learnt from": seen,
         "read right": f"{share} % ({low} to {high}) of {metrics.n:,} {metrics.held_back} fields that were held back",
-        "accepted": f"none: no threshold keeps the error among them to {wanted}"
-        if accept is None
-        else f"{100 * accept.coverage:.1f} % of them (confidence from {accept.threshold:.4f}), {100 * accept.error:.2f} % of these wrong",
+        "accepted": accepted,
         "time": f"{metrics.seconds:.0f} s",
         "run": str(folder),
         "pictures": f"{folder / 'fields.png'}, {folder / 'reject.png'}",
