@@ -8,15 +8,17 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import numpy_helper
 
 from convoy.cli.program import program
 from convoy.contract.bundle import Bundle
-from convoy.contract.errors import ContractError, UsageError
+from convoy.contract.errors import ContractError, UsageError, ValidationFailedError
 from convoy.contract.goldens import Goldens
 from convoy.contract.image import ImageSpec
 from convoy.contract.reading import OUTPUT_NAMES
 from convoy.export import export_classifier, export_reader, replay_goldens
 from convoy.export.gate.runtime import open_session, run_session
+from convoy.export.graph.exporting import ExportedGraph
 
 
 def test_an_export_passes_and_says_what_it_is(reader_bundle, reader_case) -> None:
@@ -148,3 +150,30 @@ def test_validate_replays_the_goldens_and_run_asks_for_a_readers_run(reader_bund
     assert "characters, 16 goldens in ONNX Runtime" in done.output
     refused = CliRunner().invoke(program, ["validate", str(reader_bundle.folder), "--run", str(tmp_path)])
     assert isinstance(refused.exception, UsageError)
+
+
+def test_a_failed_gate_is_written_down_with_a_field_that_shows_it(reader_bundle, reader_case, tmp_path, monkeypatch) -> None:
+    from convoy.export.reading import bundling
+
+    proto = onnx.load(reader_bundle.model_path)
+    weight = next(one for one in proto.graph.initializer if one.name == "network.c3.weight")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(0.02), weight.name))
+    monkeypatch.setattr(bundling, "reader_to_onnx", lambda reader, height_px: ExportedGraph(proto, None))
+    evidence = replace(reader_case.evidence, fields=reader_case.evidence.fields[:3], texts=reader_case.evidence.texts[:3])
+    bundle = export_reader(reader_case.reader, reader_case.facts, evidence, tmp_path / "out")
+    assert bundle.report.verdict == "failed"
+    with pytest.raises(ValidationFailedError, match="amounts, batches of 8"):
+        bundle.require_passed()
+    assert bundle.report.worst is not None
+    assert bundle.report.worst.reproducer == "reproducer.npz"
+    shown = Goldens.load(tmp_path / "out" / "reproducer.npz")
+    assert len(shown) == 1
+    answers = run_session(open_session(bundle.model_path), shown.inputs, 1)
+    assert (answers["characters"] != shown.outputs["characters"]).any()
+
+
+def test_a_readers_run_is_told_by_its_record_and_has_no_lower_precision(tmp_path) -> None:
+    (tmp_path / "run.json").write_text('{"kind": "amount-reading"}')
+    refused = CliRunner().invoke(program, ["export", str(tmp_path), "--precision", "fp16"])
+    assert isinstance(refused.exception, UsageError)
+    assert "computes in float32 alone" in str(refused.exception)
