@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from convoy.contract.reading import CONFIDENCE_NAME, N_CHARACTERS_NAME, OUTPUT_NAMES, POSTERIORS_NAME
+from convoy.contract.reading import CHARACTERS_NAME, CONFIDENCE_NAME, N_CHARACTERS_NAME, OUTPUT_NAMES, POSTERIORS_NAME
 from convoy.contract.validation import Check
 from convoy.export.reading.source import Answers
 
@@ -55,22 +55,23 @@ def check_amounts(
 def check_calibration(
     provider: str,
     actual: Answers,
-    calibrated: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    calibrated: Callable[[npt.NDArray[np.int64], npt.NDArray[np.float64]], npt.NDArray[np.float64]],
     name_field: Callable[[int], str],
 ) -> Check:
-    """Whether each confidence is what the reader's calibration makes of the file's own posterior.
+    """Whether each confidence is what the reader's calibration makes of the file's own posteriors.
 
     A posterior near 1 says little of how far from 1 it is: what float32 cannot tell apart there is allowed, and no more.
 
     Args:
         provider: What ran the file.
         actual: The file's answers.
-        calibrated: From log-posteriors to confidences.
+        calibrated: From characters and log-posteriors to confidences.
         name_field: What the field of a row is called.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.log(actual[POSTERIORS_NAME][:, 0].astype(np.float64))
-    ends = np.stack([calibrated(np.minimum(logs + shift, 0.0)) for shift in (-4 * _EPS, 4 * _EPS)])
+        logs = np.log(actual[POSTERIORS_NAME].astype(np.float64))
+    characters = actual[CHARACTERS_NAME]
+    ends = np.stack([calibrated(characters, np.minimum(logs + shift, 0.0))[:, 0] for shift in (-4 * _EPS, 4 * _EPS)])
     there = actual[N_CHARACTERS_NAME][:, 0] > 0
     low, high = np.where(there, ends.min(axis=0), 0.0), np.where(there, ends.max(axis=0), 0.0)
     confidence = actual[CONFIDENCE_NAME][:, 0].astype(np.float64)
@@ -79,7 +80,7 @@ def check_calibration(
     return Check(
         name=f"calibration, {provider}",
         verdict="failed" if len(wrong) else "passed",
-        expected="the confidence that the reader's calibration makes of the file's own posterior, as far as float32 can tell",
+        expected="the confidence that the reader's calibration makes of the file's own posteriors, as far as float32 can tell",
         found=f"{len(inside)} fields, another confidence on {len(wrong)}",
         detail=f"first: {name_field(int(wrong[0]))}: {confidence[wrong[0]]:.6g}, not {low[wrong[0]]:.6g}" if len(wrong) else "",
     )

@@ -145,13 +145,19 @@ class ReaderSource:
             for rank, text in enumerate(texts):
                 if lattice.grammar.accepts(text):
                     logs[:, rank] = (lattice.log_score(scores, lengths, [text], latent=False) - every).clamp_max(0.0)
-        return {POSTERIORS_NAME: logs.exp().numpy(), CONFIDENCE_NAME: self.calibrated(logs[:, :1].numpy())}
+        return {POSTERIORS_NAME: logs.exp().numpy(), CONFIDENCE_NAME: self.calibrated(answer[CHARACTERS_NAME], logs.numpy())}
 
-    def calibrated(self, log_posteriors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """The confidence that amounts of given log-posteriors have: float64, of the same shape."""
+    def calibrated(self, characters: npt.NDArray[np.int64], log_posteriors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """The confidence in the first of some amounts: float64, shape (n, 1).
+
+        Args:
+            characters: Of all of them, int64, shape (n, k, L).
+            log_posteriors: Theirs, shape (n, k).
+        """
         with torch.inference_mode():
-            odds = log_odds(torch.from_numpy(log_posteriors)) * self.double.confidence_scale + self.double.confidence_shift
-            confidence: npt.NDArray[np.float64] = odds.sigmoid().numpy()
+            shares = self.double.log_share(torch.from_numpy(characters), torch.from_numpy(log_posteriors))
+            odds = log_odds(shares) * self.double.confidence_scale + self.double.confidence_shift
+            confidence: npt.NDArray[np.float64] = odds.sigmoid().unsqueeze(1).numpy()
         return confidence
 
 

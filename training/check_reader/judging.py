@@ -66,7 +66,7 @@ def read_all(reader: AmountReader, examples: Sequence[Example], batch_size: int 
     for places, batch in in_order(examples, batch_size):
         scores, lengths = reader.scores(batch.image, batch.width)
         reading = lattice.n_best(scores, lengths, n_best)
-        shares = reader.log_share(reading)
+        shares = reader.log_share(reading.characters, reading.log_posteriors)
         odds = log_odds(shares) * reader.confidence_scale + reader.confidence_shift
         for place, texts, posteriors, share, confidence in zip(
             places, lattice.texts(reading), reading.log_posteriors.tolist(), shares.tolist(), odds.sigmoid().tolist(), strict=True

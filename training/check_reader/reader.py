@@ -6,11 +6,11 @@ from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from convoy.training.check_reader.decoder import Decoder
 from convoy.training.check_reader.grammar import Grammar
 from convoy.training.check_reader.lattice import Lattice
-from convoy.training.check_reader.search import Reading
 from convoy.training.check_reader.sliding import STRIDE, SlidingNetwork
 from convoy.training.check_reader.standardising import FieldStandardising, frames_within
 
@@ -99,18 +99,26 @@ class AmountReader(nn.Module):
         reading = self.decoder(scores, lengths)
         ends = columns.clamp(1, image.shape[2]).view(-1, 1, 1, 1)
         positions = torch.where(reading.positions < 0, reading.positions, torch.minimum(reading.positions * STRIDE, ends))
-        odds = log_odds(self.log_share(reading)) * self.confidence_scale + self.confidence_shift
+        odds = log_odds(self.log_share(reading.characters, reading.log_posteriors)) * self.confidence_scale + self.confidence_shift
         confidence = torch.where(reading.n_characters[:, :1] > 0, odds.sigmoid().unsqueeze(1), 0.0)
         return Amounts(reading.characters, reading.n_characters, positions, reading.log_posteriors.exp(), confidence)
 
-    def log_share(self, reading: Reading) -> Tensor:
-        """The log of the posteriors of all strings that are the same amount as the first, float (B,)."""
-        counts = self.counts[reading.characters]  # (B, n, L): -1 is the last entry
-        place = torch.where(counts, counts.long().cumsum(2) - 1, reading.characters.shape[2])  # the rest go into a place behind
-        amounts = torch.full_like(torch.nn.functional.pad(reading.characters, (0, 1)), -1)
-        amounts = amounts.scatter(2, place, torch.where(counts, reading.characters, -1))
+    def log_share(self, characters: Tensor, log_posteriors: Tensor) -> Tensor:
+        """The log of the posteriors of all strings that are the same amount as the first.
+
+        Args:
+            characters: int64 (B, n, L), places in the alphabet, -1 behind a string.
+            log_posteriors: float (B, n).
+
+        Returns:
+            float (B,).
+        """
+        counts = self.counts[characters]  # (B, n, L): -1 is the last entry
+        place = torch.where(counts, counts.long().cumsum(2) - 1, characters.shape[2])  # the rest go into a place behind
+        amounts = torch.full_like(functional.pad(characters, (0, 1)), -1)
+        amounts = amounts.scatter(2, place, torch.where(counts, characters, -1))
         same = (amounts == amounts[:, :1]).all(2)  # (B, n)
-        return torch.where(same, reading.log_posteriors, float("-inf")).logsumexp(1)
+        return torch.where(same, log_posteriors, float("-inf")).logsumexp(1)
 
 
 def log_odds(log_posterior: Tensor) -> Tensor:

@@ -274,6 +274,38 @@ def train_reader(
         handwriting = load_handwriting(recipe.handwriting, "train", location)
         synthetic = draw_synthetic(recipe, handwriting, recipe.n_synthetic, seed, on_field=on_synthetic)
         history = fit_reader(reader, recipe, synthetic, from_real(learnt, spec), seed=seed, on_step=on_step, on_epoch=on_epoch)
+    return conclude(
+        recipe, reader, history, seed=seed, real=real, fields=fields, n_synthetic=len(synthetic), location=location, started=started
+    )
+
+
+def conclude(
+    recipe: ReaderRecipe,
+    reader: AmountReader,
+    history: Sequence[ReaderEpoch],
+    *,
+    seed: int,
+    real: Path | None,
+    fields: Fields | None,
+    n_synthetic: int,
+    location: DataLocation | None,
+    started: float,
+) -> TrainedReader:
+    """Judge a trained reader by fields that were held back, fit its confidence and its threshold, and write it all down.
+
+    Args:
+        recipe: What was trained.
+        reader: In evaluation mode; its confidence is calibrated in place.
+        history: What the epochs brought.
+        seed: Of the training.
+        real: The folder of the real fields; None: there were none.
+        fields: The real fields.
+        n_synthetic: How many synthetic ones there were.
+        location: Where to look for the handwriting.
+        started: When the run began, by ``time.perf_counter``.
+    """
+    spec = field_spec(recipe.height_px)
+    learnt, kept = ([], []) if fields is None else _split(fields, recipe.validation_fraction)
     held_back = from_real(kept, spec) if kept else _synthetic_held_back(recipe, seed, location)
     reads = read_all(reader, held_back)
     right = [is_right(read.text, example, recipe.decimal) for read, example in zip(reads, held_back, strict=True)]
@@ -304,10 +336,10 @@ def train_reader(
         run_id=f"{recipe.name}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         recipe=recipe,
-        grammar=rules,
+        grammar=read_grammar(recipe.grammar),
         data=FieldFacts(
             handwriting=recipe.handwriting,
-            n_synthetic=len(synthetic),
+            n_synthetic=n_synthetic,
             real="" if real is None else str(real.resolve()),
             n_real=len(learnt),
             n_held_back=len(held_back),
@@ -316,7 +348,11 @@ def train_reader(
         labels=tuple(reader.lattice.alphabet),
         image=spec,
         reading=ReadingSpec(
-            grammar=grammar.name, decimal=recipe.decimal, n_best=recipe.n_best, max_characters=max(limit, 1), accept=accept
+            grammar=reader.lattice.grammar.name,
+            decimal=recipe.decimal,
+            n_best=recipe.n_best,
+            max_characters=max(limit, 1),
+            accept=accept,
         ),
         seed=seed,
         n_threads=torch.get_num_threads(),
