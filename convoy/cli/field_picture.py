@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -94,7 +95,7 @@ def draw_picture(field: FieldPixels, amount: Amount) -> Image:
     grey = field.pixels[:, : field.width_px, 0]
     factor = _HEIGHT_PX / grey.shape[0]
     width = max(1, round(grey.shape[1] * factor))
-    small, large = ImageFont.load_default(_SMALL_PX), ImageFont.load_default(_GLYPH_PX)
+    small = ImageFont.load_default(_SMALL_PX)
     verdict = "accepted" if amount.accepted else "to a person"
     said = f"{'nothing' if amount.value is None else amount.value}   {amount.confidence:.2%}   {verdict}"
     colour = _ACCEPTED if amount.accepted else _TO_A_PERSON
@@ -104,10 +105,12 @@ def draw_picture(field: FieldPixels, amount: Amount) -> Image:
     resized = Image.fromarray(np.ascontiguousarray(grey)).resize((width, _HEIGHT_PX), Image.Resampling.LANCZOS)
     picture.paste(resized.convert("RGB"), (_MARGIN_PX, _MARGIN_PX))
     drawing = ImageDraw.Draw(picture)
-    for span in spans_of(field, amount):
+    spans = spans_of(field, amount)
+    # all of one size, though the columns that decide a character may be few: as large as the nearest two middles let them be
+    room = min((after.middle - before.middle for before, after in pairwise(spans)), default=1.0) * width
+    font = ImageFont.load_default(min(_GLYPH_PX, max(12, round(1.6 * room))))
+    for span in spans:
         _draw_span(drawing, span, width, below, colour)
-        size = min(_GLYPH_PX, max(12, round((span.right - span.left) * width * 1.6)))
-        font = large if size == _GLYPH_PX else ImageFont.load_default(size)
         drawing.text((_MARGIN_PX + span.middle * width, below + 8 + _GLYPH_PX), span.character, fill=_INK, font=font, anchor="ms")
     drawing.text((_MARGIN_PX, below + 8 + _GLYPH_PX + _MARGIN_PX), said, fill=colour, font=small)
     return picture
