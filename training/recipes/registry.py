@@ -12,6 +12,7 @@ from convoy.training import plugins
 from convoy.training.recipes import cifar, digits, photos, speed, transfer
 from convoy.training.recipes.entry import Entry
 from convoy.training.recipes.overrides import merge, override
+from convoy.training.recipes.reader import READER_RECIPES
 from convoy.training.recipes.recipe import Recipe
 
 GROUP: Final = "convoy.recipes"
@@ -65,6 +66,11 @@ def _find(name: str) -> Entry:
         return isinstance(recipe, Recipe) and recipe.name == name
 
     added = plugins.find(GROUP, name, what=f"a Recipe or an Entry named {name!r}", fits=fits)
+    if added is None and name in READER_RECIPES:
+        raise UsageError(
+            f"recipe {name!r} is for a reader of amounts: `convoy train {name}` trains it and `convoy recipes {name}` shows it; "
+            "expected a classifier's here."
+        )
     if added is None:
         names = recipe_names()
         close = difflib.get_close_matches(name, names, n=1)
