@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ from convoy.cli.connection import Connection, naming_the_served, server_options
 from convoy.cli.console import remark
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from convoy.cli.images import Found, Watch
     from convoy.contract.field import FieldPixels
     from convoy.contract.image import ImageSpec, Pixels
@@ -301,7 +305,7 @@ def _follow(watched: Watch, asker: _Asker) -> None:
     remark(f"convoy: watching {watched.name} (images in it now: {watched.n_known:,}); Ctrl-C ends this.")
     is_away = False
     try:
-        while True:
+        for _ in _until_interrupted():
             started = time.monotonic()
             news = watched.settled()
             looked_s = time.monotonic() - started
@@ -321,6 +325,28 @@ def _follow(watched: Watch, asker: _Asker) -> None:
     except KeyboardInterrupt:
         end = "\n" if sys.stderr.isatty() else ""  # the terminal shows ^C
         remark(f"{end}convoy: stopped watching {watched.name}: {asker.n:,} input{'s' * (asker.n != 1)} in all.")
+
+
+def _until_interrupted() -> Iterator[None]:
+    """Rounds without end, but that Ctrl-C ends them even where nobody gets to see its exception.
+
+    Python writes off what is raised in a destructor or in a callback of gRPC's: a Ctrl-C that comes just then would be lost.
+    """
+    interrupted = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    in_main = threading.current_thread() is threading.main_thread()  # no other may say what a signal does
+    before = signal.signal(signal.SIGINT, interrupt) if in_main else None
+    try:
+        while not interrupted.is_set():
+            yield
+        raise KeyboardInterrupt
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _pause(seconds: float) -> None:
