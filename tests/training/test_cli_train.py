@@ -23,6 +23,7 @@ from convoy.training.data import Dataset
 from convoy.training.loop import Checkpoints, Hardware
 from convoy.training.loop.checkpoint import Start
 from convoy.training.recipes import get_recipe, recipe_names, settings
+from convoy.training.recipes.reader import READER_RECIPES
 from convoy.training.run_folder import load_run
 
 QUICK = ("--set", "epochs=2", "--set", "batch_size=32", "--device", "cpu")
@@ -266,7 +267,8 @@ def test_recipes_lists_what_train_knows(convoy: Any) -> None:
     result = convoy("recipes")
     assert result.exit_code == 0
     assert "lenet5" in result.stdout
-    assert [recipe["name"] for recipe in json.loads(convoy("recipes", "--json").stdout)] == list(recipe_names())
+    names = [recipe["name"] for recipe in json.loads(convoy("recipes", "--json").stdout)]
+    assert names == [*recipe_names(), *READER_RECIPES]
 
 
 def test_recipes_of_one_lists_every_field_that_set_changes(convoy: Any) -> None:
