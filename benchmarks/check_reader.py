@@ -136,7 +136,7 @@ def command(cache: Path, picture: bool) -> Iterator[Figure]:
             goal=read_at,
         )  # fmt: skip
         if key in ("lenet5-views", *_GOALS):
-            curves[what] = reject_curve(confidence, right)
+            curves["LeNet5, + five views" if key == "lenet5-views" else what] = reject_curve(confidence, right)
     yield Figure(name="labels mended", value=len(mended_by))
     for key in ("lenet5", "small", "large"):
         yield Figure(name=f"parameters, {key}", value=count(build_network(recipes()[key], 21)))
