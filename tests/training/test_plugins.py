@@ -17,6 +17,7 @@ from convoy.contract.image import ImageSpec
 from convoy.training import plugins
 from convoy.training.networks import build_network
 from convoy.training.recipes import Architecture, get_recipe, recipe_families, recipe_names
+from convoy.training.recipes.reader import READER_RECIPES
 
 MODULE = """
 from torch import nn
@@ -106,7 +107,7 @@ def test_convoy_recipes_lists_what_packages_add_and_says_which_is_broken(tiny: P
     assert "one layer more" in result.stdout
     assert "the package convoy_broken 1.2 cannot be loaded" in result.stderr
     names = [recipe["name"] for recipe in json.loads(CliRunner().invoke(program, ["recipes", "--json"]).stdout)]
-    assert names == [name for name in recipe_names() if name != "crooked"]
+    assert names == [*(name for name in recipe_names() if name != "crooked"), *READER_RECIPES]
 
 
 def test_what_a_package_adds_must_be_what_its_group_asks_for(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
