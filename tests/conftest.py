@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,3 +243,21 @@ def reader_bundle(reader_case: ReaderCase, tmp_path_factory: pytest.TempPathFact
     from convoy.export import export_reader
 
     return export_reader(reader_case.reader, reader_case.facts, reader_case.evidence, tmp_path_factory.mktemp("reader") / "export")
+
+
+@pytest.fixture
+def run_convoy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run ``convoy ...`` in this process; gives exit code, stdout and stderr."""
+    from convoy.cli import main
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["convoy", *map(str, arguments)])
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -355,8 +355,12 @@ def training_facts(record: RunRecord, metrics: Metrics) -> TrainingFacts:
 
 def new_run_id(recipe: Recipe) -> str:
     """A name such as ``lenet5-mnist-20251123-182403-5f0c``: sorts by time, and two runs in one second differ."""
-    data = Path(recipe.data).name or "images"
-    return f"{recipe.name}-{data}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    return name_run(f"{recipe.name}-{Path(recipe.data).name or 'images'}")
+
+
+def name_run(what: str) -> str:
+    """``what`` with the time, UTC, and four digits by chance behind it."""
+    return f"{what}-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def describe(hardware: Hardware) -> str:

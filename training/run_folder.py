@@ -103,7 +103,7 @@ def load_run(run_dir: Path) -> LoadedRun:
         raise ContractError(f"{run_dir}: expected a run folder that `convoy train` made, found a folder without {RUN_FILE}.")
     record = RunRecord.load(run_dir / RUN_FILE)
     metrics = Metrics.load(run_dir / METRICS_FILE)
-    weights = _read_weights(run_dir / WEIGHTS_FILE, record.weights_sha256)
+    weights = read_weights(run_dir / WEIGHTS_FILE, record.weights_sha256)
     classifier = build_classifier(
         record.recipe.network,
         image=record.image,
@@ -116,7 +116,13 @@ def load_run(run_dir: Path) -> LoadedRun:
     return LoadedRun(run_dir, record, metrics, classifier.eval())
 
 
-def _read_weights(path: Path, expected_sha256: str) -> dict[str, Tensor]:
+def read_weights(path: Path, expected_sha256: str) -> dict[str, Tensor]:
+    """The weights of a run.
+
+    Raises:
+        ContractError: They are missing or damaged.
+        DigestMismatchError: They are others than ``run.json`` names.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from convoy.contract.bundle import Bundle
     from convoy.contract.signing_key import PrivateKey
     from convoy.export import EvaluationSet, FieldSet, ModelFacts, Reduction
-    from convoy.training.check_reader.reader_run import LoadedReaderRun
+    from convoy.training.check_reader.reader_run_folder import LoadedReaderRun
     from convoy.training.data.dataset import Dataset, Split
     from convoy.training.run_folder import LoadedRun
 
@@ -135,7 +135,7 @@ class _ReaderRun(Subject):
 
     def __init__(self, run_dir: Path, request: Request) -> None:
         from convoy.contract.errors import UsageError
-        from convoy.training.check_reader.reader_run import load_reader_run
+        from convoy.training.check_reader.reader_run_folder import load_reader_run
 
         if request.precision != "fp32":
             raise UsageError(f"--precision {request.precision}: a reader of amounts computes in float32 alone: leave it out.")

@@ -13,7 +13,7 @@ from convoy.contract.errors import UsageError
 
 if TYPE_CHECKING:
     from convoy.training.check_reader.fitting import ReaderEpoch
-    from convoy.training.check_reader.reader_run import ReaderMetrics, ReaderRecord
+    from convoy.training.check_reader.reader_records import ReaderMetrics, ReaderRecord
     from convoy.training.recipes.reader import ReaderRecipe
 
 _RUNS: Final = Path("runs")
@@ -47,7 +47,8 @@ def train_reader_command(
             f"--data {data}: expected a folder with amounts.csv (columns file and amount) and the images that it names. Leave "
             "--data out to train on synthetic amounts alone; --set handwriting=mnist writes them with MNIST's digits."
         )
-    from convoy.training.check_reader.reader_run import train_reader, write_reader_run
+    from convoy.training.check_reader.reader_run import train_reader
+    from convoy.training.check_reader.reader_run_folder import write_reader_run
     from convoy.training.data import DataLocation
     from convoy.training.run_folder import check_destination
 

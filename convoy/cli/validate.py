@@ -84,7 +84,7 @@ def _revalidate(bundle: Bundle, run_dir: Path) -> Judgement:
         run = _load(run_dir)
         _check_weights(bundle, run_dir, run.run.weights_sha256)
         return revalidate(bundle, run.classifier, test_split(run), on_progress=_say)
-    from convoy.training.check_reader.reader_run import load_reader_run
+    from convoy.training.check_reader.reader_run_folder import load_reader_run
 
     reader_run = load_reader_run(run_dir)
     _check_weights(bundle, run_dir, reader_run.record.weights_sha256)

@@ -18,7 +18,8 @@ from convoy.export.gate import checks
 from convoy.export.gate.bounds import Bound, derive_bound, follow_logits
 from convoy.export.gate.errors import finite_or_none, output_errors
 from convoy.export.gate.evidence import EvaluationSet, Exhibits
-from convoy.export.gate.runtime import LEVELS, levels, open_session, run_session, usable_providers
+from convoy.export.gate.provider_runs import ODD_BATCH_SIZE, ProviderRuns, shuffled
+from convoy.export.gate.runtime import run_session
 from convoy.export.gate.source import Outputs, Source, Truth
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ Progress = Callable[[str], None]
 
 N_SAMPLE = 32
 """Real images that are run, with all edge images, in float64 and once more in each batch size, company and optimisation level."""
-ODD_BATCH_SIZE = 7
 _N_SCORES = 10
 
 
@@ -142,8 +142,11 @@ def run_gate(
     return _Gate(model, source, exhibits, border, tolerances, on_progress).run()
 
 
-class _Gate:
+class _Gate(ProviderRuns):
     """One run of the gate: the source is asked at the start, then checks pile up."""
+
+    noun = "images"
+    in_company = "in other company"
 
     def __init__(
         self,
@@ -154,9 +157,9 @@ class _Gate:
         tolerances: dict[str, Tolerance] | None,
         say: Progress,
     ) -> None:
-        self.model, self.source, self.exhibits, self.border, self.say = model, source, exhibits, border, say
+        super().__init__(model, border, say)
+        self.source, self.exhibits, self.border = source, exhibits, border
         self.given = tolerances is not None
-        self.checks: list[Check] = []
         self.accuracy: Accuracy | None = None
         self.outputs: tuple[OutputErrors, ...] = ()
         self.actual: Outputs | None = None
@@ -198,10 +201,7 @@ class _Gate:
         ]
         if not self.given:
             self._check_source()
-        usable, missing = usable_providers()
-        for provider in usable:
-            self._run_provider(provider)
-        self.checks += [checks.not_executed(name, reason) for name, reason in missing.items()]
+        self.run_providers(len(self.exhibits), self.exhibits.sample(N_SAMPLE))
         return Findings(
             tuple(self.checks),
             self.tolerances,
@@ -220,7 +220,7 @@ class _Gate:
             found = f"{self.truth.n_images} of {len(self.exhibits.sample(N_SAMPLE))} images: {'; '.join(self.truth.uncovered)}"
             self.checks.append(Check(name="float64 truth", verdict="uncovered", expected=expected, found=found))
         title, size = self.source.title, min(ODD_BATCH_SIZE, self.border.max_batch_size)
-        indices = _shuffled(self.exhibits.sample(N_SAMPLE))
+        indices = shuffled(self.exhibits.sample(N_SAMPLE))
         moved = self.source.float32(self.exhibits.images[indices], size)
         where = f"{title} in other company"
         self.checks += checks.check_outputs(where, _take(self.expected, indices), moved, self.tolerances, self._namer(indices))
@@ -229,38 +229,14 @@ class _Gate:
         floors = {name: derive_bound(values, values.astype(np.float64)).tolerance for name, values in first.items()}
         self.checks += checks.check_outputs(f"{title} a second time", first, again, floors, self._namer(indices))
 
-    def _run_provider(self, provider: str) -> None:
-        try:
-            session = open_session(self.model, provider)
-        except ExportError as error:
-            self.checks.append(Check(name=f"loads on {provider}", verdict="failed", expected="a session", found=str(error)))
-            return
-        self.checks.append(checks.check_border(session, (*self.border.inputs, *self.border.outputs), provider))
-        if self.checks[-1].verdict == "failed":
-            return
-        everything = np.arange(len(self.exhibits))
-        largest = self.border.max_batch_size
-        self.say(f"ONNX Runtime on {provider}, all images in batches of {largest}")
-        actual = self._compare(session, everything, largest, f"batches of {largest}, {provider}")
-        if actual is not None:
-            self._look_closer(actual, provider)
-        sample = self.exhibits.sample(N_SAMPLE)
-        for size in self.border.batch_sizes[:-1]:
-            self.say(f"ONNX Runtime on {provider}, {len(sample)} images in batches of {size}")
-            self._compare(session, sample, size, f"batches of {size}, {provider}")
-        self._compare(session, _shuffled(sample), min(ODD_BATCH_SIZE, largest), f"in other company, {provider}")
-        for level in levels():
-            if level == LEVELS[-1]:
-                continue  # all of the above
-            self.say(f"ONNX Runtime on {provider}, graph optimisation {level}")
-            where = f"graph optimisation {level}, {provider}"
-            try:
-                self._compare(open_session(self.model, provider, level), sample, largest, where)
-            except ExportError as error:
-                self.checks.append(Check(name=f"loads, {where}", verdict="failed", expected="a session", found=str(error)))
-
-    def _compare(
-        self, session: onnxruntime.InferenceSession, indices: npt.NDArray[np.int64], batch_size: int, where: str
+    def compare(
+        self,
+        session: onnxruntime.InferenceSession,
+        indices: npt.NDArray[np.int64],
+        batch_size: int,
+        where: str,
+        *,
+        company: bool,  # noqa: ARG002  other company is another order, which the indices have
     ) -> Outputs | None:
         """Run some images, check the answers; None where there are none for all of them."""
         expected = _take(self.expected, indices)
@@ -286,7 +262,7 @@ class _Gate:
         if self.failure is None:
             self.failure = Failure(tuple(int(index) for index in indices[: max(batch_size, 2)]), batch_size)
 
-    def _look_closer(self, actual: Outputs, provider: str) -> None:
+    def look_closer(self, actual: Outputs, provider: str) -> None:
         """Beside the truth, and on the first provider accuracy and the errors that the report shows."""
         truth, indices = self.truth, self.truth_indices
         if truth.n_images:
@@ -336,10 +312,6 @@ class _Gate:
 
 def _take(outputs: Outputs, indices: npt.NDArray[np.int64]) -> Outputs:
     return {name: values[indices] for name, values in outputs.items()}
-
-
-def _shuffled(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(0).permutation(indices)
 
 
 def _largest_diff(expected: Outputs, actual: Outputs) -> npt.NDArray[np.float64]:

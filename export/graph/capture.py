@@ -15,11 +15,10 @@ import torch
 from torch import nn
 
 from convoy.contract.errors import ExportError
+from convoy.training.check_reader.sliding import STRIDE
 
 _EXAMPLE_BATCH: Final = 3
 """Images in the example: 1 would be taken for a constant axis, and 2 stands too often for something else."""
-READER_STRIDE: Final = 4
-"""What the width of a batch of fields is a multiple of: the graph holds for no other."""
 MIN_READER_WIDTH_PX: Final = 32
 MAX_READER_WIDTH_PX: Final = 4096
 _ANSI: Final = re.compile(r"\x1b\[[0-9;]*m")
@@ -75,11 +74,9 @@ def capture_reader(reader: nn.Module, height_px: int) -> torch.export.ExportedPr
         ExportError: torch cannot trace it, or its computation depends on the values in the images or on their number.
     """
     example = torch.zeros((_EXAMPLE_BATCH, height_px, 160, 1), dtype=torch.uint8), torch.full((_EXAMPLE_BATCH, 1), 100)
-    batch, columns = (
-        torch.export.Dim("batch"),
-        READER_STRIDE
-        * torch.export.Dim("frames", min=MIN_READER_WIDTH_PX // READER_STRIDE, max=MAX_READER_WIDTH_PX // READER_STRIDE),
-    )
+    batch = torch.export.Dim("batch")
+    frames = torch.export.Dim("frames", min=MIN_READER_WIDTH_PX // STRIDE, max=MAX_READER_WIDTH_PX // STRIDE)
+    columns = STRIDE * frames  # the graph holds for no other widths
     try:
         with quiet():
             return torch.export.export(reader, example, dynamic_shapes=({0: batch, 2: columns}, {0: batch}), strict=False)

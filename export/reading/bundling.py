@@ -21,7 +21,7 @@ from convoy.export.candidate import Judgement
 from convoy.export.folder import Exposition, check_out, write_evidence
 from convoy.export.gate.evidence import N_GOLDENS
 from convoy.export.gate.gate import Findings, Progress
-from convoy.export.graph.capture import MAX_READER_WIDTH_PX, MIN_READER_WIDTH_PX, READER_STRIDE
+from convoy.export.graph.capture import MAX_READER_WIDTH_PX, MIN_READER_WIDTH_PX
 from convoy.export.graph.exporting import reader_to_onnx
 from convoy.export.graph.metadata import annotate
 from convoy.export.provenance import weights_digest
@@ -32,7 +32,8 @@ from convoy.export.reading.source import ReaderSource
 if TYPE_CHECKING:
     from convoy.contract.signing_key import PrivateKey
     from convoy.export.facts import ModelFacts
-    from convoy.training.check_reader.reader import AmountReader
+    from convoy.training.check_reader.sliding import STRIDE
+from convoy.training.check_reader.reader import AmountReader
 
 NO_DIAGNOSIS: Final = Check(
     name="errors by layer",
@@ -117,10 +118,10 @@ def _check_facts(reader: AmountReader, facts: ModelFacts) -> None:
     for name, expected, found in pairs:
         if expected != found:
             raise UsageError(f"{name}: expected {expected!r}, the reader's, found {found!r}.")
-    wrong = [width for width in image.widths_px if width % READER_STRIDE or not MIN_READER_WIDTH_PX <= width <= MAX_READER_WIDTH_PX]
+    wrong = [width for width in image.widths_px if width % STRIDE or not MIN_READER_WIDTH_PX <= width <= MAX_READER_WIDTH_PX]
     if wrong:
         raise UsageError(
-            f"image widths_px: expected multiples of {READER_STRIDE} from {MIN_READER_WIDTH_PX} to {MAX_READER_WIDTH_PX}, "
+            f"image widths_px: expected multiples of {STRIDE} from {MIN_READER_WIDTH_PX} to {MAX_READER_WIDTH_PX}, "
             f"found {wrong}: the graph takes no other."
         )
     odd = next((f"{value.dtype} in {name}" for name, value in reader.named_parameters() if value.dtype != torch.float32), "")

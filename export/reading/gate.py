@@ -23,8 +23,9 @@ from convoy.contract.validation import Check, ClassScore, OutputErrors, WorstIma
 from convoy.export.gate import checks
 from convoy.export.gate.bounds import Bound, derive_bound, follow_log_posteriors, follow_sigmoid
 from convoy.export.gate.errors import finite_or_none, output_errors
-from convoy.export.gate.gate import N_SAMPLE, ODD_BATCH_SIZE, Findings, Progress
-from convoy.export.gate.runtime import LEVELS, levels, open_session, run_session, usable_providers
+from convoy.export.gate.gate import N_SAMPLE, Findings, Progress
+from convoy.export.gate.provider_runs import ODD_BATCH_SIZE, ProviderRuns, shuffled
+from convoy.export.gate.runtime import run_session
 from convoy.export.reading.border import ReadingBorder
 from convoy.export.reading.checks import check_amounts, check_answers, check_calibration, check_form
 from convoy.export.reading.evidence import FieldExhibits, FieldSet
@@ -62,12 +63,15 @@ def run_reading_gate(
     return _Gate(model, source, FieldExhibits.of(evidence, border.image), border, on_progress).run()
 
 
-class _Gate:
+class _Gate(ProviderRuns):
     """One run of the gate: the source is asked at the start, then checks pile up."""
 
+    noun = "fields"
+    in_company = "mixed widths, on wider images"
+
     def __init__(self, model: bytes, source: ReaderSource, exhibits: FieldExhibits, border: ReadingBorder, say: Progress) -> None:
-        self.model, self.source, self.exhibits, self.border, self.say = model, source, exhibits, border, say
-        self.checks: list[Check] = []
+        super().__init__(model, border, say)
+        self.source, self.exhibits, self.border = source, exhibits, border
         self.accuracy: Accuracy | None = None
         self.outputs: tuple[OutputErrors, ...] = ()
         self.actual: Answers | None = None
@@ -128,10 +132,7 @@ class _Gate:
             check_answers(self.source.title, self.expected),
         ]
         self._check_source()
-        usable, missing = usable_providers()
-        for provider in usable:
-            self._run_provider(provider)
-        self.checks += [checks.not_executed(name, reason) for name, reason in missing.items()]
+        self.run_providers(len(self.exhibits), self.indices)
         return Findings(
             tuple(self.checks),
             self.tolerances,
@@ -145,7 +146,7 @@ class _Gate:
     def _check_source(self) -> None:
         """A reader whose answers depend on chance, on its company or on what stands right of a field cannot be served."""
         title, size = self.source.title, min(ODD_BATCH_SIZE, self.border.max_batch_size)
-        some = _shuffled(self.indices)
+        some = shuffled(self.indices)
         moved = self._ask(self.source.float32, some, size, mixed=True)
         self._compare_answers(f"{title} in other company, on wider images", some, moved)
         first = some[:size]
@@ -158,47 +159,18 @@ class _Gate:
             agreement = compare_values(once[name], again[name], floor)
             self.checks.append(checks.check_values(name, where, agreement, floor, self._namer(first)))
 
-    def _run_provider(self, provider: str) -> None:
-        try:
-            session = open_session(self.model, provider)
-        except ExportError as error:
-            self.checks.append(Check(name=f"loads on {provider}", verdict="failed", expected="a session", found=str(error)))
-            return
-        self.checks.append(checks.check_border(session, (*self.border.inputs, *self.border.outputs), provider))
-        if self.checks[-1].verdict == "failed":
-            return
-        everything, largest = np.arange(len(self.exhibits)), self.border.max_batch_size
-        self.say(f"ONNX Runtime on {provider}, all fields in batches of {largest}")
-        actual = self._run(session, everything, largest, f"batches of {largest}, {provider}")
-        if actual is not None:
-            self._look_closer(actual, provider)
-        for size in self.border.batch_sizes[:-1]:
-            self.say(f"ONNX Runtime on {provider}, {len(self.indices)} fields in batches of {size}")
-            self._run(session, self.indices, size, f"batches of {size}, {provider}")
-        where = f"mixed widths, on wider images, {provider}"
-        self._run(session, _shuffled(self.indices), min(ODD_BATCH_SIZE, largest), where, mixed=True)
-        for level in levels():
-            if level == LEVELS[-1]:
-                continue  # all of the above
-            self.say(f"ONNX Runtime on {provider}, graph optimisation {level}")
-            where = f"graph optimisation {level}, {provider}"
-            try:
-                self._run(open_session(self.model, provider, level), self.indices, largest, where)
-            except ExportError as error:
-                self.checks.append(Check(name=f"loads, {where}", verdict="failed", expected="a session", found=str(error)))
-
-    def _run(
+    def compare(
         self,
         session: onnxruntime.InferenceSession,
         indices: npt.NDArray[np.int64],
         batch_size: int,
         where: str,
         *,
-        mixed: bool = False,
+        company: bool,
     ) -> Answers | None:
         """Run some fields, check the answers; None where there are none for all of them."""
         try:
-            actual = self._ask(lambda inputs: run_session(session, inputs, batch_size), indices, batch_size, mixed=mixed)
+            actual = self._ask(lambda inputs: run_session(session, inputs, batch_size), indices, batch_size, mixed=company)
         except ExportError as error:
             found = str(error)
             self.checks.append(Check(name=f"answers, {where}", verdict="failed", expected="one for every field", found=found))
@@ -256,7 +228,7 @@ class _Gate:
     def _namer(self, indices: npt.NDArray[np.int64]) -> Callable[[int], str]:
         return lambda row: self.exhibits.name(int(indices[row]))
 
-    def _look_closer(self, actual: Answers, provider: str) -> None:
+    def look_closer(self, actual: Answers, provider: str) -> None:
         """Beside the truth, and on the first provider accuracy and the errors that the report shows."""
         rows = self.alike & same_amounts(self.truth, _take(actual, self.indices))
         beside = {name: (actual[name][self.indices][rows], self.truth[name][rows]) for name in _FIGURES}
@@ -316,7 +288,3 @@ class _Gate:
 
 def _take(answers: Answers, rows: npt.NDArray[np.int64]) -> Answers:
     return {name: values[rows] for name, values in answers.items()}
-
-
-def _shuffled(indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(0).permutation(indices)

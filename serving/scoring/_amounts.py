@@ -41,7 +41,7 @@ from convoy.serving.client._reading import alike, to_amounts, to_tensors
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._scorer import Scorer
 from convoy.serving.scoring._statistics import N_BINS, Statistics
-from convoy.serving.scoring._table import Answered, RowMaker
+from convoy.serving.scoring._table import Answered, RowMaker, schema_of
 from convoy.serving.scoring.source import Entry
 
 AMOUNTS_SCHEMA_VERSION: Final = "amounts-1"
@@ -98,23 +98,12 @@ class AmountRowMaker(RowMaker):
     def make_schema(metadata: Mapping[str, str]) -> Any:
         """The ``pyarrow.Schema`` of the table."""
         arrow = import_arrow()
-        candidate = arrow.struct([arrow.field("label", arrow.string(), False), arrow.field("probability", arrow.float32(), False)])
-        fields = [
-            arrow.field("row", arrow.int64(), False),
-            arrow.field("source", arrow.string(), False),
-            arrow.field("label", arrow.string()),
+        said = [
             arrow.field("amount", arrow.string()),
             arrow.field("probability", arrow.float32()),
             arrow.field("accepted", arrow.bool_()),
-            arrow.field("top_k", arrow.list_(arrow.field("item", candidate, False))),
-            arrow.field("model_name", arrow.string(), False),
-            arrow.field("model_version", arrow.string(), False),
-            arrow.field("model_sha256", arrow.string()),
-            arrow.field("latency_ms", arrow.float32()),
-            arrow.field("error", arrow.string()),
-            arrow.field("true_label", arrow.string()),
         ]
-        return arrow.schema(fields, dict(metadata))
+        return schema_of(said, metadata)
 
     def _answers(self, n: int, answered: Answered) -> list[Any]:
         """What the model says, of each of ``n`` inputs: label, amount, probability, accepted, top_k."""

@@ -178,13 +178,23 @@ def join(answers: Sequence[Any]) -> Any:
 def make_schema(metadata: Mapping[str, str]) -> Any:
     """The ``pyarrow.Schema`` of the table."""
     arrow = import_arrow()
+    return schema_of([arrow.field("index", arrow.int32()), arrow.field("probability", arrow.float32())], metadata)
+
+
+def schema_of(answers: Sequence[Any], metadata: Mapping[str, str]) -> Any:
+    """The ``pyarrow.Schema`` of a table.
+
+    Args:
+        answers: The columns between ``label`` and ``top_k``: what a task's model says of each input besides.
+        metadata: Of the schema.
+    """
+    arrow = import_arrow()
     candidate = arrow.struct([arrow.field("label", arrow.string(), False), arrow.field("probability", arrow.float32(), False)])
     fields = [
         arrow.field("row", arrow.int64(), False),
         arrow.field("source", arrow.string(), False),
         arrow.field("label", arrow.string()),
-        arrow.field("index", arrow.int32()),
-        arrow.field("probability", arrow.float32()),
+        *answers,
         arrow.field("top_k", arrow.list_(arrow.field("item", candidate, False))),
         arrow.field("model_name", arrow.string(), False),
         arrow.field("model_version", arrow.string(), False),

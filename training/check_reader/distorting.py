@@ -37,7 +37,7 @@ def distort(image: Tensor, width: Tensor, amounts: Distortion, generator: torch.
     new_width = (width * across).round().long().clamp_min(STRIDE)
     new_columns = -(-int(new_width.max()) // STEP_PX) * STEP_PX
     grid = _grid(height, new_columns, width, new_width, up, draws, amounts)
-    shift = elastic(n, height, new_columns, generator) * amounts.elastic_px
+    shift = _elastic(n, height, new_columns, generator) * amounts.elastic_px
     grid = grid + shift
     # pixels to [-1, 1] of the source
     grid = torch.stack([(grid[..., 0] + 0.5) / columns * 2 - 1, (grid[..., 1] + 0.5) / height * 2 - 1], -1)
@@ -79,7 +79,7 @@ def _grid(height: int, columns: int, width: Tensor, new_width: Tensor, up: Tenso
     return torch.stack([from_x + (width.view(-1, 1, 1) - 1) / 2, from_y + (height - 1) / 2], -1)
 
 
-def elastic(n: int, height: int, columns: int, generator: torch.Generator) -> Tensor:
+def _elastic(n: int, height: int, columns: int, generator: torch.Generator) -> Tensor:
     """Smooth random displacements of standard deviation 1: float (n, height, columns, 2)."""
     rows, cells = height // _CELL_PX + 3, columns // _CELL_PX + 3
     coarse = torch.randn((n, 2, rows, cells), generator=generator) * 1.4  # interpolation takes about so much away

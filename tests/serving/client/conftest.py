@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -367,20 +366,6 @@ def opened(monkeypatch: pytest.MonkeyPatch, fake: FakeTransport) -> list[tuple[s
 
 
 @pytest.fixture
-def program(
-    monkeypatch: pytest.MonkeyPatch, opened: list[tuple[str, dict[str, str]]], capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+def program(opened: list[tuple[str, dict[str, str]]], run_convoy: Callable[..., tuple[int, str, str]]) -> Any:
     """Run ``convoy ...`` on the fake server; gives exit code, stdout and stderr."""
-    from convoy.cli import main
-
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["convoy", *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as done:
-            code = done.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return run_convoy

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,20 +69,7 @@ def write_image() -> Callable[[Path, int], Path]:
 
 
 @pytest.fixture
-def program(monkeypatch: pytest.MonkeyPatch, fake: FakeTransport, capsys: pytest.CaptureFixture[str]) -> Any:
+def program(monkeypatch: pytest.MonkeyPatch, fake: FakeTransport, run_convoy: Callable[..., tuple[int, str, str]]) -> Any:
     """Run ``convoy ...`` on the fake server; gives exit code, stdout and stderr."""
-    from convoy.cli import main
-
     monkeypatch.setattr("convoy.serving.client._client.open_transport", lambda endpoint, headers: fake)
-
-    def run(*arguments: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["convoy", *map(str, arguments)])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as done:
-            code = done.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return run_convoy

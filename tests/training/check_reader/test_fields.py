@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convoy.contract.errors import DataError
-from convoy.training.check_reader.fields import DigitBox, Field, block_folds, load_orand
+from convoy.training.check_reader.fields import DigitBox, Field, block_folds, load_fields, load_orand
 from convoy.training.data import DataLocation
 
 NAMES = ("a_car_000002_png.rf.0a1b.jpg", "a_car_000001_png.rf.99.jpg", "a_car_000010_jpg.rf.ff.jpg")
@@ -165,3 +165,15 @@ def test_the_real_amounts_are_read() -> None:
         assert all(box.left_px >= -1 and box.left_px + box.width_px <= width + 1 for box in field.boxes)
         assert 20 <= height <= 120
     assert [len(fold.test) for fold in block_folds(fields, 5)] == [216] * 5
+
+
+def test_a_persons_labels_are_digits_alone_or_the_amount_as_written(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png"):
+        Image.new("L", (60, 30), 200).save(tmp_path / name)
+    (tmp_path / "amounts.csv").write_text("file,amount\nb.png,1234\na.png,$1.234.-\n")
+    first, second = load_fields(tmp_path)
+    assert (first.name, first.label, first.digits, first.text) == ("a.png", "$1.234.-", "1234", "$1.234.-")
+    assert (second.name, second.label, second.digits, second.text) == ("b.png", "1234", "1234", "")
+    (tmp_path / "amounts.csv").write_text("file,amount\na.png,$-\n")
+    with pytest.raises(DataError, match=r"line 2: expected an amount with digits, found '\$-'"):
+        load_fields(tmp_path)

@@ -151,6 +151,14 @@ def test_an_answer_is_right_where_all_digits_are() -> None:
     assert digits_of("$ 1.234,50") == "123450"
 
 
+def test_decimals_count_where_the_label_has_them() -> None:
+    label = Example("a", np.zeros((32, 32), np.uint8), "1.234,50 €", latent=False)
+    assert is_right("1 234,50F", label, ",")
+    assert not is_right("12.345,0", label, ",")
+    digits = Example("b", np.zeros((32, 32), np.uint8), "123450", latent=True)
+    assert is_right("1.234,50", digits, ",")  # which the label cannot tell
+
+
 def test_the_reject_curve_counts_what_is_accepted_and_what_of_it_is_wrong() -> None:
     curve = reject_curve([0.9, 0.5, 0.9, 0.1], [True, False, False, True])
     assert curve.thresholds.tolist() == [0.9, 0.5, 0.1]

@@ -24,7 +24,8 @@ from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.grammar import compile_grammar
 from convoy.training.check_reader.lattice import Lattice
-from convoy.training.check_reader.reader_run import load_reader_run, train_reader, write_reader_run
+from convoy.training.check_reader.reader_run import train_reader
+from convoy.training.check_reader.reader_run_folder import load_reader_run, write_reader_run
 from convoy.training.recipes.reader import NO_DISTORTION, Distortion, ReaderRecipe, get_reader_recipe
 
 TINY = get_reader_recipe("check-reader-lenet5", ["n_synthetic=40", "epochs=1", "real_epochs=1", "style=digits", "grammar=digits"])
@@ -188,7 +189,7 @@ def test_too_few_fields_and_labels_that_are_no_amounts_are_refused_before_the_wo
 
 
 def test_a_run_without_real_fields_is_judged_by_synthetic_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convoy.training.check_reader.reader_run.N_HELD_BACK", 20)
+    monkeypatch.setattr("convoy.training.check_reader.held_back.N_HELD_BACK", 20)
     run = train_reader(TINY)
     assert run.metrics.held_back == "synthetic"
     assert run.metrics.n == 20
