@@ -28,12 +28,12 @@ from convoy.export.provenance import weights_digest
 from convoy.export.reading.evidence import FieldExhibits, FieldSet
 from convoy.export.reading.gate import run_reading_gate
 from convoy.export.reading.source import ReaderSource
+from convoy.training.check_reader.sliding import STRIDE
 
 if TYPE_CHECKING:
     from convoy.contract.signing_key import PrivateKey
     from convoy.export.facts import ModelFacts
-    from convoy.training.check_reader.sliding import STRIDE
-from convoy.training.check_reader.reader import AmountReader
+    from convoy.training.check_reader.reader import AmountReader
 
 NO_DIAGNOSIS: Final = Check(
     name="errors by layer",
