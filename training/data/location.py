@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+
+def _home_cache() -> Path:
+    return Path("~/.cache/convoy").expanduser()
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class DataLocation:
     """
 
     root: Path | None = None
-    cache: Path = Path("~/.cache/convoy")
+    cache: Path = field(default_factory=_home_cache)
     download: bool = True
 
     @classmethod
@@ -29,5 +33,5 @@ class DataLocation:
         root, cache = values.get("CONVOY_DATA"), values.get("XDG_CACHE_HOME")
         return cls(
             root=Path(root).expanduser() if root else None,
-            cache=Path(cache).expanduser() / "convoy" if cache else Path("~/.cache/convoy").expanduser(),
+            cache=Path(cache).expanduser() / "convoy" if cache else _home_cache(),
         )
