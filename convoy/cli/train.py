@@ -16,8 +16,9 @@ import click
 from click.core import ParameterSource
 
 from convoy.cli.console import json_option, print_json, progress, remark, stdout_console
-from convoy.cli.train_reader import train_reader_command
-from convoy.contract.errors import ConvoyError, MissingDependencyError, UsageError
+from convoy.cli.train_reader import ReaderOrder, stopped_reader, train_reader_command
+from convoy.cli.unfinished import refuse_to_begin_over, unfinished
+from convoy.contract.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from convoy.training.data import Dataset
@@ -115,11 +116,12 @@ def command(
     from convoy.training.recipes import get_recipe
     from convoy.training.recipes.reader import READER_RECIPES
 
-    if recipe in READER_RECIPES:
-        named = {"--weights": weights is not None, "--skip-bad": skip_bad, "--resume": resume is not None, "--log": bool(logs)}
+    if recipe in READER_RECIPES or (resume is not None and recipe is None and stopped_reader(resume)):
+        named = {"--weights": weights is not None, "--skip-bad": skip_bad, "--log": bool(logs)}
         named |= {f"--{name}": _is_given(name) for name in ("devices", "strategy", "precision")}
-        named |= {"--compile": bool(hardware["compile"]), "--device": hardware["device"] not in ("auto", "cpu")}
-        train_reader_command(recipe, data, assignments, out, seed or 0, named, as_json)
+        named |= {"--compile": bool(hardware["compile"])}
+        order = ReaderOrder(recipe, data, assignments, out, seed, hardware["device"] if _is_given("device") else None, every_s)
+        train_reader_command(order, resume, named, as_json=as_json)
         return
     if recipe is None and resume is None:
         raise click.UsageError("Missing argument 'RECIPE': what to train. `convoy recipes` lists them.")
@@ -148,21 +150,8 @@ def command(
         _say(plan.folder, done.run, done.metrics, as_json=as_json)
         return
     check_destination(plan.folder)
-    try:
+    with unfinished(plan.partial, resumed=resume is not None):
         run = _train(plan, machine, every_s, logs)
-    except ConvoyError:
-        if resume is None and not (plan.partial / "checkpoint.pt").exists():
-            shutil.rmtree(plan.partial, ignore_errors=True)  # it failed before it had done anything
-        raise
-    except KeyboardInterrupt as interrupt:
-        if (plan.partial / "checkpoint.pt").exists():
-            how = f"convoy train --resume {shlex.quote(str(plan.partial))}"
-            remark(f"\nconvoy: training was stopped before its end; it goes on with: {how}")
-        else:
-            shutil.rmtree(plan.partial, ignore_errors=True)  # it holds nothing that took time
-            remark("\nconvoy: training was stopped before its end: no run folder was written.")
-        raise click.Abort from interrupt  # of which click writes no empty line
-    shutil.rmtree(plan.partial, ignore_errors=True)
     _say(plan.folder, run.record, run.metrics, as_json=as_json)
 
 
@@ -212,18 +201,14 @@ class _Plan:
 
 def _begin(recipe: Recipe, out: Path | None, seed: int, weights: Path | None, skip_bad: bool) -> _Plan:
     from convoy.training.data import check_dataset_name
-    from convoy.training.loop.checkpoint import START_FILE, partial_of
+    from convoy.training.loop.checkpoint import partial_of
     from convoy.training.run import new_run_id
 
     recipe = recipe.model_copy(update={"data": check_dataset_name(recipe.data)})  # a folder is found again from elsewhere
     run_id = new_run_id(recipe)
     folder = out or _RUNS / run_id
     partial = partial_of(folder)
-    if (partial / START_FILE).exists():
-        raise UsageError(
-            f"{partial}: a run to {folder} was stopped before its end. Go on with: convoy train --resume "
-            f"{shlex.quote(str(partial))}; or remove that folder."
-        )
+    refuse_to_begin_over(folder, partial)
     return _Plan(recipe, seed, run_id, weights, skip_bad, folder, partial)
 
 
@@ -235,6 +220,10 @@ def _go_on(
     from convoy.training.loop.checkpoint import START_FILE, Start, check_is_same, find_partial, folder_of
 
     partial = find_partial(resume)
+    if recipe is not None and stopped_reader(resume):
+        raise UsageError(
+            f"--resume {resume}: expected a stopped training of a classifier, found a reader's: leave {recipe.name} out."
+        )
     stopped = Start.load(partial / START_FILE)
     folder = out or folder_of(partial)
     if recipe is not None:

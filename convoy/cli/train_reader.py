@@ -3,33 +3,81 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from convoy.cli.console import print_json, progress, remark, stdout_console
+from convoy.cli.unfinished import refuse_to_begin_over, unfinished
 from convoy.contract.errors import UsageError
 
 if TYPE_CHECKING:
-    from convoy.training.check_reader.fitting import ReaderEpoch
+    from convoy.training.check_reader.reader_course import ReaderEpoch
     from convoy.training.check_reader.reader_records import ReaderMetrics, ReaderRecord
+    from convoy.training.check_reader.reader_run import TrainedReader
     from convoy.training.recipes.reader import ReaderRecipe
 
 _RUNS: Final = Path("runs")
 
 
-def train_reader_command(
-    name: str, data: str | None, assignments: tuple[str, ...], out: Path | None, seed: int, refused: dict[str, bool], as_json: bool
-) -> None:
+@dataclass(frozen=True)
+class ReaderOrder:
+    """What the command line says of a reader's training; None: nothing.
+
+    Attributes:
+        recipe: Its name.
+        data: A folder of real fields.
+        assignments: ``key=value`` each.
+        out: The run folder.
+        seed: Of everything random.
+        device: Where it runs.
+        every_s: Seconds from one checkpoint to the next.
+    """
+
+    recipe: str | None
+    data: str | None
+    assignments: tuple[str, ...]
+    out: Path | None
+    seed: int | None
+    device: str | None
+    every_s: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which run it is, and where it goes."""
+
+    recipe: ReaderRecipe
+    real: Path | None
+    seed: int
+    device: str
+    run_id: str
+    folder: Path
+    partial: Path
+
+
+def stopped_reader(resume: Path) -> bool:
+    """Whether the run that was stopped there trains a reader.
+
+    Raises:
+        UsageError: There is none.
+        ContractError: What it left is damaged.
+    """
+    from convoy.training.check_reader.reader_records import KIND
+    from convoy.training.loop.checkpoint import find_partial, kind_of
+
+    return kind_of(find_partial(resume)) == KIND
+
+
+def train_reader_command(order: ReaderOrder, resume: Path | None, refused: dict[str, bool], *, as_json: bool) -> None:
     """Train a reader and write its run folder.
 
     Args:
-        name: The recipe.
-        data: A folder of real fields; None: synthetic ones alone.
-        assignments: ``key=value`` each.
-        out: The run folder; None: in ``runs``.
-        seed: Of everything random.
+        order: What and where to.
+        resume: The run to go on with; None: a new one.
         refused: Options of ``convoy train`` that readers do not take, and whether each was given.
         as_json: Print a document.
 
@@ -39,43 +87,98 @@ def train_reader_command(
     from convoy.training.recipes.reader import get_reader_recipe
 
     if given := [option for option, there in refused.items() if there]:
-        raise UsageError(f"{', '.join(given)}: not with {name}, which trains on the CPU in one go; leave it out.")
-    recipe = get_reader_recipe(name, assignments)
-    real = None if data is None else Path(data)
-    if real is not None and not (real / "amounts.csv").is_file():
+        raise UsageError(f"{', '.join(given)}: readers of amounts take no such option, and train on one device; leave it out.")
+    if order.recipe is None and (order.data is not None or order.assignments):
+        raise UsageError("--resume goes on with the recipe and the fields that the run began with: leave out --data and --set.")
+    recipe = None if order.recipe is None else get_reader_recipe(order.recipe, order.assignments)
+    real = None if order.data is None else _check_fields(Path(order.data))
+    plan = _begin(order, recipe, real) if resume is None else _go_on(order, resume, recipe, real)
+    from convoy.training.check_reader.reader_run_folder import load_reader_run, write_reader_run
+    from convoy.training.loop import choose_device
+    from convoy.training.run_folder import RUN_FILE, check_destination
+
+    choose_device(plan.device)
+    if resume is not None and (plan.folder / RUN_FILE).exists():  # it was stopped after its end
+        done = load_reader_run(plan.folder)
+        shutil.rmtree(plan.partial, ignore_errors=True)
+        _say(plan.folder, done.record, done.metrics, as_json=as_json)
+        return
+    check_destination(plan.folder)
+    with unfinished(plan.partial, resumed=resume is not None):
+        run = _train(plan, order.every_s)
+        write_reader_run(plan.folder, run)
+    _say(plan.folder, run.record, run.metrics, as_json=as_json)
+
+
+def _check_fields(folder: Path) -> Path:
+    if not (folder / "amounts.csv").is_file():
         raise UsageError(
-            f"--data {data}: expected a folder with amounts.csv (columns file and amount) and the images that it names. Leave "
+            f"--data {folder}: expected a folder with amounts.csv (columns file and amount) and the images that it names. Leave "
             "--data out to train on synthetic amounts alone; --set handwriting=mnist writes them with MNIST's digits."
         )
-    from convoy.training.check_reader.reader_run import train_reader
-    from convoy.training.check_reader.reader_run_folder import write_reader_run
-    from convoy.training.data import DataLocation
-    from convoy.training.run_folder import check_destination
+    return folder
 
-    if out is not None:
-        check_destination(out)
+
+def _begin(order: ReaderOrder, recipe: ReaderRecipe | None, real: Path | None) -> _Plan:
+    from convoy.training.loop.checkpoint import partial_of
+    from convoy.training.run import name_run
+
+    assert recipe is not None  # without --resume there is one
+    run_id = name_run(recipe.name)
+    folder = order.out or _RUNS / run_id
+    partial = partial_of(folder)
+    refuse_to_begin_over(folder, partial)
+    return _Plan(recipe, real, order.seed or 0, order.device or "auto", run_id, folder, partial)
+
+
+def _go_on(order: ReaderOrder, resume: Path, recipe: ReaderRecipe | None, real: Path | None) -> _Plan:
+    """Which run it is, and what it ran on."""
+    from convoy.training.check_reader.reader_start import ReaderStart
+    from convoy.training.loop.checkpoint import START_FILE, check_is_same, find_partial, folder_of
+
+    if not stopped_reader(resume):
+        raise UsageError(
+            f"--resume {resume}: expected a stopped training of {order.recipe}, found a classifier's: leave {order.recipe} out."
+        )
+    partial = find_partial(resume)
+    stopped = ReaderStart.load(partial / START_FILE)
+    named: dict[str, object] = {"recipe": recipe or stopped.recipe, "seed": stopped.seed if order.seed is None else order.seed}
+    if recipe is not None:
+        named["real"] = None if real is None else str(real.resolve())
+    check_is_same(partial, stopped, stopped.model_copy(update=named))  # before fields are read
+    return _Plan(
+        recipe=stopped.recipe,
+        real=None if stopped.real is None else _check_fields(Path(stopped.real)),
+        seed=stopped.seed,
+        device=order.device or stopped.hardware.device,
+        run_id=stopped.run_id,
+        folder=order.out or folder_of(partial),
+        partial=partial,
+    )
+
+
+def _train(plan: _Plan, every_s: float) -> TrainedReader:
+    from convoy.training.check_reader.reader_run import train_reader
+    from convoy.training.data import DataLocation
+    from convoy.training.loop import Checkpoints
+
     with progress(unit="fields") as bar:
-        drawing = bar.add_task("drawing", total=recipe.n_synthetic)
+        drawing = bar.add_task("drawing", total=plan.recipe.n_synthetic)
         task = bar.add_task("training", total=None, visible=False)
 
-        def on_step(n: int) -> None:
-            bar.update(task, advance=n, visible=True)
+        def on_step(n_seen: int, n_all: int) -> None:
+            bar.update(task, completed=n_seen, total=n_all, visible=True)
 
         def on_epoch(epoch: ReaderEpoch) -> None:
             if bar.disable:
                 remark(f"{epoch.phase} fields, epoch {epoch.epoch}: loss {epoch.loss:.3f}, {epoch.seconds:.0f} s")
             bar.update(task, description=f"{epoch.phase} {epoch.epoch}, loss {epoch.loss:.2f}")
 
-        run = train_reader(
-            recipe, real, seed=seed, location=DataLocation.from_environment(),
+        return train_reader(
+            plan.recipe, plan.real, seed=plan.seed, device=plan.device, location=DataLocation.from_environment(),
+            checkpoints=Checkpoints(plan.partial, every_s=every_s), run_id=plan.run_id,
             on_synthetic=lambda n: bar.advance(drawing, n), on_step=on_step, on_epoch=on_epoch,
         )  # fmt: skip
-    folder = out or _RUNS / run.record.run_id
-    write_reader_run(folder, run)
-    if as_json:
-        print_json(_document(folder, run.record, run.metrics))
-    else:
-        _tell(folder, run.record, run.metrics)
 
 
 def list_readers(width: int) -> None:
@@ -108,6 +211,13 @@ def show_reader(recipe: ReaderRecipe) -> None:
     click.echo(f"\nconvoy train {recipe.name} --data FOLDER_OF_REAL_FIELDS --set epochs={max(1, recipe.epochs // 2)}")
 
 
+def _say(folder: Path, record: ReaderRecord, metrics: ReaderMetrics, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_document(folder, record, metrics))
+    else:
+        _tell(folder, record, metrics)
+
+
 def _document(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> dict[str, Any]:
     accept = record.reading.accept
     return {
@@ -116,6 +226,7 @@ def _document(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> dic
         "recipe": record.recipe.name,
         "data": record.data.model_dump(mode="json"),
         "seed": record.seed,
+        "device": record.device,
         "n_parameters": record.n_parameters,
         "held_back": metrics.held_back,
         "n": metrics.n,

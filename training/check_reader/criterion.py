@@ -18,7 +18,9 @@ from convoy.training.recipes.reader import Criterion
 
 
 def losses(criterion: Criterion, scores: Tensor, lengths: Tensor, examples: Sequence[Example], lattice: Lattice) -> Tensor:
-    """The loss of each field, float (B,); 0 without a gradient where a field has too few frames for its label.
+    """The loss of each field, float (B,).
+
+    It is 0, without a gradient, where a field has too few frames for its label, and NaN where scores are.
 
     Args:
         criterion: As ``ReaderRecipe.criterion``.
@@ -41,21 +43,21 @@ def losses(criterion: Criterion, scores: Tensor, lengths: Tensor, examples: Sequ
     else:
         automata = [lattice.grammar.spelled(label, latent=hidden) for label, hidden in zip(labels, latent, strict=True)]
         right = best_path(scores, lengths, compose_each(automata, lattice.alphabet))
-        possible = right > float("-inf")
+        possible = right != float("-inf")
         best = best_path(scores, lengths, lattice.machine)
         found = torch.where(possible, torch.where(possible, best, 0.0) - torch.where(possible, right, 0.0), float("inf"))
-    return torch.where(found < float("inf"), found, 0.0)
+    return torch.where(found == float("inf"), 0.0, found)
 
 
 def _frames(scores: Tensor, lengths: Tensor, examples: Sequence[Example], lattice: Lattice) -> Tensor:
     """Cross entropy frame by frame: the character in whose middle a frame lies, else the blank."""
     classes = {character: place for place, character in enumerate(lattice.alphabet, start=1)}
-    targets = torch.full(scores.shape[:2], BLANK)
+    targets = torch.full(scores.shape[:2], BLANK, device=scores.device)
     for row, example in zip(targets, examples, strict=True):
         if len(example.spans) != len(example.label):
             raise UsageError(f"{example.name}: criterion frames expected the columns of each character, found none.")
         for character, (first, behind) in zip(example.label, example.spans, strict=True):
             row[min(int((first + behind) / 2 / STRIDE), len(row) - 1)] = classes[character]
     losses = functional.cross_entropy(scores.transpose(1, 2), targets, reduction="none")  # (B, T)
-    inside = torch.arange(scores.shape[1]) < lengths.unsqueeze(1)
+    inside = torch.arange(scores.shape[1], device=scores.device) < lengths.unsqueeze(1)
     return (losses * inside).sum(1)

@@ -23,7 +23,7 @@ def distort(image: Tensor, width: Tensor, amounts: Distortion, generator: torch.
         image: uint8 (B, H, W, 1).
         width: int64 (B,).
         amounts: How much.
-        generator: Where the draws come from.
+        generator: Where the draws come from, on the device of ``image``.
 
     Returns:
         Image and width, of the same form; the width may be another.
@@ -45,7 +45,7 @@ def distort(image: Tensor, width: Tensor, amounts: Distortion, generator: torch.
     levels = _pen(levels, draws.signed(amounts.stroke))
     levels = _blurred(levels, draws.unsigned(amounts.blur_px))
     levels = paper + (levels - paper) * (1 - draws.unsigned(amounts.contrast_fraction)).view(-1, 1, 1, 1)
-    noise = torch.randn(levels.shape, generator=generator) * draws.unsigned(amounts.noise).view(-1, 1, 1, 1)
+    noise = torch.randn(levels.shape, generator=generator, device=levels.device) * draws.unsigned(amounts.noise).view(-1, 1, 1, 1)
     pixels = (levels + noise).round().clamp(0, 255).to(torch.uint8)
     inside = columns_within(new_width, new_columns)[:, None, None]
     return (pixels * inside).squeeze(1).unsqueeze(-1), new_width
@@ -58,10 +58,10 @@ class _Draws:
         self._n, self._generator = n, generator
 
     def unsigned(self, most: float) -> Tensor:
-        return torch.rand(self._n, generator=self._generator) * most
+        return torch.rand(self._n, generator=self._generator, device=self._generator.device) * most
 
     def signed(self, most: float) -> Tensor:
-        return (torch.rand(self._n, generator=self._generator) * 2 - 1) * most
+        return (torch.rand(self._n, generator=self._generator, device=self._generator.device) * 2 - 1) * most
 
     def factor(self, fraction: float) -> Tensor:
         return (self.signed(1.0) * math.log1p(fraction)).exp()
@@ -72,7 +72,8 @@ def _grid(height: int, columns: int, width: Tensor, new_width: Tensor, up: Tenso
     slant = draws.signed(amounts.slant).view(-1, 1, 1)
     turn = torch.deg2rad(draws.signed(amounts.rotation_deg)).view(-1, 1, 1)
     move = draws.signed(amounts.shift_fraction * height).view(-1, 1, 1)
-    y, x = torch.meshgrid(torch.arange(height, dtype=torch.float32), torch.arange(columns, dtype=torch.float32), indexing="ij")
+    rows, places = (torch.arange(n, dtype=torch.float32, device=width.device) for n in (height, columns))
+    y, x = torch.meshgrid(rows, places, indexing="ij")
     y, x = y - (height - 1) / 2, x - (new_width.view(-1, 1, 1) - 1) / 2  # from the middle of the field
     from_x = (x + slant * y) * (width / new_width).view(-1, 1, 1)
     from_y = (y + x * turn.tan() + move) / up.view(-1, 1, 1)
@@ -82,7 +83,9 @@ def _grid(height: int, columns: int, width: Tensor, new_width: Tensor, up: Tenso
 def _elastic(n: int, height: int, columns: int, generator: torch.Generator) -> Tensor:
     """Smooth random displacements of standard deviation 1: float (n, height, columns, 2)."""
     rows, cells = height // _CELL_PX + 3, columns // _CELL_PX + 3
-    coarse = torch.randn((n, 2, rows, cells), generator=generator) * 1.4  # interpolation takes about so much away
+    coarse = (
+        torch.randn((n, 2, rows, cells), generator=generator, device=generator.device) * 1.4
+    )  # interpolation takes about so much away
     smooth = functional.interpolate(coarse, size=(height, columns), mode="bicubic", align_corners=True)
     return smooth.permute(0, 2, 3, 1)
 
@@ -107,7 +110,7 @@ def _pen(levels: Tensor, stroke: Tensor) -> Tensor:
 def _blurred(levels: Tensor, sigma_px: Tensor) -> Tensor:
     """A blur by (1/4, 1/2, 1/4) along both axes, as much of it as has the variance of the sigma."""
     share = (2 * sigma_px * sigma_px).clamp_max(1.0).view(-1, 1, 1, 1)
-    kernel = torch.tensor([0.25, 0.5, 0.25])
+    kernel = torch.tensor([0.25, 0.5, 0.25], device=levels.device)
     padded = functional.pad(levels, (1, 1, 1, 1), mode="replicate")
     smooth = functional.conv2d(functional.conv2d(padded, kernel.view(1, 1, 1, 3)), kernel.view(1, 1, 3, 1))
     return levels + (smooth - levels) * share

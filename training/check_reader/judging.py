@@ -64,7 +64,7 @@ def read_all(reader: AmountReader, examples: Sequence[Example], batch_size: int 
     found: dict[int, Read] = {}
     lattice, n_best = reader.lattice, reader.decoder.n_best
     for places, batch in in_order(examples, batch_size):
-        scores, lengths = reader.scores(batch.image, batch.width)
+        scores, lengths = reader.scores(batch.image.to(reader.device), batch.width.to(reader.device))
         reading = lattice.n_best(scores, lengths, n_best)
         shares = reader.log_share(reading.characters, reading.log_posteriors)
         odds = log_odds(shares) * reader.confidence_scale + reader.confidence_shift

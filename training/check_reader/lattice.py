@@ -90,14 +90,15 @@ class Lattice(nn.Module):
             latent: The same.
 
         Returns:
-            float (B,), at least 0; +inf, with a gradient of 0, where the field has too few frames for the amount.
+            float (B,), at least 0; +inf, with a gradient of 0, where the field has too few frames for the amount; NaN where
+            scores are.
 
         Raises:
             DataError: The grammar has no such amount.
             UsageError: Shapes that do not fit.
         """
         right = self.log_score(scores, lengths, labels, latent=latent)
-        possible = right > float("-inf")
+        possible = right != float("-inf")  # not so where the scores are no numbers: then the loss is none
         every = self.log_partition(scores, lengths)
         difference = torch.where(possible, every, 0.0) - torch.where(possible, right, 0.0)
         return torch.where(possible, difference.clamp_min(0.0), float("inf"))

@@ -70,6 +70,11 @@ class AmountReader(nn.Module):
         self.register_buffer("counts", torch.tensor([*counts, False]), persistent=False)  # the last: no character, -1
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.confidence_scale.device
+
+    @property
     def lattice(self) -> Lattice:
         """The grammar's lattice."""
         return self.decoder.lattice

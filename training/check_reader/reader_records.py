@@ -50,6 +50,7 @@ class ReaderRecord(Document):
         image: How any image becomes the network's pixels.
         reading: What its answers mean, with the threshold.
         seed: The one seed of the run.
+        device: Where it ran, in words.
         n_threads: CPU threads of torch; sums are added in another order with another number.
         versions: The versions of Python and the libraries.
         n_parameters: How many numbers the network learns.
@@ -67,6 +68,7 @@ class ReaderRecord(Document):
     image: ImageSpec
     reading: ReadingSpec
     seed: int
+    device: str = "cpu"
     n_threads: int
     versions: dict[str, str]
     n_parameters: int

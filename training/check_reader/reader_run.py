@@ -20,18 +20,21 @@ from convoy.training.check_reader.building import build_reader, draw_synthetic, 
 from convoy.training.check_reader.examples import field_spec, from_real
 from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.fields import Fields, load_fields
-from convoy.training.check_reader.fitting import ReaderEpoch, fit_reader
+from convoy.training.check_reader.fitting import OnEpoch, OnStep, fit_reader
 from convoy.training.check_reader.grammar import compile_grammar, read_grammar
 from convoy.training.check_reader.held_back import digest_of, split_fields, synthetic_held_back
 from convoy.training.check_reader.judging import Curve, choose_threshold, fit_confidence, is_right, read_all, reject_curve, wilson
 from convoy.training.check_reader.preview import draw_sheet
 from convoy.training.check_reader.reader import AmountReader
+from convoy.training.check_reader.reader_course import ReaderEpoch
 from convoy.training.check_reader.reader_records import EpochFacts, FieldFacts, ReaderMetrics, ReaderRecord
+from convoy.training.check_reader.reader_start import ReaderStart
 from convoy.training.check_reader.reject_plot import draw_reject_curve
 from convoy.training.data import DataLocation
+from convoy.training.loop import Checkpoints, Hardware, choose_device
 from convoy.training.loop.seeding import seeded
 from convoy.training.recipes.reader import ReaderRecipe
-from convoy.training.run import name_run, versions
+from convoy.training.run import describe, name_run, versions
 
 _NONE: Final = Fields("none", ())
 _MOST_POINTS: Final = 200
@@ -62,10 +65,13 @@ def train_reader(
     real: Path | None = None,
     *,
     seed: int = 0,
+    device: str = "auto",
     location: DataLocation | None = None,
+    checkpoints: Checkpoints | None = None,
+    run_id: str | None = None,
     on_synthetic: Callable[[int], None] = lambda _: None,
-    on_step: Callable[[int], None] = lambda _: None,
-    on_epoch: Callable[[ReaderEpoch], None] = lambda _: None,
+    on_step: OnStep = lambda _, __: None,
+    on_epoch: OnEpoch = lambda _: None,
 ) -> TrainedReader:
     """Train what ``recipe`` says.
 
@@ -75,17 +81,23 @@ def train_reader(
         recipe: What and how.
         real: A folder of real fields (see ``load_fields``); None: synthetic ones alone.
         seed: Of everything random, 0 or more.
+        device: ``auto`` (CUDA where there is one, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
         location: Where to look for the handwriting, as ``load_dataset`` takes it.
+        checkpoints: Where the run leaves what it goes on from, and where it goes on from what another left; to be removed when
+            the run folder is written. None: nothing is left.
+        run_id: The run's name; None: a new one.
         on_synthetic: Told of each synthetic field that is drawn.
-        on_step: Told how many fields a step saw.
+        on_step: Told how many fields all steps so far have seen, and how many there are to see.
         on_epoch: Told what an epoch brought.
 
     Raises:
         DataError: The grammar, the handwriting or the real fields cannot be read, or there are too few of them.
-        UsageError: The grammar has amounts of any length.
-        TrainingError: The loss is not finite any more.
+        UsageError: The grammar has amounts of any length, the device is not there, or another run was stopped here.
+        TrainingError: The loss is not finite any more, or a checkpoint cannot be written.
+        KeyboardInterrupt: Somebody asked for the end; a checkpoint is left where there are to be any.
     """
     started = time.perf_counter()
+    target = choose_device(device)
     rules = read_grammar(recipe.grammar)
     grammar = compile_grammar(rules, Path(recipe.grammar).stem)
     spec = field_spec(recipe.height_px)
@@ -93,14 +105,34 @@ def train_reader(
     learnt, kept = (_NONE, _NONE) if fields is None else split_fields(fields, recipe.validation_fraction)
     for field in (*learnt, *kept):
         grammar.spelled(field.label, latent=not field.text)  # a label that is no amount is refused before the work
+    hardware = Hardware(device=device, precision="fp32")
+    begun = ReaderStart(
+        run_id=run_id or name_run(recipe.name),
+        recipe=recipe,
+        seed=seed,
+        grammar=rules,
+        real=None if real is None else str(real.resolve()),
+        dataset_sha256="" if fields is None else digest_of(fields),
+        hardware=hardware,
+    )
+    if checkpoints is not None:
+        begun = checkpoints.begin(begun).model_copy(update={"hardware": hardware})
     with seeded(seed):
-        reader = build_reader(recipe, grammar)
+        reader = build_reader(recipe, grammar).to(target)
         handwriting = load_handwriting(recipe.handwriting, "train", location)
         synthetic = draw_synthetic(recipe, handwriting, recipe.n_synthetic, seed, on_field=on_synthetic)
-        history = fit_reader(reader, recipe, synthetic, from_real(learnt, spec), seed=seed, on_step=on_step, on_epoch=on_epoch)
-    return _conclude(
-        recipe, rules, reader, history, _Data(real, fields, learnt, kept, len(synthetic), location), seed=seed, started=started
-    )
+        history = fit_reader(
+            reader,
+            recipe,
+            synthetic,
+            from_real(learnt, spec),
+            seed=seed,
+            checkpoints=checkpoints,
+            on_step=on_step,
+            on_epoch=on_epoch,
+        )
+    data = _Data(real, begun.dataset_sha256, learnt, kept, len(synthetic), location)
+    return _conclude(begun, reader, history, data, started=started)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +140,7 @@ class _Data:
     """What a run saw: the real fields with their folder, how they were split, how many synthetic ones there were."""
 
     folder: Path | None
-    fields: Fields | None
+    sha256: str
     learnt: Fields
     kept: Fields
     n_synthetic: int
@@ -121,22 +153,15 @@ class _Data:
             real="" if self.folder is None else str(self.folder.resolve()),
             n_real=len(self.learnt),
             n_held_back=n_held_back,
-            sha256="" if self.fields is None else digest_of(self.fields),
+            sha256=self.sha256,
         )
 
 
 def _conclude(
-    recipe: ReaderRecipe,
-    rules: str,
-    reader: AmountReader,
-    history: Sequence[ReaderEpoch],
-    data: _Data,
-    *,
-    seed: int,
-    started: float,
+    begun: ReaderStart, reader: AmountReader, history: Sequence[ReaderEpoch], data: _Data, *, started: float
 ) -> TrainedReader:
     """Judge a trained reader by fields that were held back, fit its confidence and its threshold, and write it all down."""
-    spec = field_spec(recipe.height_px)
+    recipe, seed, spec = begun.recipe, begun.seed, field_spec(begun.recipe.height_px)
     held_back = from_real(data.kept, spec) if len(data.kept) else synthetic_held_back(recipe, seed, data.location)
     reads = read_all(reader, held_back)
     right = [is_right(read.text, example, recipe.decimal) for read, example in zip(reads, held_back, strict=True)]
@@ -155,17 +180,19 @@ def _conclude(
         confidence=(scale, shift),
         seconds=time.perf_counter() - started,
     )
+    reader.cpu()
     weights = save({name: tensor.contiguous() for name, tensor in reader.state_dict().items()}, metadata={"format": "pt"})
     record = ReaderRecord(
-        run_id=name_run(recipe.name),
+        run_id=begun.run_id,
         created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         recipe=recipe,
-        grammar=rules,
+        grammar=begun.grammar,
         data=data.facts(recipe, len(held_back)),
         labels=tuple(reader.lattice.alphabet),
         image=spec,
         reading=_reading(reader, recipe, choose_threshold(sure, right, recipe.accepted_error)),
         seed=seed,
+        device=describe(begun.hardware),
         n_threads=torch.get_num_threads(),
         versions=versions(),
         n_parameters=sum(parameter.numel() for parameter in reader.parameters()),

@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal, TypeVar
 
 import torch
 
@@ -32,28 +33,42 @@ EVERY_S: Final = 30.0
 _FORM: Final = 1
 
 
-class Start(Document):
-    """``start.json``: which run it is that goes on.
+class AnyStart(Document):
+    """``start.json`` of any kind of run: which run it is that goes on.
 
     Attributes:
         schema_version: The version of this document's form.
+        kind: What is trained; each kind has more to say.
         run_id: The run's name.
-        recipe: What is trained, resolved.
         seed: Of everything random.
-        dataset_sha256: ``Dataset.sha256()``.
-        weights: The file whose weights were taken over.
-        skip_bad: Whether images that cannot be read were left out.
         hardware: What it ran on.
     """
 
     schema_version: Literal[1] = 1
+    kind: str
     run_id: str
-    recipe: Recipe
     seed: int
+    hardware: Hardware = Hardware()
+
+
+S = TypeVar("S", bound=AnyStart)
+
+
+class Start(AnyStart):
+    """``start.json`` of a classifier's run.
+
+    Attributes:
+        recipe: What is trained, resolved.
+        dataset_sha256: ``Dataset.sha256()``.
+        weights: The file whose weights were taken over.
+        skip_bad: Whether images that cannot be read were left out.
+    """
+
+    kind: Literal["classification"] = "classification"
+    recipe: Recipe
     dataset_sha256: Sha256
     weights: str | None = None
     skip_bad: bool = False
-    hardware: Hardware = Hardware()
 
 
 def partial_of(run_folder: Path) -> Path:
@@ -86,7 +101,20 @@ def find_partial(path: Path) -> Path:
     )
 
 
-def check_is_same(folder: Path, stopped: Start, start: Start) -> None:
+def kind_of(partial: Path) -> str:
+    """What the run trains that was stopped in this folder: ``AnyStart.kind``.
+
+    Raises:
+        ContractError: The file that says so is damaged.
+    """
+    path = partial / START_FILE
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8")).get("kind", "classification"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ContractError(f"{path}: expected which run was stopped here, but it is damaged: {error}. Train again.") from error
+
+
+def check_is_same(folder: Path, stopped: S, start: S) -> None:
     """Make sure that ``start`` is the run that was stopped in ``folder``; its name and its hardware may differ.
 
     Raises:
@@ -114,7 +142,7 @@ class Checkpoints:
         self._written = time.monotonic()
         self._start_sha256 = ""
 
-    def begin(self, start: Start) -> Start:
+    def begin(self, start: S) -> S:
         """Note which run this is, or make sure that it is the one that was stopped here.
 
         Returns:
@@ -126,7 +154,7 @@ class Checkpoints:
         """
         path = self.folder / START_FILE
         if path.exists():
-            stopped = Start.load(path)
+            stopped = type(start).load(path)
             check_is_same(self.folder, stopped, start)
             start = stopped
         else:
@@ -216,6 +244,8 @@ def _differences(stopped: Mapping[str, Any], now: Mapping[str, Any], prefix: str
         elif name == "dataset_sha256":
             if stopped.get("seed") == now.get("seed"):  # another seed splits the same images otherwise
                 found.append("other data (images, labels or splits differ)")
+        elif isinstance(value, str) and "\n" in value:
+            found.append(f"another {name}")
         else:
             found.append(f"{prefix.removeprefix('recipe.')}{name}={other} instead of {value}")
     return found

@@ -74,6 +74,7 @@ class ReaderRecipe(_Part):
         epochs: Passes over the synthetic fields, before real ones are seen.
         real_epochs: Passes over the real fields, where there are any.
         synthetic_share: The share of synthetic fields in the batches of that phase.
+        splice_share: The share of the real fields that get the end of another each time they are seen.
         distortion: Random distortions of the training fields.
         batch_size: Fields a step.
         learning_rate: The largest learning rate.
@@ -104,6 +105,7 @@ class ReaderRecipe(_Part):
     epochs: int = Field(default=4, ge=0, le=10_000, description="passes over the synthetic fields")
     real_epochs: int = Field(default=40, ge=0, le=10_000, description="passes over the real fields, where there are any")
     synthetic_share: float = Field(default=0.3, ge=0, lt=1, description="share of synthetic fields among the real ones")
+    splice_share: float = Field(default=0.5, ge=0, le=1, description="share of real fields that get the end of another")
     distortion: Distortion = Distortion()
     batch_size: int = Field(default=32, ge=1, le=4096, description="fields a step")
     learning_rate: float = Field(default=3e-3, gt=0, le=1, description="the largest learning rate")

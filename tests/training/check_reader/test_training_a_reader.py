@@ -212,8 +212,9 @@ def test_the_command_trains_and_says_what_came_out(real: Path, tmp_path: Path) -
     ("arguments", "words"),
     [
         (["--data", "nowhere"], "expected a folder with amounts.csv"),
-        (["--resume", "runs/x"], "--resume: not with check-reader"),
-        (["--devices", "2"], "--devices: not with check-reader"),
+        (["--resume", "runs/x"], "expected a run that was stopped before its end"),
+        (["--devices", "2"], "--devices: readers of amounts take no such option"),
+        (["--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
         (["--set", "epoch=2"], "did you mean 'epochs'"),
         (["--set", "height_px=30"], "expected a multiple of 8, found 30"),
         (["--set", "name=x"], "cannot be set"),
