@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import random
@@ -22,10 +23,12 @@ from PIL import Image
 from convoy.cli.program import program
 from convoy.contract.errors import ContractError, TrainingError, UsageError
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
-from convoy.training.check_reader.examples import Example
+from convoy.training.check_reader.criterion import losses
+from convoy.training.check_reader.examples import Example, collate
 from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.reader_course import ReaderCourse, ReaderEpoch
+from convoy.training.check_reader.reader_run import train_reader
 from convoy.training.check_reader.reader_start import ReaderStart
 from convoy.training.loop import Checkpoints
 from convoy.training.loop.checkpoint import CHECKPOINT_FILE, START_FILE, kind_of
@@ -246,3 +249,39 @@ def test_fields_that_are_gone_or_others_are_said(tmp_path: Path, fields: Path) -
     result = CliRunner().invoke(program, ["train", "--resume", str(partial)])
     assert "expected a folder with amounts.csv" in f"{result.output} {result.exception}"
     assert partial.exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_computes_the_same_losses_and_gradients(synthetic: list[Example], real: list[Example]) -> None:
+    torch.manual_seed(0)
+    reader = build_reader(RECIPE).eval()
+    batch = collate([*synthetic[:8], *real[:8]])
+    found = []
+    for device in ("cpu", "cuda"):
+        there = copy.deepcopy(reader).to(device)
+        scores, lengths = there.scores(batch.image.to(device), batch.width.to(device))
+        loss = losses("forward", scores, lengths, batch.examples, there.lattice)
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        found.append(
+            (loss.detach().cpu(), [parameter.grad.cpu() for parameter in there.parameters() if parameter.grad is not None])
+        )
+    assert torch.allclose(found[0][0], found[1][0], rtol=1e-3)
+    for ours, theirs in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3 * float(ours.abs().max()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_reader_trains_on_the_gpu_goes_on_and_is_left_on_the_cpu(tmp_path: Path, fields: Path) -> None:
+    def broken(n_seen: int, n_all: int) -> None:
+        if n_seen > n_all / 2:
+            raise ZeroDivisionError
+
+    keeper = Checkpoints(tmp_path / "run.partial", every_s=0)
+    with pytest.raises(ZeroDivisionError):
+        train_reader(RECIPE, fields, seed=3, device="cuda", checkpoints=keeper, on_step=broken)
+    run = train_reader(RECIPE, fields, seed=3, device="cuda", checkpoints=keeper)
+    assert run.record.device.startswith("cuda")
+    assert run.reader.device == torch.device("cpu")
+    assert [epoch.phase for epoch in run.metrics.history] == ["synthetic", "synthetic", "real", "real"]
