@@ -412,7 +412,7 @@ def test_a_source_that_cannot_be_read_or_is_empty_leaves_nothing(tmp_path: Path,
 def test_an_unreachable_server_is_said_before_anything_is_written(tmp_path: Path) -> None:
     source = array(tmp_path)
     with pytest.raises(UnavailableError, match="convoy serve"):
-        score("digits", source, tmp_path / "out", url="grpc://127.0.0.1:1").finish()
+        score("digits", source, tmp_path / "out", url="grpc://127.0.0.1:1", patience_s=2).finish()
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
 
 
