@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -19,18 +20,20 @@ from convoy.contract.errors import DataError
 from convoy.training.check_reader.building import alphabet_of, build_reader, load_handwriting
 from convoy.training.check_reader.examples import Example, field_spec, from_real, from_synthetic
 from convoy.training.check_reader.field_image import SyntheticField, SyntheticFields
-from convoy.training.check_reader.fields import Fields, block_folds, load_orand
+from convoy.training.check_reader.fields import Field, Fields, block_folds, load_orand
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.grammar import compile_grammar, load_grammar
 from convoy.training.check_reader.judging import Read, read_all
-from convoy.training.check_reader.views import read_views
+from convoy.training.check_reader.views import VIEWS, read_views
 from convoy.training.data import DataLocation
 from convoy.training.recipes.reader import NO_DISTORTION, ReaderRecipe, get_reader_recipe
 
 N_SYNTHETIC: Final = 20_000
 N_FOLDS: Final = 5
 SEED: Final = 0
+CORRECTIONS: Final = Path(__file__).with_name("check_reader_corrections.csv")
 State = dict[str, torch.Tensor]
+Views = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,17 @@ class Stages:
         if not root or not (Path(root) / "orand_car_a").is_dir():
             raise DataError("expected real amounts in $CONVOY_DATA/orand_car_a, found none.")
         return load_orand(Path(root) / "orand_car_a")
+
+    @cached_property
+    def corrections(self) -> dict[str, str]:
+        """The digits of the fields whose labels are wrong, by name."""
+        return read_corrections({field.name: field for field in self.real})
+
+    @cached_property
+    def mended(self) -> Fields:
+        """The real fields with labels that are right."""
+        fields = (replace(field, digits=self.corrections.get(field.name, field.digits)) for field in self.real)
+        return Fields(self.real.name, tuple(fields))
 
     @cached_property
     def synthetic(self) -> list[SyntheticField]:
@@ -92,12 +106,12 @@ class Stages:
         )  # fmt: skip
         return {key: value.clone() for key, value in reader.network.state_dict().items()}
 
-    def read(self, name: str, recipe: ReaderRecipe, weights: State, *, free: bool = False, views: bool = False) -> list[Read]:
+    def read(self, name: str, recipe: ReaderRecipe, weights: State, *, free: bool = False) -> list[Read]:
         """All real fields, with weights that saw none of them."""
         places = np.arange(len(self.real))
-        return self.kept(f"{name}.reads", lambda: self._read(recipe, weights, places, free=free, views=views))  # type: ignore[no-any-return]
+        return self.kept(f"{name}.reads", lambda: self._read(recipe, weights, places, free=free))  # type: ignore[no-any-return]
 
-    def _read(self, recipe: ReaderRecipe, weights: State, places: Any, *, free: bool, views: bool) -> list[Read]:
+    def _read(self, recipe: ReaderRecipe, weights: State, places: Any, *, free: bool = False, views: Views = ()) -> list[Read]:
         alphabet = alphabet_of(load_grammar(recipe.grammar))
         grammar = compile_grammar("amount = (" + " | ".join(json.dumps(c) for c in alphabet) + "){1,20}") if free else None
         reader = build_reader(recipe, grammar)
@@ -105,21 +119,31 @@ class Stages:
             raise DataError("expected the grammar of any string to have the recipe's characters, found others.")
         reader.network.load_state_dict(weights)
         examples = from_real(self.real.take(places), field_spec(recipe.height_px))
-        return (read_views if views else read_all)(reader.eval(), examples)
+        return read_views(reader.eval(), examples, views) if views else read_all(reader.eval(), examples)
 
-    def crossed(self, name: str, recipe: ReaderRecipe, start: State, *, views: bool = False) -> list[Read]:
-        """All real fields, each with weights that saw no neighbour of it (block cross-validation)."""
+    def crossed(self, name: str, recipe: ReaderRecipe, start: State, *, views: Views = (), mended: bool = False) -> list[Read]:
+        """All real fields, each with weights that saw no neighbour of it (block cross-validation).
+
+        Args:
+            name: Of what is kept.
+            recipe: How to train on the real fields.
+            start: The weights after the synthetic ones.
+            views: Several looks at each field.
+            mended: Whether to learn from mended labels.
+        """
         found: dict[int, Read] = {}
+        suffix = "" if not views else ".views" if len(views) == len(VIEWS) else f".views{len(views)}"
+        fields = self.mended if mended else self.real
         for number, fold in enumerate(block_folds(self.real, N_FOLDS, SEED)):
             key = f"{name}.fold{number}"
-            examples = from_real(self.real.take(fold.train), field_spec(recipe.height_px))
+            examples = from_real(fields.take(fold.train), field_spec(recipe.height_px))
             weights = self.kept(
                 f"{key}.weights",
                 lambda key=key, examples=examples: self._fit(key, recipe.model_copy(update={"epochs": 0}), examples, start),  # type: ignore[misc]
             )
             reads = self.kept(
-                f"{key}{'.views' if views else ''}.reads",
-                lambda weights=weights, fold=fold: self._read(recipe, weights, fold.test, free=False, views=views),  # type: ignore[misc]
+                f"{key}{suffix}.reads",
+                lambda weights=weights, fold=fold: self._read(recipe, weights, fold.test, views=views),  # type: ignore[misc]
             )
             found.update(zip(fold.test.tolist(), reads, strict=True))
         return [found[place] for place in range(len(self.real))]
@@ -127,7 +151,7 @@ class Stages:
 
 def recipes() -> dict[str, ReaderRecipe]:
     """The recipes that are compared."""
-    common = {"handwriting": "mnist", "n_synthetic": N_SYNTHETIC, "epochs": 3, "real_epochs": 15}
+    common = {"handwriting": "mnist", "n_synthetic": N_SYNTHETIC, "epochs": 3, "real_epochs": 15, "splice_share": 0.0}
     lenet5, small, large = (
         get_reader_recipe(name).model_copy(update=common) for name in ("check-reader-lenet5", "check-reader-small", "check-reader")
     )
@@ -138,8 +162,24 @@ def recipes() -> dict[str, ReaderRecipe]:
         "lenet5": lenet5,
         "plain": lenet5.model_copy(update={"distortion": NO_DISTORTION, "real_epochs": 8}),
         "small": small.model_copy(update={"epochs": 4}),
+        "small-spliced": small.model_copy(update={"splice_share": 0.5, "real_epochs": 40}),
         "large": large,
+        "large-spliced": large.model_copy(update={"splice_share": 0.5, "real_epochs": 30}),
     }
+
+
+def read_corrections(fields: Mapping[str, Field]) -> dict[str, str]:
+    """The digits of the fields whose labels are wrong, by name.
+
+    Raises:
+        DataError: The list names a field that is not there, or a label that is another.
+    """
+    with CORRECTIONS.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if row["name"] not in fields or fields[row["name"]].digits != row["given"]:
+            raise DataError(f"{CORRECTIONS.name}: expected the field {row['name']} with the label {row['given']}, found another.")
+    return {row["name"]: row["corrected"] for row in rows}
 
 
 def count(module: nn.Module) -> int:

@@ -8,7 +8,6 @@ was stopped goes on. Whole amounts count, digit by digit, on the labels as they 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,36 +19,21 @@ import torch
 
 from benchmarks._reader_stages import SEED, Stages, count, recipes
 from benchmarks.harness import Figure, benchmark
-from convoy.contract.errors import DataError
 from convoy.contract.image import to_pixels
 from convoy.training.check_reader.building import build_network
 from convoy.training.check_reader.fields import Field
 from convoy.training.check_reader.judging import Read, choose_threshold, digits_of, fit_confidence, reject_curve, wilson
 from convoy.training.check_reader.reader import log_odds
 from convoy.training.check_reader.reject_plot import draw_reject_curve
+from convoy.training.check_reader.views import MANY_VIEWS, VIEWS
 from convoy.training.data import DataLocation, load_dataset
 from convoy.training.recipes import get_recipe
 from convoy.training.run import train
 
-CORRECTIONS: Final = Path(__file__).with_name("check_reader_corrections.csv")
 _DOCS: Final = Path(__file__).resolve().parent.parent / "docs"
 PICTURE: Final = "check_reader_reject.png"
-_GOALS: Final[Mapping[str, tuple[str, str]]] = {"small": (">= 91", ">= 70"), "large": (">= 96", ">= 90")}
+_GOALS: Final[Mapping[str, tuple[str, str]]] = {"small-spliced-many": (">= 91", ">= 70"), "large-spliced-many": (">= 96", ">= 90")}
 """Of whole amounts read right, and of fields read at 1 % of errors, both in percent, on mended labels."""
-
-
-def read_corrections(fields: Mapping[str, Field]) -> dict[str, str]:
-    """The digits of the fields whose labels are wrong, by name.
-
-    Raises:
-        DataError: The list names a field that is not there, or a label that is another.
-    """
-    with CORRECTIONS.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        if row["name"] not in fields or fields[row["name"]].digits != row["given"]:
-            raise DataError(f"{CORRECTIONS.name}: expected the field {row['name']} with the label {row['given']}, found another.")
-    return {row["name"]: row["corrected"] for row in rows}
 
 
 def isolated(stages: Stages) -> list[Read]:
@@ -100,12 +84,16 @@ def rows(stages: Stages) -> Iterator[tuple[str, str, list[Read]]]:
     yield "lenet5", "+ global training: forward", stages.read("lenet5", recipe["lenet5"], trained)
     yield "plain", "+ real fields after synthetic ones", stages.crossed("plain-real", recipe["plain"], trained)
     yield "lenet5-real", "+ augmentation", stages.crossed("lenet5-real", recipe["lenet5"], trained)
-    yield "lenet5-views", "+ five views", stages.crossed("lenet5-real", recipe["lenet5"], trained, views=True)
+    yield "lenet5-views", "+ five views", stages.crossed("lenet5-real", recipe["lenet5"], trained, views=VIEWS)
     for key, what in (("small", "residual network"), ("large", "larger residual network")):
         weights = stages.pretrained(key, recipe[key])
         yield f"{key}-synthetic", f"{what}, synthetic fields alone", stages.read(key, recipe[key], weights)
         yield f"{key}-real", f"{what}, + real fields", stages.crossed(f"{key}-real", recipe[key], weights)
-        yield key, f"{what}, + five views", stages.crossed(f"{key}-real", recipe[key], weights, views=True)
+        yield f"{key}-views", f"{what}, + real fields, five views", stages.crossed(f"{key}-real", recipe[key], weights, views=VIEWS)
+        spliced = f"{key}-spliced"
+        for suffix, looks, views in (("", "", ()), ("-views", ", five views", VIEWS), ("-many", ", 25 views", MANY_VIEWS)):
+            reads = stages.crossed(spliced, recipe[spliced], weights, views=views, mended=True)
+            yield f"{spliced}{suffix}", f"{what}, + real fields spliced, labels mended{looks}", reads
 
 
 @benchmark("check_reader", packages=("torch", "numpy", "pillow"))
@@ -117,8 +105,7 @@ def command(cache: Path, picture: bool) -> Iterator[Figure]:
     torch.set_num_threads(1)  # two runs beside each other are faster on two cores than one on both
     stages = Stages(cache, lambda words: click.echo(words, err=True))
     given = [field.digits for field in stages.real]
-    mended_by = read_corrections({field.name: field for field in stages.real})
-    mended = [mended_by.get(field.name, field.digits) for field in stages.real]
+    mended = [field.digits for field in stages.mended]
     curves = {}
     for key, what, reads in rows(stages):
         accuracy, read_at = _GOALS.get(key, (None, None))
@@ -137,7 +124,7 @@ def command(cache: Path, picture: bool) -> Iterator[Figure]:
         )  # fmt: skip
         if key in ("lenet5-views", *_GOALS):
             curves["LeNet5, + five views" if key == "lenet5-views" else what] = reject_curve(confidence, right)
-    yield Figure(name="labels mended", value=len(mended_by))
+    yield Figure(name="labels mended", value=len(stages.corrections))
     for key in ("lenet5", "small", "large"):
         yield Figure(name=f"parameters, {key}", value=count(build_network(recipes()[key], 21)))
     if picture:

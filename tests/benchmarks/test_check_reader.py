@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._reader_stages import recipes
-from benchmarks.check_reader import CORRECTIONS, read_corrections
+from benchmarks._reader_stages import CORRECTIONS, read_corrections, recipes
 from convoy.contract.errors import DataError
 from convoy.training.check_reader.fields import load_orand
 

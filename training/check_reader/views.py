@@ -18,6 +18,9 @@ from convoy.training.check_reader.reader import AmountReader
 VIEWS: Final = ((1.0, 0.0), (1.12, 0.0), (0.9, 0.0), (1.0, 0.15), (1.0, -0.15))
 """Each look's width over the field's, and how far the tops of letters move to the right, in heights of the field."""
 
+MANY_VIEWS: Final = tuple((width, slant) for width in (0.85, 0.92, 1.0, 1.12, 1.25) for slant in (-0.2, -0.1, 0.0, 0.1, 0.2))
+"""The same, five times as many: what there is to gain by looking again."""
+
 
 def read_views(reader: AmountReader, examples: Sequence[Example], views: Sequence[tuple[float, float]] = VIEWS) -> list[Read]:
     """Read each field in several views; an amount's share is its mean over them, and the largest is the answer.
