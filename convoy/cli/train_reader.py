@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import shutil
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def train_reader_command(order: ReaderOrder, resume: Path | None, refused: dict[
     from convoy.training.run_folder import RUN_FILE, check_destination
 
     choose_device(plan.device)
+    _warn_of_few_fields(plan)
     if resume is not None and (plan.folder / RUN_FILE).exists():  # it was stopped after its end
         done = load_reader_run(plan.folder)
         shutil.rmtree(plan.partial, ignore_errors=True)
@@ -117,6 +119,26 @@ def _check_fields(folder: Path) -> Path:
             "--data out to train on synthetic amounts alone; --set handwriting=mnist writes them with MNIST's digits."
         )
     return folder
+
+
+def _warn_of_few_fields(plan: _Plan) -> None:
+    """Say beforehand that the reader could not be deployed."""
+    if plan.real is None:
+        return
+    from convoy.export.gate.evidence import MIN_IMAGES
+    from convoy.training.check_reader.fields import load_fields
+    from convoy.training.check_reader.held_back import split_fields
+
+    fraction = plan.recipe.validation_fraction
+    fields = load_fields(plan.real)
+    _, held_back = split_fields(fields, fraction)
+    if len(held_back) < MIN_IMAGES:
+        remark(
+            f"convoy: {len(held_back):,} of the {len(fields):,} fields are held back; with fewer than {MIN_IMAGES} the export "
+            "leaves the accuracy undecided and `convoy deploy` refuses the reader. Add fields "
+            f"({math.ceil(MIN_IMAGES / fraction):,} do), "
+            "or hold more of them back with --set validation_fraction=..."
+        )
 
 
 def _begin(order: ReaderOrder, recipe: ReaderRecipe | None, real: Path | None) -> _Plan:
@@ -242,6 +264,8 @@ def _tell(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from convoy.training.check_reader.judging import least_accepted
+
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     data, accept = record.data, record.reading.accept
@@ -249,7 +273,8 @@ def _tell(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> None:
         f", {data.n_real:,} real ones of {Path(data.real).name}" if data.real else ""
     )
     share, low, high = (f"{100 * value:.1f}" for value in metrics.accuracy)
-    accepted = f"none: no threshold keeps the error among them to {100 * record.recipe.accepted_error:g} %"
+    least, rate = least_accepted(record.recipe.accepted_error), 100 * record.recipe.accepted_error
+    accepted = f"none: no threshold accepts {least:,} fields or more with at most {rate:g} % of them wrong; all go to a person"
     if accept is not None:
         wrong = f"{100 * accept.error:.2f} % of these wrong"
         accepted = f"{100 * accept.coverage:.1f} % of them (confidence from {accept.threshold:.4f}), {wrong}"

@@ -76,7 +76,7 @@ def export_reader(
     check_out(out, force=force)
     evidence.check(facts.image)
     facts = replace(facts, weights_sha256=facts.weights_sha256 or weights_digest(reader))
-    on_progress("torch.onnx export of the reader, which takes half a minute")
+    on_progress("torch.onnx export of the reader, which takes a minute or two")
     proto = reader_to_onnx(reader, facts.image.height_px).proto
     annotate(
         proto,

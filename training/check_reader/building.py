@@ -62,7 +62,13 @@ def load_handwriting(name: str, split: str = "train", location: DataLocation | N
 
 
 def draw_synthetic(
-    recipe: ReaderRecipe, handwriting: Handwriting, n: int, seed: int, *, on_field: Callable[[int], None] = lambda _: None
+    recipe: ReaderRecipe,
+    handwriting: Handwriting,
+    n: int,
+    seed: int,
+    *,
+    grammar: Grammar | None = None,
+    on_field: Callable[[int], None] = lambda _: None,
 ) -> list[Example]:
     """Synthetic fields at the recipe's height.
 
@@ -71,9 +77,13 @@ def draw_synthetic(
         handwriting: Whose digits they are written with.
         n: How many.
         seed: Other seeds give other fields.
+        grammar: In place of the recipe's.
         on_field: Told of each field.
+
+    Raises:
+        DataError: The grammar has hardly any amount of the style.
     """
-    fields = SyntheticFields(handwriting, recipe.style, seed)
+    fields = SyntheticFields(handwriting, recipe.style, seed, grammar or load_grammar(recipe.grammar))
     spec = field_spec(recipe.height_px)
     examples = []
     for index in range(n):

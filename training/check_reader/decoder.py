@@ -27,7 +27,10 @@ class Decoder(nn.Module):
         super().__init__()
         if lattice.max_length is None:
             name = lattice.grammar.name
-            raise UsageError(f"grammar {name}: expected amounts of limited length, found none: write {{m,n}} in place of * and +.")
+            raise UsageError(
+                f"grammar {name}: expected amounts of limited length, found amounts of any: write "
+                "{m,n} in place of * and +, and no rule that refers to itself."
+            )
         if n_best < 1:
             raise UsageError(f"expected n_best of at least 1, found {n_best}.")
         self.lattice, self.n_best = lattice, n_best

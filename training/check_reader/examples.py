@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from convoy.contract.errors import DataError, ImageError
 from convoy.contract.field import to_field
-from convoy.contract.image import ImageSpec
+from convoy.contract.image import ImageSpec, name_of
 from convoy.training.check_reader.field_image import SyntheticField
 from convoy.training.check_reader.fields import Field
 from convoy.training.check_reader.sliding import STRIDE
@@ -53,8 +54,19 @@ class Example:
 
 
 def from_real(fields: Iterable[Field], spec: ImageSpec) -> list[Example]:
-    """Real fields, with what is known of their amounts."""
-    return [Example(field.name, _scaled(field.image, spec)[0], field.label, latent=not field.text) for field in fields]
+    """Real fields, with what is known of their amounts.
+
+    Raises:
+        DataError: One is wider than readers take.
+    """
+    examples = []
+    for field in fields:
+        try:
+            pixels, _ = _scaled(field.image, spec)
+        except ImageError as error:
+            raise DataError(f"{field.name}{str(error).removeprefix(name_of(field.image))}") from error
+        examples.append(Example(field.name, pixels, field.label, latent=not field.text))
+    return examples
 
 
 def from_synthetic(fields: Iterable[SyntheticField], spec: ImageSpec) -> list[Example]:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from convoy.contract.errors import DataError
-from convoy.training.check_reader.amounts import Amount, sample_amount
+from convoy.training.check_reader.amounts import Amount, amount_styles, sample_amount
+from convoy.training.check_reader.grammar import Grammar
 from convoy.training.check_reader.handwriting import Glyph, Handwriting, Writer, draw_writer
 from convoy.training.check_reader.paper import draw_paper
 from convoy.training.check_reader.strokes import Pen, Shape, draw_shape
@@ -20,6 +21,7 @@ from convoy.training.check_reader.strokes import Pen, Shape, draw_shape
 _SEEN: Final = 64  # ink from which a pixel belongs to a character
 _FAR: Final = -1e6
 _FRACTION: Final = "/100"
+_TRIES: Final = 1_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +50,13 @@ class SyntheticFields:
         handwriting: The digits to write with; those of a training split, where another is measured on.
         style: A style of amounts: ``chilean``, ``us``, ``french`` or ``digits``.
         seed: 0 or more; other seeds give other fields.
+        grammar: Where there is one, amounts that it lacks are drawn again.
     """
 
     handwriting: Handwriting
     style: str = "chilean"
     seed: int = 0
+    grammar: Grammar | None = None
 
     def draw(self, index: int) -> SyntheticField:
         """The field of an index.
@@ -61,12 +65,27 @@ class SyntheticFields:
             index: 0 or more.
 
         Raises:
-            DataError: Index or seed is negative, or there is no such style.
+            DataError: Index or seed is negative, there is no such style, or the grammar has hardly any of its amounts.
         """
         if index < 0 or self.seed < 0:
             raise DataError(f"expected an index and a seed of 0 or more, found {index} and {self.seed}.")
         generator = np.random.default_rng((self.seed, index))
-        return draw_field(sample_amount(self.style, generator), self.handwriting, generator)
+        return draw_field(self._amount(generator), self.handwriting, generator)
+
+    def _amount(self, generator: np.random.Generator) -> Amount:
+        refused: list[str] = []
+        while len(refused) < _TRIES:
+            amount = sample_amount(self.style, generator)
+            if self.grammar is None or self.grammar.accepts(amount.text):
+                return amount
+            refused.append(amount.text)
+        assert self.grammar is not None
+        raise DataError(
+            f"grammar {self.grammar.name}: expected amounts of the style {self.style}, found none among {_TRIES} that were drawn, "
+            f"such as {', '.join(map(repr, refused[:3]))}. Choose another style of synthetic amounts (--set style=..., one of "
+            f"{', '.join(amount_styles())}), widen the grammar, or learn from your own fields alone: --set epochs=0 "
+            "--set synthetic_share=0."
+        )
 
 
 def draw_field(

@@ -12,14 +12,15 @@ from typing import Any, Final, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from convoy.contract.errors import DataError
+from convoy.contract.errors import DataError, ImageError
+from convoy.contract.image import open_flat
 
 _AMOUNTS: Final = "amounts.csv"
 _BOXES: Final = "digit_boxes.json"
 _DIGITS: Final = re.compile(r"[0-9]+")
 _TEN: Final = "0123456789"
+_MOST_NAMED: Final = 5
 _EXPORT_SUFFIX: Final = re.compile(r"_(?:png|jpe?g)\.rf\.[0-9a-f]+$")  # what Roboflow's export adds to a name
 GAP: Final = 20
 """Fields left out between training and test, on each side: 40 of 1,080.
@@ -139,8 +140,12 @@ def load_fields(root: Path) -> Fields:
     Raises:
         DataError: A file is missing or damaged, an amount has no digit, or a file comes twice.
     """
+    amounts = sorted(_read_amounts(root / _AMOUNTS, digits_alone=False).items())
+    if missing := [file for file, _ in amounts if not (root / file).is_file()]:
+        some = ", ".join(missing[:_MOST_NAMED]) + (", ..." if len(missing) > _MOST_NAMED else "")
+        raise DataError(f"{root / _AMOUNTS}: expected the files that it names, found {len(missing):,} missing: {some}.")
     fields = []
-    for file, amount in sorted(_read_amounts(root / _AMOUNTS, digits_alone=False).items()):
+    for file, amount in amounts:
         digits = "".join(character for character in amount if character in _TEN)
         fields.append(Field(file, _read_image(root / file), digits, text="" if amount == digits else amount))
     return Fields(root.name, tuple(fields))
@@ -182,14 +187,15 @@ def block_folds(fields: Sequence[Field], k: int, seed: int = 0, *, gap: int = GA
 def _read_amounts(path: Path, *, digits_alone: bool) -> dict[str, str]:
     """The amounts by file, as the file names them; each has a digit at least, or nothing but digits."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the header
+            table = csv.reader(file)
+            rows = [(table.line_num, [cell.strip() for cell in row]) for row in table if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected a readable table of files and amounts: {error}") from error
-    if not rows or rows[0] != ["file", "amount"]:
-        raise DataError(f"{path}: expected the header file,amount, found {','.join(rows[0]) if rows else 'an empty file'}.")
+    if not rows or rows[0][1] != ["file", "amount"]:
+        raise DataError(f"{path}: expected the header file,amount, found {','.join(rows[0][1]) if rows else 'an empty file'}.")
     labels: dict[str, str] = {}
-    for line, row in enumerate(rows[1:], start=2):
+    for line, row in rows[1:]:
         if len(row) != 2 or not row[0]:
             raise DataError(f"{path}, line {line}: expected a file and an amount, found {','.join(row)!r}.")
         file_name, digits = row
@@ -206,11 +212,11 @@ def _read_amounts(path: Path, *, digits_alone: bool) -> dict[str, str]:
 
 
 def _read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Grey, upright and without transparency, as a client reads it."""
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert("L"), dtype=np.uint8)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
-        raise DataError(f"{path}: expected a readable image: {error}") from error
+        return np.array(open_flat(path, 1), dtype=np.uint8)
+    except ImageError as error:
+        raise DataError(str(error)) from error
 
 
 def _read_boxes(path: Path) -> dict[str, tuple[DigitBox, ...]]:

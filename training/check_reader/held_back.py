@@ -11,6 +11,7 @@ from convoy.contract.errors import DataError
 from convoy.training.check_reader.building import draw_synthetic, load_handwriting
 from convoy.training.check_reader.examples import Example
 from convoy.training.check_reader.fields import GAP, Fields
+from convoy.training.check_reader.grammar import Grammar
 from convoy.training.data import DataLocation
 from convoy.training.recipes.reader import ReaderRecipe
 
@@ -47,7 +48,7 @@ def digest_of(fields: Fields) -> str:
     return digest.hexdigest()
 
 
-def synthetic_held_back(recipe: ReaderRecipe, seed: int, location: DataLocation | None) -> list[Example]:
+def synthetic_held_back(recipe: ReaderRecipe, grammar: Grammar, seed: int, location: DataLocation | None) -> list[Example]:
     """The fields that judge a run without real ones: other amounts, other writers."""
     handwriting = load_handwriting(recipe.handwriting, "test", location)
-    return draw_synthetic(recipe, handwriting, N_HELD_BACK, seed + _HELD_BACK_SEED)
+    return draw_synthetic(recipe, handwriting, N_HELD_BACK, seed + _HELD_BACK_SEED, grammar=grammar)

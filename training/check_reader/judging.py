@@ -125,17 +125,24 @@ def reject_curve(confidence: Sequence[float], right: Sequence[bool]) -> Curve:
 def choose_threshold(confidence: Sequence[float], right: Sequence[bool], accepted_error: float) -> OperatingPoint | None:
     """The threshold that accepts the most fields with at most this share of errors among them.
 
+    So many must be accepted that a single wrong one would not be more than that share: a few lucky fields are no evidence.
+
     Returns:
         None where no threshold does, or there are no fields.
     """
     curve = reject_curve(confidence, right)
-    holds = np.flatnonzero(curve.error <= accepted_error)
+    holds = np.flatnonzero((curve.error <= accepted_error) & (curve.coverage * len(right) >= least_accepted(accepted_error)))
     if not len(holds):
         return None
     best = int(holds[-1])
     return OperatingPoint(
         threshold=float(curve.thresholds[best]), coverage=float(curve.coverage[best]), error=float(curve.error[best]), n=len(right)
     )
+
+
+def least_accepted(accepted_error: float) -> int:
+    """How many fields must be accepted before one wrong among them is within a share of errors."""
+    return math.ceil(1 / accepted_error - 1e-9)
 
 
 def fit_confidence(log_shares: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:

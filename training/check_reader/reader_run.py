@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
+from convoy.contract.errors import DataError
 from convoy.contract.files import sha256_bytes
 from convoy.contract.reading import OperatingPoint, ReadingSpec
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
-from convoy.training.check_reader.examples import field_spec, from_real
+from convoy.training.check_reader.examples import Example, field_spec, from_real
 from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.fields import Fields, load_fields
 from convoy.training.check_reader.fitting import OnEpoch, OnStep, fit_reader
-from convoy.training.check_reader.grammar import compile_grammar, read_grammar
+from convoy.training.check_reader.grammar import Grammar, compile_grammar, read_grammar
 from convoy.training.check_reader.held_back import digest_of, split_fields, synthetic_held_back
 from convoy.training.check_reader.judging import Curve, choose_threshold, fit_confidence, is_right, read_all, reject_curve, wilson
 from convoy.training.check_reader.preview import draw_sheet
@@ -103,8 +104,12 @@ def train_reader(
     spec = field_spec(recipe.height_px)
     fields = None if real is None else load_fields(real)
     learnt, kept = (_NONE, _NONE) if fields is None else split_fields(fields, recipe.validation_fraction)
-    for field in (*learnt, *kept):
-        grammar.spelled(field.label, latent=not field.text)  # a label that is no amount is refused before the work
+    for field in (*learnt, *kept):  # what is wrong with the fields is said before the work
+        try:
+            grammar.spelled(field.label, latent=not field.text)
+        except DataError as error:
+            raise DataError(f"{field.name}: {error}") from error
+    seen, held_back = from_real(learnt, spec), from_real(kept, spec)
     hardware = Hardware(device=device, precision="fp32")
     begun = ReaderStart(
         run_id=run_id or name_run(recipe.name),
@@ -120,18 +125,19 @@ def train_reader(
     with seeded(seed):
         reader = build_reader(recipe, grammar).to(target)
         handwriting = load_handwriting(recipe.handwriting, "train", location)
-        synthetic = draw_synthetic(recipe, handwriting, recipe.n_synthetic, seed, on_field=on_synthetic)
+        n_synthetic = recipe.n_synthetic if recipe.epochs or recipe.synthetic_share else 0
+        synthetic = draw_synthetic(recipe, handwriting, n_synthetic, seed, grammar=grammar, on_field=on_synthetic)
         history = fit_reader(
             reader,
             recipe,
             synthetic,
-            from_real(learnt, spec),
+            seen,
             seed=seed,
             checkpoints=checkpoints,
             on_step=on_step,
             on_epoch=on_epoch,
         )
-    data = _Data(real, begun.dataset_sha256, learnt, kept, len(synthetic), location)
+    data = _Data(real, begun.dataset_sha256, learnt, kept, held_back, len(synthetic), location)
     return _conclude(begun, reader, history, data, started=started)
 
 
@@ -143,6 +149,7 @@ class _Data:
     sha256: str
     learnt: Fields
     kept: Fields
+    held_back: list[Example]
     n_synthetic: int
     location: DataLocation | None
 
@@ -161,8 +168,8 @@ def _conclude(
     begun: ReaderStart, reader: AmountReader, history: Sequence[ReaderEpoch], data: _Data, *, started: float
 ) -> TrainedReader:
     """Judge a trained reader by fields that were held back, fit its confidence and its threshold, and write it all down."""
-    recipe, seed, spec = begun.recipe, begun.seed, field_spec(begun.recipe.height_px)
-    held_back = from_real(data.kept, spec) if len(data.kept) else synthetic_held_back(recipe, seed, data.location)
+    recipe, seed, grammar = begun.recipe, begun.seed, reader.lattice.grammar
+    held_back = data.held_back or synthetic_held_back(recipe, grammar, seed, data.location)
     reads = read_all(reader, held_back)
     right = [is_right(read.text, example, recipe.decimal) for read, example in zip(reads, held_back, strict=True)]
     scale, shift = fit_confidence([read.log_share for read in reads], right)
@@ -189,7 +196,7 @@ def _conclude(
         grammar=begun.grammar,
         data=data.facts(recipe, len(held_back)),
         labels=tuple(reader.lattice.alphabet),
-        image=spec,
+        image=field_spec(recipe.height_px),
         reading=_reading(reader, recipe, choose_threshold(sure, right, recipe.accepted_error)),
         seed=seed,
         device=describe(begun.hardware),
@@ -198,7 +205,7 @@ def _conclude(
         n_parameters=sum(parameter.numel() for parameter in reader.parameters()),
         weights_sha256=sha256_bytes(weights),
     )
-    pictures = {"reject.png": draw_reject_curve({record.run_id: curve}), "fields.png": _sheet(recipe, seed, data)}
+    pictures = {"reject.png": draw_reject_curve({record.run_id: curve}), "fields.png": _sheet(recipe, grammar, seed, data)}
     return TrainedReader(record, metrics, weights, reader, pictures)
 
 
@@ -220,9 +227,10 @@ def _reading(reader: AmountReader, recipe: ReaderRecipe, accept: OperatingPoint 
     )
 
 
-def _sheet(recipe: ReaderRecipe, seed: int, data: _Data) -> bytes:
+def _sheet(recipe: ReaderRecipe, grammar: Grammar, seed: int, data: _Data) -> bytes:
     """Synthetic fields beside real ones, as a PNG file."""
-    drawing = SyntheticFields(load_handwriting(recipe.handwriting, "train", data.location), recipe.style, seed)
+    drawing = SyntheticFields(load_handwriting(recipe.handwriting, "train", data.location), recipe.style, seed, grammar)
+    n_synthetic = min(_ON_SHEET, data.n_synthetic)
     file = io.BytesIO()
-    draw_sheet([drawing.draw(index) for index in range(_ON_SHEET)], list(data.kept)[:_ON_SHEET]).save(file, "PNG")
+    draw_sheet([drawing.draw(index) for index in range(n_synthetic)], list(data.kept)[:_ON_SHEET]).save(file, "PNG")
     return file.getvalue()

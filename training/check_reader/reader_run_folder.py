@@ -77,7 +77,7 @@ class LoadedReaderRun:
         """
         record = self.record
         if not record.data.real:
-            return synthetic_held_back(record.recipe, record.seed, location)
+            return synthetic_held_back(record.recipe, self.reader.lattice.grammar, record.seed, location)
         real = load_fields(Path(record.data.real))
         if digest_of(real) != record.data.sha256:
             raise DataError(f"{record.data.real}: expected the fields that run {record.run_id} saw, found others.")

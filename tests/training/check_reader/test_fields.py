@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from convoy.contract.errors import DataError
+from convoy.contract.field import to_field
+from convoy.training.check_reader.examples import field_spec, from_real
 from convoy.training.check_reader.fields import DigitBox, Field, block_folds, load_fields, load_orand
 from convoy.training.data import DataLocation
 
@@ -80,8 +82,8 @@ def change_boxes(root: Path, change: Callable[[Any], object]) -> None:
         (lambda root: change_table(root, "007", "٣"), "line 3: expected an amount of the digits"),
         (lambda root: change_table(root, ",12", ",12,3"), "line 2: expected a file and an amount"),
         (lambda root: change_table(root, NAMES[0], NAMES[1]), "expected each file once"),
-        (lambda root: (root / "images" / NAMES[0]).unlink(), "expected a readable image"),
-        (lambda root: (root / "images" / NAMES[0]).write_bytes(b"\xff\xd8 no"), "expected a readable image"),
+        (lambda root: (root / "images" / NAMES[0]).unlink(), "rf.0a1b.jpg: no such file"),
+        (lambda root: (root / "images" / NAMES[0]).write_bytes(b"\xff\xd8 no"), "rf.0a1b.jpg: expected an image"),
         (lambda root: (root / "digit_boxes.json").unlink(), "expected a readable file of COCO"),
         (lambda root: (root / "digit_boxes.json").write_text("{"), "expected a readable file of COCO"),
         (lambda root: (root / "digit_boxes.json").write_text("[]"), "expected categories, images and annotations"),
@@ -177,3 +179,60 @@ def test_a_persons_labels_are_digits_alone_or_the_amount_as_written(tmp_path: Pa
     (tmp_path / "amounts.csv").write_text("file,amount\na.png,$-\n")
     with pytest.raises(DataError, match=r"line 2: expected an amount with digits, found '\$-'"):
         load_fields(tmp_path)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Two fields of a person."""
+    for name in ("a.png", "b.png"):
+        Image.new("L", (60, 30), 200).save(tmp_path / name)
+    (tmp_path / "amounts.csv").write_text("file,amount\na.png,12\nb.png,1.234\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "\ufefffile,amount\r\na.png,12\r\nb.png,1.234\r\n",  # as spreadsheets write it
+        "file, amount\na.png, 12\n\nb.png , 1.234\n\n",
+    ],
+)
+def test_tables_as_people_write_them_are_read(own: Path, table: str) -> None:
+    (own / "amounts.csv").write_bytes(table.encode())
+    assert [(field.name, field.label) for field in load_fields(own)] == [("a.png", "12"), ("b.png", "1.234")]
+
+
+def test_a_line_is_counted_as_an_editor_counts_it(own: Path) -> None:
+    (own / "amounts.csv").write_text("file,amount\n\na.png,12\n\nb.png,\n")
+    with pytest.raises(DataError, match=r"amounts.csv, line 5: expected an amount with digits, found ''"):
+        load_fields(own)
+
+
+def test_all_files_that_are_missing_are_named(own: Path) -> None:
+    (own / "a.png").unlink()
+    (own / "b.png").unlink()
+    with pytest.raises(DataError, match=r"amounts.csv: expected the files that it names, found 2 missing: a.png, b.png\."):
+        load_fields(own)
+
+
+def test_fields_are_read_as_a_client_reads_them(own: Path) -> None:
+    """A scan of 16 bits, a photo that lies on its side, a drawing on transparent paper."""
+    generator = np.random.default_rng(0)
+    levels = generator.integers(0, 256, (30, 60), np.uint8)
+    Image.fromarray(levels.astype(np.uint16) * 257).save(own / "deep.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(levels).save(own / "turned.jpg", exif=turned)
+    Image.merge("LA", (Image.new("L", (60, 30), 0), Image.fromarray(levels))).save(own / "clear.png")
+    (own / "amounts.csv").write_text("file,amount\nclear.png,1\ndeep.png,2\nturned.jpg,3\n")
+    spec = field_spec(32)
+    for field in load_fields(own):
+        served, trained = to_field(own / field.name, spec), to_field(field.image, spec)
+        assert np.array_equal(served.pixels, trained.pixels), field.name
+        assert served.width_px == trained.width_px
+
+
+def test_a_field_that_is_too_wide_is_named(own: Path) -> None:
+    Image.new("L", (2500, 100), 200).save(own / "b.png")
+    with pytest.raises(DataError, match=r"^b.png: expected a field at most 24 times as wide as high, found 2500x100 pixels"):
+        from_real(load_fields(own), field_spec(32))

@@ -171,9 +171,10 @@ def test_the_threshold_accepts_the_most_that_the_error_allows() -> None:
     point = choose_threshold(confidence, [True, True, False, True, True], 0.25)
     assert point is not None
     assert (point.threshold, point.coverage, point.error, point.n) == (0.5, 1.0, 0.2, 5)
-    strict = choose_threshold(confidence, [True, True, False, True, True], 0.1)
+    strict = choose_threshold(confidence * 4, [True] * 8 + [False] + [True] * 11, 0.1)
     assert strict is not None
-    assert (strict.threshold, strict.coverage, strict.error) == (0.98, 0.4, 0.0)
+    assert (strict.threshold, strict.coverage, strict.error) == (0.5, 1.0, 0.05)
+    assert choose_threshold(confidence, [True, True, False, True, True], 0.1) is None  # two right ones are no evidence of 10 %
     assert choose_threshold(confidence, [False] * 5, 0.1) is None
     assert choose_threshold([], [], 0.1) is None
 

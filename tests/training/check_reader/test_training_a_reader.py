@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -233,3 +235,62 @@ def test_recipes_lists_readers_and_their_fields() -> None:
     assert "distortion.slant" in shown.output
     document = json.loads(CliRunner().invoke(program, ["recipes", "check-reader", "--json"]).output)
     assert ReaderRecipe.model_validate_json(json.dumps(document)).name == "check-reader"
+
+
+def test_what_is_wrong_with_fields_that_are_held_back_is_said_before_the_work(real: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    shutil.copytree(real, mine)
+    Image.new("L", (2500, 100), 255).save(mine / "079.png")
+    drawn: list[int] = []
+    with pytest.raises(DataError, match=r"^079.png: expected a field at most 24 times as wide as high"):
+        train_reader(TINY, mine, on_synthetic=drawn.append)
+    table = (mine / "amounts.csv").read_text().splitlines()
+    table[80] = "079.png,1.234-"
+    (mine / "amounts.csv").write_text("\n".join(table))
+    with pytest.raises(DataError, match=r"^079.png: label '1.234-': grammar digits has no such amount"):
+        train_reader(TINY, mine, on_synthetic=drawn.append)
+    assert not drawn
+
+
+def test_few_fields_are_warned_of_before_the_work(real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object, **named: object) -> None:
+        raise DataError("stopped here")
+
+    monkeypatch.setattr("convoy.training.check_reader.reader_run.train_reader", stop)
+    order = [
+        "train",
+        "check-reader-lenet5",
+        "--data",
+        str(real),
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+        "validation_fraction=0.25",
+    ]
+    result = CliRunner().invoke(program, order)
+    assert "20 of the 80 fields are held back; with fewer than 100 the export leaves the accuracy undecided" in result.output
+    assert "Add fields (400 do)" in result.output
+
+
+DOLLARS = 'silent "$"\ndigit = "0".."9"\namount = "$" digit{1,3}\n'
+
+
+def test_synthetic_amounts_are_those_of_the_grammar(tmp_path: Path) -> None:
+    grammar = compile_grammar(DOLLARS, "dollars")
+    recipe = get_reader_recipe("check-reader-lenet5", ["style=us"])
+    drawn = draw_synthetic(recipe, load_handwriting("digits"), 12, seed=0, grammar=grammar)
+    assert all(grammar.accepts(example.label) for example in drawn)
+    with pytest.raises(
+        DataError, match=r"grammar dollars: expected amounts of the style digits, found none.*--set style=.*epochs=0"
+    ):
+        draw_synthetic(recipe.model_copy(update={"style": "digits"}), load_handwriting("digits"), 1, seed=0, grammar=grammar)
+
+
+def test_a_reader_may_learn_from_real_fields_alone(real: Path) -> None:
+    drawn: list[int] = []
+    alone = TINY.model_copy(update={"epochs": 0, "synthetic_share": 0.0})
+    run = train_reader(alone, real, on_synthetic=drawn.append)
+    assert not drawn
+    assert run.record.data.n_synthetic == 0
+    assert [epoch.phase for epoch in run.metrics.history] == ["real"]
+    assert Image.open(io.BytesIO(run.pictures["fields.png"])).width > 300
