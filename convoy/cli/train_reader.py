@@ -265,6 +265,7 @@ def _tell(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> None:
     from rich.text import Text
 
     from convoy.training.check_reader.judging import least_accepted
+    from convoy.training.report.page import REPORT_FILE
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
@@ -285,7 +286,7 @@ def _tell(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> None:
         "accepted": accepted,
         "time": f"{metrics.seconds:.0f} s",
         "run": str(folder),
-        "pictures": f"{folder / 'fields.png'}, {folder / 'reject.png'}",
+        "report": str(folder / REPORT_FILE),
     }
     for name, value in rows.items():
         table.add_row(name, Text(value))

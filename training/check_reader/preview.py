@@ -1,4 +1,4 @@
-"""A picture of synthetic fields beside real ones, to judge by eye whether they are alike."""
+"""Sheets of fields: synthetic ones beside real ones, to judge by eye whether they are alike; and any, with captions."""
 
 from __future__ import annotations
 
@@ -55,6 +55,26 @@ def draw_sheet(
             if spans and isinstance(field, SyntheticField):
                 _underline(shown, field.spans, zoom)
             sheet.paste(shown, (x, y + _TEXT_PX))
+    return sheet
+
+
+def draw_captioned(images: Sequence[npt.NDArray[np.uint8]], captions: Sequence[str], *, columns: int = 3) -> Image.Image:
+    """Fields in rows, each with its caption above it.
+
+    Args:
+        images: uint8 (height, width); at least one. What is wider or higher than its cell is brought down to it.
+        captions: Of each.
+        columns: How many fields stand side by side.
+    """
+    width, height = _CELL[0] + _TEXT_PX, _CELL[1] + _TEXT_PX
+    sheet = Image.new("RGB", (min(columns, len(images)) * width, -(-len(images) // columns) * height), _GREY)
+    draw = ImageDraw.Draw(sheet)
+    for place, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
+        y, x = place // columns * height, place % columns * width
+        draw.text((x + 2, y), caption.replace("€", "EUR"), fill=_WHITE)
+        shown = Image.fromarray(pixels)
+        shown.thumbnail((width - 4, _CELL[1] - 4), Image.Resampling.BILINEAR)
+        sheet.paste(shown.convert("RGB"), (x + 2, y + _TEXT_PX))
     return sheet
 
 

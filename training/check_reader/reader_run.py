@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,18 +18,17 @@ from convoy.contract.files import sha256_bytes
 from convoy.contract.reading import OperatingPoint, ReadingSpec
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
 from convoy.training.check_reader.examples import Example, field_spec, from_real
-from convoy.training.check_reader.field_image import SyntheticFields
+from convoy.training.check_reader.field_image import SyntheticField, SyntheticFields
 from convoy.training.check_reader.fields import Fields, load_fields
 from convoy.training.check_reader.fitting import OnEpoch, OnStep, fit_reader
 from convoy.training.check_reader.grammar import Grammar, compile_grammar, read_grammar
 from convoy.training.check_reader.held_back import digest_of, split_fields, synthetic_held_back
 from convoy.training.check_reader.judging import Curve, choose_threshold, fit_confidence, is_right, read_all, reject_curve, wilson
-from convoy.training.check_reader.preview import draw_sheet
 from convoy.training.check_reader.reader import AmountReader
 from convoy.training.check_reader.reader_course import ReaderEpoch
 from convoy.training.check_reader.reader_records import EpochFacts, FieldFacts, ReaderMetrics, ReaderRecord
+from convoy.training.check_reader.reader_report import ERRORS, Misread, ReaderExhibits, render_reader_report
 from convoy.training.check_reader.reader_start import ReaderStart
-from convoy.training.check_reader.reject_plot import draw_reject_curve
 from convoy.training.data import DataLocation
 from convoy.training.loop import Checkpoints, Hardware, choose_device
 from convoy.training.loop.seeding import seeded
@@ -51,14 +49,14 @@ class TrainedReader:
         metrics: What came out.
         weights: ``weights.safetensors``.
         reader: In evaluation mode, on the CPU.
-        pictures: PNG files by name.
+        report: ``report.html`` and its pictures, by file name.
     """
 
     record: ReaderRecord
     metrics: ReaderMetrics
     weights: bytes
     reader: AmountReader
-    pictures: dict[str, bytes]
+    report: dict[str, bytes]
 
 
 def train_reader(
@@ -205,8 +203,18 @@ def _conclude(
         n_parameters=sum(parameter.numel() for parameter in reader.parameters()),
         weights_sha256=sha256_bytes(weights),
     )
-    pictures = {"reject.png": draw_reject_curve({record.run_id: curve}), "fields.png": _sheet(recipe, grammar, seed, data)}
-    return TrainedReader(record, metrics, weights, reader, pictures)
+    wrong = sorted((place for place in range(len(right)) if not right[place]), key=lambda place: -sure[place])
+    exhibits = ReaderExhibits(
+        curve=curve,
+        points=tuple(choose_threshold(sure, right, error) for error in ERRORS),
+        mistakes=tuple(
+            Misread(held_back[place].name, held_back[place].pixels, held_back[place].label, reads[place].text, sure[place])
+            for place in wrong
+        ),
+        synthetic=_some_synthetic(recipe, grammar, seed, data),
+        real=list(data.kept)[:_ON_SHEET],
+    )
+    return TrainedReader(record, metrics, weights, reader, render_reader_report(record, metrics, exhibits))
 
 
 def _points(curve: Curve, n: int) -> tuple[OperatingPoint, ...]:
@@ -227,10 +235,7 @@ def _reading(reader: AmountReader, recipe: ReaderRecipe, accept: OperatingPoint 
     )
 
 
-def _sheet(recipe: ReaderRecipe, grammar: Grammar, seed: int, data: _Data) -> bytes:
-    """Synthetic fields beside real ones, as a PNG file."""
+def _some_synthetic(recipe: ReaderRecipe, grammar: Grammar, seed: int, data: _Data) -> list[SyntheticField]:
+    """Some of those that the run saw."""
     drawing = SyntheticFields(load_handwriting(recipe.handwriting, "train", data.location), recipe.style, seed, grammar)
-    n_synthetic = min(_ON_SHEET, data.n_synthetic)
-    file = io.BytesIO()
-    draw_sheet([drawing.draw(index) for index in range(n_synthetic)], list(data.kept)[:_ON_SHEET]).save(file, "PNG")
-    return file.getvalue()
+    return [drawing.draw(index) for index in range(min(_ON_SHEET, data.n_synthetic))]

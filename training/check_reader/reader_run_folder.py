@@ -6,8 +6,8 @@
       weights.safetensors   the trained network, and the calibration of its confidence
       run.json              ReaderRecord: recipe, rules of the grammar, data, seed, versions
       metrics.json          ReaderMetrics: history, amounts read right, the curve of coverage against error
-      reject.png            that curve
-      fields.png            synthetic fields as it saw them, beside real ones where there were any
+      report.html           results, thresholds, the worst mistakes, learning, fields: one page that opens offline
+      reject.png ...        its pictures
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def write_reader_run(folder: Path, run: TrainedReader) -> None:
         (aside / WEIGHTS_FILE).write_bytes(run.weights)
         (aside / RUN_FILE).write_bytes(run.record.to_bytes())
         (aside / METRICS_FILE).write_bytes(run.metrics.to_bytes())
-        for name, data in run.pictures.items():
+        for name, data in run.report.items():
             (aside / name).write_bytes(data)
 
 

@@ -7,12 +7,13 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
 from PIL import Image
+from pydantic import BaseModel
 
 from convoy.contract import figures
 from convoy.contract.machine import machine
@@ -61,32 +62,49 @@ def render_page(run: TrainedRun, pictures: Mapping[str, bytes]) -> str:
         pictures: As ``draw_pictures`` gives them.
     """
     record, metrics = run.record, run.metrics
-    css = stylesheet() + (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     confusion = np.array(metrics.test_confusion)
     by_f1 = sorted(metrics.test_classes, key=lambda score: score.f1)
     many = len(by_f1) > _MAX_ROWS
     facts = record.dataset
+    return render(
+        "report.html.j2",
+        pictures,
+        record=record,
+        recipe=record.recipe,
+        metrics=metrics,
+        calibration=metrics.calibration,
+        splits=(
+            ("validation", facts.n_validation, metrics.validation_top1_error, metrics.validation_loss),
+            ("test", facts.n_test, metrics.test_top1_error, metrics.test_loss),
+        ),
+        shown=by_f1[:_MAX_ROWS] if many else metrics.test_classes,
+        all_classes=metrics.test_classes if many else (),
+        flags=flag_classes(metrics.test_classes),
+        confused=most_confused(confusion, record.labels, _N_CONFUSED),
+    )
+
+
+def render(template: str, pictures: Mapping[str, bytes], *, recipe: BaseModel, **values: Any) -> str:
+    """One of our pages: no script, nothing loaded from elsewhere.
+
+    Args:
+        template: Its file.
+        pictures: PNG files by name; ``plate`` shows them by their names without the ending.
+        recipe: The run's.
+        values: What else it shows.
+    """
+    css = stylesheet() + (_TEMPLATES / "report.css").read_text(encoding="utf-8")
     return (
         _environment()
-        .get_template("report.html.j2")
+        .get_template(template)
         .render(
-            record=record,
-            recipe=record.recipe,
-            metrics=metrics,
-            calibration=metrics.calibration,
-            splits=(
-                ("validation", facts.n_validation, metrics.validation_top1_error, metrics.validation_loss),
-                ("test", facts.n_test, metrics.test_top1_error, metrics.test_loss),
-            ),
             pictures={name.partition(".")[0]: Picture.of(png) for name, png in pictures.items()},
-            shown=by_f1[:_MAX_ROWS] if many else metrics.test_classes,
-            all_classes=metrics.test_classes if many else (),
-            flags=flag_classes(metrics.test_classes),
-            confused=most_confused(confusion, record.labels, _N_CONFUSED),
-            settings=[setting for setting in settings(record.recipe) if setting.value is not None],
+            recipe=recipe,
+            settings=[setting for setting in settings(recipe) if setting.value is not None],
             machine=machine(),
             css=Markup(css),  # noqa: S704 - our own files
             css_hash=csp_digest(css),
+            **values,
         )
     )
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from convoy.training.check_reader.examples import Example, collate
 from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.grammar import compile_grammar
+from convoy.training.check_reader.judging import reject_curve
 from convoy.training.check_reader.lattice import Lattice
+from convoy.training.check_reader.reader_report import ERRORS, Misread, ReaderExhibits, render_reader_report
 from convoy.training.check_reader.reader_run import train_reader
 from convoy.training.check_reader.reader_run_folder import load_reader_run, write_reader_run
 from convoy.training.recipes.reader import NO_DISTORTION, Distortion, ReaderRecipe, get_reader_recipe
@@ -148,9 +151,37 @@ def test_a_run_folder_is_read_back_as_it_was_written(run_dir: Path, real: Path) 
     assert len(run.held_back()) == 12
     assert run.held_back()[0].label == next(csv.reader([(real / "amounts.csv").read_text().splitlines()[69]]))[1]
     assert float(run.reader.confidence_scale) == pytest.approx(run.metrics.confidence[0], rel=1e-6)
-    for name in ("reject.png", "fields.png"):
+    for name in ("reject.png", "fields.png", "curves.png", "mistakes.png"):
         with Image.open(run_dir / name) as picture:
-            assert picture.width > 300
+            assert picture.width > 200
+
+
+def test_the_report_says_what_came_out_and_needs_nothing_else(run_dir: Path, real: Path) -> None:
+    run = load_reader_run(run_dir)
+    page = (run_dir / "report.html").read_text()
+    assert "real fields that were held back" in page
+    assert f"{run.metrics.n - run.metrics.n_right} fields that were held back and read wrong" in page
+    assert "it takes 200 accepted fields to speak of this rate" in page
+    assert run.record.weights_sha256 in page
+    assert "amount = " in page  # the grammar
+    assert not re.search(r"<script|https?://|(src|href)=.(?!data:)", page)
+    wrong = re.findall(r'<td class="code">(\d{3}.png)</td><td>(\d+)</td>', page)
+    labels = dict(csv.reader((real / "amounts.csv").read_text().splitlines()))
+    assert wrong
+    assert all(labels[name] == shows for name, shows in wrong)
+
+
+def test_names_and_labels_in_the_report_are_text(tmp_path: Path, run_dir: Path) -> None:
+    run = load_reader_run(run_dir)
+    curve = reject_curve([0.9], [False])
+    pixels = np.zeros((32, 4000), np.uint8)
+    mistake = Misread("<b>.png", pixels, "<i>1", "", 0.9999)
+    exhibits = ReaderExhibits(curve=curve, points=(None,) * len(ERRORS), mistakes=(mistake,), synthetic=[], real=[])
+    report = render_reader_report(run.record, run.metrics.model_copy(update={"history": ()}), exhibits)
+    page = report["report.html"].decode()
+    assert "&lt;b&gt;.png" in page
+    assert "<i>" not in page
+    assert sorted(report) == ["mistakes.png", "reject.png", "report.html"]
 
 
 def test_what_was_changed_afterwards_is_refused(run_dir: Path, real: Path, tmp_path: Path) -> None:
@@ -293,4 +324,4 @@ def test_a_reader_may_learn_from_real_fields_alone(real: Path) -> None:
     assert not drawn
     assert run.record.data.n_synthetic == 0
     assert [epoch.phase for epoch in run.metrics.history] == ["real"]
-    assert Image.open(io.BytesIO(run.pictures["fields.png"])).width > 300
+    assert Image.open(io.BytesIO(run.report["fields.png"])).width > 300
