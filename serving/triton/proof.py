@@ -19,6 +19,7 @@ _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_, "FP16": np.float16, "BF16": np.float32, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_,
     **{f"{sign}INT{bits}": np.dtype(f"{'u' if sign else ''}int{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)},
 }  # fmt: skip
+_ITS_OWN = "its test set"
 
 
 @dataclass(frozen=True)
@@ -29,13 +30,15 @@ class Proof:
         model_name: The model.
         model_version: The version that answered.
         n_goldens: How many golden inputs were replayed and agreed; 0 where the version has none and zeros were sent.
-        test_accuracy: The served model's accuracy on its test set, measured at export, as a fraction; None where nobody knows.
+        test_accuracy: The served model's accuracy, measured at export, as a fraction; None where nobody knows.
+        test_split: On what ("mnist test").
     """
 
     model_name: str
     model_version: str
     n_goldens: int
     test_accuracy: float | None
+    test_split: str = _ITS_OWN
 
 
 def prove(client: Client, repository: Path, model_name: str, timeout_s: float = 60.0) -> Proof:
@@ -66,7 +69,7 @@ def prove(client: Client, repository: Path, model_name: str, timeout_s: float = 
                 f"{agreement.n_outside + agreement.n_nonfinite} values out of tolerance, "
                 f"{agreement.n_top1_differs} of {agreement.n} decisions differ, largest difference {agreement.max_abs_diff:.3g}."
             )
-    return Proof(model_name, version, len(bundle.goldens()), _test_accuracy(bundle))
+    return Proof(model_name, version, len(bundle.goldens()), *_test_accuracy(bundle))
 
 
 def preload() -> None:
@@ -74,12 +77,12 @@ def preload() -> None:
     import convoy.serving.probe  # noqa: F401
 
 
-def _test_accuracy(bundle: Bundle) -> float | None:
-    """As the gate measured it on the ONNX file; else as training measured it."""
+def _test_accuracy(bundle: Bundle) -> tuple[float | None, str]:
+    """With the split that it is of: as the gate measured it on the ONNX file; else as training measured it."""
     if bundle.report.accuracy is not None:
-        return bundle.report.accuracy.onnxruntime
+        return bundle.report.accuracy.onnxruntime, bundle.report.accuracy.split
     training = bundle.manifest.training
-    return None if training is None else 1 - training.test_top1_error
+    return None if training is None else 1 - training.test_top1_error, _ITS_OWN
 
 
 def ask(client: Client, model_name: str, timeout_s: float) -> str:

@@ -106,7 +106,7 @@ def says_dead(error: ConvoyError) -> bool:
 def describe(proof: Proof) -> str:
     """What is served, in words: "version 2 (99.1 % on its test set; 32 golden inputs agree)"."""
     facts = [
-        f"{100 * proof.test_accuracy:.2f} % right on its test set" if proof.test_accuracy is not None else "",
+        f"{100 * proof.test_accuracy:.2f} % right on {proof.test_split}" if proof.test_accuracy is not None else "",
         f"{proof.n_goldens} golden inputs agree" if proof.n_goldens else "",
     ]
     known = "; ".join(filter(None, facts))

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from convoy.contract.errors import ImageError
+from convoy.contract.image import empty_image
 from convoy.serving.scoring.source import _entry
 from convoy.serving.scoring.source._entry import Entry, Loaded
 from convoy.serving.scoring.source._filesystem import Location, reason_of
@@ -70,7 +71,7 @@ def read_image_file(location: Location, entry: Entry) -> bytes | ImageError:
     if info.size not in (-1, len(data)):
         return ImageError(f"{location}: the file changed after the run began: it was written to while it was read.")
     if not data:
-        return ImageError(f"{location}: expected an image, found an empty file (zero bytes).")
+        return empty_image(location)
     return data
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Final
 
 from convoy.contract.errors import DataError, ImageError
+from convoy.contract.image import empty_image
 from convoy.serving.scoring.source import _entry
 from convoy.serving.scoring.source._cache import Cache
 from convoy.serving.scoring.source._entry import Entry, Loaded
@@ -93,7 +94,7 @@ class TarSource:
         if size == -1:
             return ImageError(f"{shown}: what follows in this tar file cannot be found. Mend it, or fetch it again.")
         if size == 0:
-            return ImageError(f"{shown}: expected an image, found an empty member (zero bytes).")
+            return empty_image(shown, "an empty member")
         if size > _entry.MOST_BYTES:
             return ImageError(f"{shown}: {size:,} bytes are more than the {_entry.MOST_BYTES:,} that are read of an image.")
         try:

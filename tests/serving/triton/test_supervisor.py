@@ -520,6 +520,7 @@ def test_a_control_call_that_fails_is_said_and_survived(scene: Callable[..., Sce
     [
         (Proof("m", "3", 0, None), "version 3"),
         (Proof("m", "3", 32, 0.9912), "version 3 (99.12 % right on its test set; 32 golden inputs agree)"),
+        (Proof("m", "3", 0, 0.906, "synthetic amounts, held back"), "version 3 (90.60 % right on synthetic amounts, held back)"),
     ],
 )
 def test_what_is_served_is_described_with_what_is_known(proof: Proof, expected: str) -> None:
