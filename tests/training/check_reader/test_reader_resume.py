@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import csv
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,12 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from PIL import Image
 
 from convoy.cli.program import program
 from convoy.contract.errors import ContractError, TrainingError, UsageError
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
 from convoy.training.check_reader.criterion import losses
 from convoy.training.check_reader.examples import Example, collate
-from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.reader_course import ReaderCourse, ReaderEpoch
 from convoy.training.check_reader.reader_run import train_reader
@@ -143,17 +141,8 @@ def test_a_loss_that_is_not_finite_ends_the_run(criterion: str, synthetic: list[
 
 
 @pytest.fixture(scope="module")
-def fields(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("fields")
-    drawing = SyntheticFields(load_handwriting("digits"), "digits", 9)
-    with (folder / "amounts.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "amount"])
-        for index in range(70):
-            field = drawing.draw(index)
-            Image.fromarray(field.image).save(folder / f"{index:03}.png")
-            table.writerow([f"{index:03}.png", field.digits])
-    return folder
+def fields(write_fields: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fields(tmp_path_factory.mktemp("fields"), 70)
 
 
 PROGRAM = [sys.executable, "-c", "from convoy.cli import main; main()", "train"]

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from convoy.training.check_reader.building import build_reader, draw_synthetic, 
 from convoy.training.check_reader.criterion import losses
 from convoy.training.check_reader.distorting import distort
 from convoy.training.check_reader.examples import Example, collate
-from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.grammar import compile_grammar
 from convoy.training.check_reader.judging import reject_curve
@@ -118,18 +118,8 @@ def test_the_same_seed_gives_the_same_weights(synthetic: list[Example]) -> None:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of fields as a person has them, some with all characters of their amounts."""
-    folder = tmp_path_factory.mktemp("fields")
-    fields = SyntheticFields(load_handwriting("digits"), "digits", 9)
-    with (folder / "amounts.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "amount"])
-        for index in range(80):
-            field = fields.draw(index)
-            Image.fromarray(field.image).save(folder / f"{index:03}.png")
-            table.writerow([f"{index:03}.png", field.digits])
-    return folder
+def real(write_fields: Callable[[Path, int], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fields(tmp_path_factory.mktemp("fields"), 80)
 
 
 @pytest.fixture(scope="module")
