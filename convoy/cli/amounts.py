@@ -1,4 +1,4 @@
-"""How the amounts that are read in images are shown, as they come: rows of a table for people, JSON lines, pictures."""
+"""How the amounts that are read in images are shown, as they come: rows of a table for people, JSON lines."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from convoy.cli.answers import is_utf8, visible
 from convoy.cli.console import stdout_console
-from convoy.cli.field_picture import draw_lines, draw_picture
-from convoy.cli.images import STDIN, Found, printable
-from convoy.contract.errors import UsageError
+from convoy.cli.field_picture import draw_lines
+from convoy.cli.images import Found, printable
 
 if TYPE_CHECKING:
     from convoy.contract.field import FieldPixels
@@ -178,45 +176,6 @@ class AmountTable:
         ):
             line.pad_left(len(_INDENT))
             self._console.print(line, no_wrap=True, overflow="crop")
-
-
-class Pictures:
-    """Writes a picture for each answer: the field with the characters under their places.
-
-    Args:
-        place: A ``.png`` file, for one image; or a folder, in which ``NAME.read.png`` is written for each.
-    """
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        self._is_file = place.suffix.lower() == ".png" and not place.is_dir()
-        self._taken: set[str] = set()
-
-    def show(self, answers: Sequence[ReadAnswer]) -> None:
-        """Write some more.
-
-        Raises:
-            UsageError: A picture cannot be written.
-        """
-        for answer in answers:
-            if answer.field is None or answer.amount is None:
-                continue
-            path = self._place if self._is_file else self._place / self._name_of(answer.found)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                draw_picture(answer.field, answer.amount).save(path, "PNG")
-            except OSError as error:
-                raise UsageError(f"--draw {self._place}: {path} cannot be written: {error.strerror or error}.") from error
-
-    def _name_of(self, found: Found) -> str:
-        """Whatever the images' folders are, no two have the same."""
-        stem = "stdin" if found.name == STDIN else Path(found.name).stem
-        name, n = stem, 1
-        while name in self._taken:
-            n += 1
-            name = f"{stem}-{n}"
-        self._taken.add(name)
-        return f"{name}.read.png"
 
 
 def _total(columns: dict[str, int]) -> int:

@@ -206,7 +206,8 @@ def _class_displays(asker: _Asker, model_name: str, *, as_json: bool) -> None:
 
 
 def _amount_displays(asker: _Asker, model_name: str, top_k: int, draw: Path | None, *, as_json: bool) -> None:
-    from convoy.cli.amounts import AmountLines, AmountTable, Pictures
+    from convoy.cli.amounts import AmountLines, AmountTable
+    from convoy.cli.pictures import Pictures
 
     asker.displays.append((AmountLines(model_name, top_k) if as_json else AmountTable(top_k)).show)
     if draw is not None:
@@ -235,19 +236,6 @@ def _check_classifies(model_name: str, box: object, draw: object) -> None:
             raise UsageError(f"{option} is for models that read amounts, and {model_name!r} classifies: leave it out.")
 
 
-def _check_draw(images: tuple[str, ...], watch: Path | None, draw: Path) -> None:
-    """Refuse a place for pictures that is too small, or where a picture would take an image's place or be taken for one."""
-    if draw.suffix.lower() == ".png" and not draw.is_dir():
-        if len(images) != 1 or watch is not None or Path(images[0]).is_dir():
-            raise click.UsageError(f"--draw {draw} is for one image; name a folder for several.")
-        if draw.exists() and Path(images[0]).exists() and draw.samefile(images[0]):
-            raise click.UsageError(f"--draw {draw}: expected another file than the image itself.")
-    elif draw.exists() and not draw.is_dir():
-        raise click.UsageError(f"--draw {draw}: expected a .png file or a folder, found a file of another kind.")
-    elif watch is not None and draw.resolve().is_relative_to(watch.resolve()):
-        raise click.UsageError(f"--draw {draw}: lies in {watch}, which is watched: its pictures would be read in their turn.")
-
-
 def _check(images: tuple[str, ...], watch: Path | None, draw: Path | None) -> None:
     """Refuse a command line that names no image, or stdin in a way that gives none."""
     from convoy.cli.images import STDIN
@@ -261,7 +249,9 @@ def _check(images: tuple[str, ...], watch: Path | None, draw: Path | None) -> No
     if STDIN in images and sys.stdin.isatty():
         raise click.UsageError("`-` expects an image's bytes on stdin, found a terminal: `convoy predict MODEL - < digit.png`.")
     if draw is not None:
-        _check_draw(images, watch, draw)
+        from convoy.cli.pictures import check_place
+
+        check_place(images, watch, draw)
 
 
 def _batches(

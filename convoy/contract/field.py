@@ -63,7 +63,7 @@ def to_field(image: ImageLike, spec: ImageSpec, box: Box | tuple[int, int, int, 
     if width_px > spec.width_px:
         raise ImageError(
             f"{name_of(image)}: expected a field at most {spec.width_px / spec.height_px:g} times as wide as high, found "
-            f"{flat.width}x{flat.height} pixels. Cut the amount out, or say where it is: box=(left, top, width, height)."
+            f"{flat.width}x{flat.height} pixels. Cut the amount out, or say where it is (box in Python, --box on the command line)."
         )
     if flat.size != (width_px, spec.height_px):
         flat = flat.resize((width_px, spec.height_px), RESAMPLING[spec.interpolation])

@@ -102,10 +102,14 @@ def open_image(image: ImageLike) -> Image.Image:
             return _decode(image, name)
         if not isinstance(image, (str, os.PathLike)):
             data = bytes(image) if isinstance(image, (bytes, bytearray, memoryview)) else image.read()
+            if not data:
+                raise empty_image(name, "empty data")
             name = f"the image ({len(data)} bytes)"
             return _decode(Image.open(io.BytesIO(data)), name)
         name = os.fspath(image)
         with Path(image).open("rb") as file:  # opened here: PIL leaves the file of a damaged image open
+            if not file.peek(1):
+                raise empty_image(name)
             return _decode(Image.open(file), name)
     except ImageError:
         raise
@@ -163,6 +167,16 @@ def open_flat(image: ImageLike, channels: Literal[1, 3]) -> Image.Image:
 def name_of(image: ImageLike) -> str:
     """What messages call an image: its path where it has one."""
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the image"
+
+
+def empty_image(name: object, found: str = "an empty file") -> ImageError:
+    """The error of an image without a byte.
+
+    Args:
+        name: What to call the image.
+        found: What is there instead.
+    """
+    return ImageError(f"{name}: expected an image, found {found} (zero bytes).")
 
 
 def _decode(opened: Image.Image, name: str) -> Image.Image:

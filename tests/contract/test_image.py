@@ -118,7 +118,8 @@ def test_the_smallest_and_the_thinnest_images_work(size):
 @pytest.mark.parametrize(
     ("hostile", "message"),
     [
-        (b"", "expected an image"),
+        (b"", r"the image: expected an image, found empty data \(zero bytes\)"),
+        (io.BytesIO(), r"the image: expected an image, found empty data \(zero bytes\)"),
         (b"not an image at all", "expected an image"),
         (png(Image.fromarray(noise(200, 200)))[:9000], "truncated"),
         (np.zeros((4, 4), np.float32), "uint8"),
@@ -136,6 +137,9 @@ def test_a_path_that_cannot_be_read_is_named(tmp_path):
         to_pixels(tmp_path / "nothing.png", GREY)
     with pytest.raises(ImageError, match="found a folder"):
         to_pixels(tmp_path, GREY)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ImageError, match=r"empty\.png: expected an image, found an empty file \(zero bytes\)\.$"):
+        to_pixels(tmp_path / "empty.png", GREY)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):

@@ -79,7 +79,7 @@ def test_downloads_of_before_are_found_without_a_data_folder(tmp_path: Path) -> 
 
 
 def test_without_files_it_says_where_it_looked_and_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none of .*mnist/raw.*CONVOY_DATA.*--data digits"):
+    with pytest.raises(DataError, match=r"none of .*mnist/raw.*CONVOY_DATA.*--data digits.*reader.*--set handwriting=digits"):
         load_dataset("mnist", location=offline(tmp_path))
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from convoy.contract.errors import UsageError
 from convoy.training.recipes import Architecture, Recipe, get_recipe, recipe_families, recipe_names, settings
 from convoy.training.recipes.entry import KNOWN_DATA
+from convoy.training.recipes.reader import READER_RECIPES
 
 
 def test_lenet5_trains_on_digits_unless_told_otherwise() -> None:
@@ -124,6 +125,14 @@ def test_a_std_of_zero_is_refused() -> None:
 def test_an_unknown_recipe_comes_with_the_nearest_name() -> None:
     with pytest.raises(UsageError, match="did you mean 'lenet5'"):
         get_recipe("lenet-5")
+    with pytest.raises(UsageError, match=r"no recipe 'check-reder': did you mean 'check-reader'\?"):
+        get_recipe("check-reder")
+
+
+def test_a_recipe_that_is_like_none_comes_with_all_names_readers_too() -> None:
+    with pytest.raises(UsageError, match="there is no recipe 'xyzzy': known: linear, ") as caught:
+        get_recipe("xyzzy")
+    assert all(f" {name}" in str(caught.value) for name in (*recipe_names(), *READER_RECIPES))
 
 
 def test_every_recipe_is_valid_on_every_data_set_and_on_folders() -> None:

@@ -56,7 +56,8 @@ _MNIST: Final = _Source(
     labels=digits.LABELS,
     torchvision="MNIST",
     folders=("mnist", "mnist/raw", "MNIST/raw"),
-    advice="Set CONVOY_DATA to a folder that has the four IDX files (plain or .gz) in mnist/, or train with --data digits.",
+    advice="Set CONVOY_DATA to a folder that has the four IDX files (plain or .gz) in mnist/, or train with the digits that need "
+    "no files: --data digits; for a reader of amounts --set handwriting=digits.",
 )
 _FASHION: Final = _Source(
     name="fashion-mnist",

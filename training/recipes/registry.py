@@ -72,7 +72,7 @@ def _find(name: str) -> Entry:
             "expected a classifier's here."
         )
     if added is None:
-        names = recipe_names()
+        names = (*recipe_names(), *READER_RECIPES)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names)}."
         raise UsageError(f"there is no recipe {name!r}: {hint} `convoy recipes` lists them.")

@@ -150,6 +150,10 @@ def test_a_place_for_pictures_that_would_do_harm_is_refused(program: Program, fo
         ([folder / "a.png"], folder / "a.png", "expected another file than the image itself"),
         ([folder / "a.png"], tmp_path / "file.txt", "found a file of another kind"),
         (["--watch", folder], folder / "drawn", "is watched"),
+        ([folder / "a.png"], tmp_path / "out.jpg", "drawings are PNG files: name a .png file, or a folder"),
+        ([folder], tmp_path / "out.TIF", "drawings are PNG files: name a .png file, or a folder"),
+        ([folder / "a.png"], tmp_path / "out.svg", "drawings are PNG files: name a .png file, or a folder"),
+        ([folder / "a.png"], folder / "d.png", "expected a new file, or a drawing of this program's, found another file"),
     ):
         code, _, err = program("predict", "check-reader", *images, "--draw", place)
         assert code == 2, message
@@ -160,6 +164,68 @@ def test_a_place_for_pictures_that_would_do_harm_is_refused(program: Program, fo
     code, _, err = program("predict", "check-reader", folder / "a.png", "--draw", tmp_path / "file.txt" / "x.png")
     assert code == 2
     assert "cannot be written" in err
+
+
+@pytest.mark.parametrize(
+    ("images", "place"),
+    [
+        (["checks"], "checks"),
+        (["checks"], "checks/drawn"),
+        (["checks"], "checks/not/there/yet"),
+        (["checks"], "link"),
+        (["link"], "checks"),
+        (["other/b.png", "checks", "other/a.png"], "other/../checks"),
+        (["other", "checks/a.png"], "other"),
+    ],
+)
+def test_pictures_do_not_go_into_a_folder_whose_images_are_read(
+    images: list[str], place: str, program: Program, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    for place_of_images in (folder, tmp_path / "other"):
+        Image.new("L", (30, 8), 9).save(place_of_images / "a.read.png")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    code, out, err = program("predict", "check-reader", *(tmp_path / image for image in images), "--draw", tmp_path / place)
+    assert (code, out) == (2, "")
+    assert f"--draw {tmp_path / place}: expected a folder outside of {tmp_path}/" in err
+    assert "Choose another folder." in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
+
+
+def test_pictures_do_not_take_the_places_of_images_that_are_named(program: Program, folder: Path) -> None:
+    Image.new("L", (30, 8), 9).save(folder / "a.read.png")
+    before = (folder / "a.read.png").read_bytes()
+    code, out, err = program("predict", "check-reader", folder / "a.png", folder / "a.read.png", "--draw", folder)
+    assert (code, out) == (2, "")
+    assert f"--draw {folder}: {folder / 'a.read.png'} lies there" in err
+    assert "Choose another folder" in err
+    assert (folder / "a.read.png").read_bytes() == before
+
+
+def test_a_picture_is_written_over_an_older_picture_and_over_no_other_file(program: Program, folder: Path, tmp_path: Path) -> None:
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    for place, picture in ((drawn, drawn / "a.read.png"), (tmp_path / "one.png", tmp_path / "one.png")):
+        picture.touch()  # as mktemp leaves it
+        for value in (7, 9):
+            Image.new("L", (40, 8), value).save(folder / "a.png")
+            before = picture.read_bytes()
+            assert program("predict", "check-reader", folder / "a.png", "--draw", place)[0] == 0
+            assert picture.read_bytes() != before
+    Image.new("L", (30, 8), 9).save(drawn / "b.read.png")
+    before = (drawn / "b.read.png").read_bytes()
+    code, _, err = program("predict", "check-reader", folder, "--draw", drawn)
+    assert code == 2
+    assert f"{drawn / 'b.read.png'}: expected a new file, or a drawing of this program's, found another file" in err
+    assert (drawn / "b.read.png").read_bytes() == before
+
+
+def test_a_folder_of_pictures_may_hold_the_folder_of_images(program: Program, folder: Path, tmp_path: Path) -> None:
+    (folder / "d.png").unlink()
+    for _ in range(2):
+        assert program("predict", "check-reader", folder, "--draw", tmp_path)[0] == 0
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["a.read.png", "b.read.png", "c.read.png"]
 
 
 def test_fields_that_appear_in_a_folder_are_read_and_drawn(

@@ -176,7 +176,7 @@ def test_damaged_images_are_all_named_in_one_error(photos: Path) -> None:
     for line in (
         "cat/1.png: cannot be read as an image",
         "cat/2.png: expected an image (PNG, JPEG, ...), found something else",
-        "dog/3.png: expected an image",
+        "dog/3.png: expected an image, found an empty file (zero bytes)",
         "dog/4.png: too large",
         "dog/gone.png: no such file",
     ):
