@@ -282,5 +282,5 @@ def test_the_templates_are_in_the_wheel(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("convoy-*.whl")
     folders = (root / "export" / "evidence" / "templates", root / "training" / "report" / "templates")
     here = {f"convoy/{file.relative_to(root).as_posix()}" for folder in folders for file in folder.iterdir()}
-    assert len(here) == 4
+    assert len(here) == 7
     assert here | {"convoy/contract/page.css"} <= set(zipfile.ZipFile(path).namelist())
