@@ -31,10 +31,10 @@ def read_views(reader: AmountReader, examples: Sequence[Example], views: Sequenc
         views: Width and slant of each look.
     """
     looks = [read_all(reader, [_seen(example, *view) for example in examples]) for view in views]
-    return [_vote(reads) for reads in zip(*looks, strict=True)]
+    return [vote(reads) for reads in zip(*looks, strict=True)]
 
 
-def _vote(reads: Sequence[Read]) -> Read:
+def vote(reads: Sequence[Read]) -> Read:
     """The amount whose strings have the largest posterior, whatever their separators, and its likeliest string."""
     shares: dict[str, float] = defaultdict(float)
     amounts: dict[str, float] = defaultdict(float)
