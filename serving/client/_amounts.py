@@ -224,7 +224,8 @@ def check_box(box: object) -> tuple[int, int, int, int] | None:
     """
     if box is None:
         return None
-    numbers = tuple(box) if isinstance(box, Sequence) and not isinstance(box, (str, bytes)) else ()
+    given = box.tolist() if isinstance(box, np.ndarray) else box
+    numbers = tuple(given) if isinstance(given, Sequence) and not isinstance(given, (str, bytes)) else ()
     whole = all(isinstance(number, (int, np.integer)) and not isinstance(number, bool) for number in numbers)
     if len(numbers) != 4 or not whole:
         raise UsageError(f"box: expected four whole numbers (left, top, width, height) in pixels, found {box!r}.")

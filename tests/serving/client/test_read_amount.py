@@ -241,7 +241,14 @@ def test_a_box_that_does_not_lie_on_the_image_is_an_image_error(box: Any, client
         client.read_amount(field(1), box=box)
 
 
-@pytest.mark.parametrize("box", [(1, 2, 3), "1234", 5, (1.5, 0, 2, 2), (True, 0, 2, 2), [None] * 4])
+@pytest.mark.parametrize("box", [(1, 1, 8, 4), [1, 1, 8, 4], np.array([1, 1, 8, 4], np.int32), tuple(np.array([1, 1, 8, 4]))])
+def test_four_whole_numbers_of_any_kind_are_a_box(box: Any, client: Client) -> None:
+    assert client.read_amount(field(1), box=box) == client.read_amount(field(1), box=Box(1, 1, 8, 4))
+
+
+@pytest.mark.parametrize(
+    "box", [(1, 2, 3), "1234", 5, (1.5, 0, 2, 2), (True, 0, 2, 2), [None] * 4, np.array([1.0, 1, 8, 4]), np.ones((4, 4), int)]
+)
 def test_a_box_that_is_none_is_refused(box: Any, client: Client) -> None:
     with pytest.raises(UsageError, match="box: expected four whole numbers"):
         client.read_amount(field(1), box=box)
