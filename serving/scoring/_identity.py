@@ -73,7 +73,7 @@ class RunIdentity(Document):
             "model_sha256": "the model's file (its digest)",
             "interface_sha256": "the model's labels or image rule (their digest)",
             "top_k": "--top-k",
-            "labels": "the source of labels",
+            "labels": "the source of labels (--labels-from-folders, --label-column)",
             "column": "--column",
             "chunk_rows": "--chunk-rows",
             "rows_per_file": "--rows-per-file",

@@ -209,7 +209,7 @@ print(digests[-1])
 
 
 def test_the_same_network_gives_the_same_bytes_in_any_process_and_after_other_exports():
-    runs = [("0", ["shufflenet_v2_x0_5"]), ("1", ["shufflenet_v2_x0_5"]), ("2", ["squeezenet1_1", "shufflenet_v2_x0_5"])]
+    runs = [("0", ["shufflenet_v2_x0_5"]), ("1", ["squeezenet1_1", "shufflenet_v2_x0_5"])]
     digests = set()
     for seed, names in runs:
         done = subprocess.run(
