@@ -96,7 +96,7 @@ def test_what_stands_behind_a_fields_end_changes_nothing_in_onnx_runtime(session
 
 
 def test_a_decoder_needs_amounts_of_limited_length_and_one_string_at_least() -> None:
-    with pytest.raises(UsageError, match=r"expected amounts of limited length, found none"):
+    with pytest.raises(UsageError, match=r"expected amounts of limited length, found amounts of any"):
         Decoder(Lattice(compile_grammar('amount = "1"+'), "1"))
     with pytest.raises(UsageError, match="expected n_best of at least 1, found 0"):
         Decoder(Lattice(compile_grammar('amount = "1"'), "1"), n_best=0)

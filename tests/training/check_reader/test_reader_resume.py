@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,16 @@ def stopped(folder: Path, fields: Path, recipe: ReaderRecipe = RECIPE) -> Path:
     return partial
 
 
+@contextmanager
+def heard_interrupts() -> Iterator[None]:
+    """SIGINT as in a terminal, also where the tests run in the background, where it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_leaves_a_checkpoint_and_says_how_to_go_on(
     tmp_path: Path, fields: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +197,7 @@ def test_an_interrupt_leaves_a_checkpoint_and_says_how_to_go_on(
         signal.raise_signal(signal.SIGINT)  # heard, and waits for the end of the step
         return step(course)
 
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, heard_interrupts():
         patch.setattr(ReaderCourse, "end_epoch", interrupted)
         order = ["train", "check-reader-lenet5", "--data", str(fields), "--out", str(tmp_path / "run"), *ASSIGNMENTS]
         result = CliRunner().invoke(program, order)
