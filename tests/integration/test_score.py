@@ -307,7 +307,7 @@ def test_a_version_that_is_unloaded_in_the_middle_stops_the_run(
         n = committed(out)
         assert 0 < n < N
         with pytest.raises((ScoringError, ClientError), match="version 1"):
-            score("tiny", images, out, url=url, **SMALL).finish()
+            score("tiny", images, out, url=url, patience_s=1, **SMALL).finish()
         control.load("tiny")
         assert score("tiny", images, out, url=url, **SMALL).finish().n_resumed == n
     check_equal(out, unbroken)

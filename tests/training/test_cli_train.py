@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,7 @@ def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [*PROGRAM, "-v", "train", "lenet5", *ENDLESS, *arguments],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # heard also where the tests run in the background
     ) as process:  # fmt: skip
         try:
             assert process.stderr is not None
@@ -215,7 +217,7 @@ def test_another_run_is_told_apart_before_data_is_read(convoy: Any, monkeypatch:
     monkeypatch.setattr("convoy.training.data.load_dataset", lambda *_, **__: pytest.fail("data was read"))
     result = convoy("train", "lenet5", "--set", "epochs=3", "--seed", "1", "--resume", "one.partial")
     assert isinstance(result.exception, UsageError)
-    assert "cannot go on with epochs=3 instead of 30; seed=1 instead of 0. Give" in str(result.exception)
+    assert "cannot go on with seed=1 instead of 0; epochs=3 instead of 30. Give" in str(result.exception)
 
 
 def test_a_test_split_that_the_export_cannot_decide_on_is_said_at_the_start(convoy: Any) -> None:
