@@ -91,7 +91,7 @@ def train_reader_command(order: ReaderOrder, resume: Path | None, refused: dict[
         raise UsageError(f"{', '.join(given)}: readers of amounts take no such option, and train on one device; leave it out.")
     if order.recipe is None and (order.data is not None or order.assignments):
         raise UsageError("--resume goes on with the recipe and the fields that the run began with: leave out --data and --set.")
-    recipe = None if order.recipe is None else get_reader_recipe(order.recipe, order.assignments)
+    recipe = None if order.recipe is None else _found_again(get_reader_recipe(order.recipe, order.assignments))
     real = None if order.data is None else _check_fields(Path(order.data))
     plan = _begin(order, recipe, real) if resume is None else _go_on(order, resume, recipe, real)
     from convoy.training.check_reader.reader_run_folder import load_reader_run, write_reader_run
@@ -99,7 +99,6 @@ def train_reader_command(order: ReaderOrder, resume: Path | None, refused: dict[
     from convoy.training.run_folder import RUN_FILE, check_destination
 
     choose_device(plan.device)
-    _warn_of_few_fields(plan)
     if resume is not None and (plan.folder / RUN_FILE).exists():  # it was stopped after its end
         done = load_reader_run(plan.folder)
         shutil.rmtree(plan.partial, ignore_errors=True)
@@ -112,6 +111,15 @@ def train_reader_command(order: ReaderOrder, resume: Path | None, refused: dict[
     _say(plan.folder, run.record, run.metrics, as_json=as_json)
 
 
+def _found_again(recipe: ReaderRecipe) -> ReaderRecipe:
+    """The recipe with a grammar of one's own by its whole path: a stopped run may go on from elsewhere."""
+    from convoy.training.check_reader.grammar import grammar_names
+
+    if recipe.grammar in grammar_names():
+        return recipe
+    return recipe.model_copy(update={"grammar": str(Path(recipe.grammar).resolve())})
+
+
 def _check_fields(folder: Path) -> Path:
     if not (folder / "amounts.csv").is_file():
         raise UsageError(
@@ -121,22 +129,14 @@ def _check_fields(folder: Path) -> Path:
     return folder
 
 
-def _warn_of_few_fields(plan: _Plan) -> None:
+def _warn_of_few_fields(n: int, n_held_back: int, fraction: float) -> None:
     """Say beforehand that the reader could not be deployed."""
-    if plan.real is None:
-        return
     from convoy.export.gate.evidence import MIN_IMAGES
-    from convoy.training.check_reader.fields import load_fields
-    from convoy.training.check_reader.held_back import split_fields
 
-    fraction = plan.recipe.validation_fraction
-    fields = load_fields(plan.real)
-    _, held_back = split_fields(fields, fraction)
-    if len(held_back) < MIN_IMAGES:
+    if n_held_back < MIN_IMAGES:
         remark(
-            f"convoy: {len(held_back):,} of the {len(fields):,} fields are held back; with fewer than {MIN_IMAGES} the export "
-            "leaves the accuracy undecided and `convoy deploy` refuses the reader. Add fields "
-            f"({math.ceil(MIN_IMAGES / fraction):,} do), "
+            f"convoy: {n_held_back:,} of the {n:,} fields are held back; with fewer than {MIN_IMAGES} the export leaves the "
+            f"accuracy undecided and `convoy deploy` refuses the reader. Add fields ({math.ceil(MIN_IMAGES / fraction):,} do), "
             "or hold more of them back with --set validation_fraction=..."
         )
 
@@ -199,6 +199,7 @@ def _train(plan: _Plan, every_s: float) -> TrainedReader:
         return train_reader(
             plan.recipe, plan.real, seed=plan.seed, device=plan.device, location=DataLocation.from_environment(),
             checkpoints=Checkpoints(plan.partial, every_s=every_s), run_id=plan.run_id,
+            on_split=lambda n, n_held_back: _warn_of_few_fields(n, n_held_back, plan.recipe.validation_fraction),
             on_synthetic=lambda n: bar.advance(drawing, n), on_step=on_step, on_epoch=on_epoch,
         )  # fmt: skip
 

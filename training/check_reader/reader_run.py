@@ -19,7 +19,7 @@ from convoy.contract.reading import OperatingPoint, ReadingSpec
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
 from convoy.training.check_reader.examples import Example, field_spec, from_real
 from convoy.training.check_reader.field_image import SyntheticField, SyntheticFields
-from convoy.training.check_reader.fields import Fields, load_fields
+from convoy.training.check_reader.fields import Field, load_fields
 from convoy.training.check_reader.fitting import OnEpoch, OnStep, fit_reader
 from convoy.training.check_reader.grammar import Grammar, compile_grammar, read_grammar
 from convoy.training.check_reader.held_back import digest_of, split_fields, synthetic_held_back
@@ -35,7 +35,6 @@ from convoy.training.loop.seeding import seeded
 from convoy.training.recipes.reader import ReaderRecipe
 from convoy.training.run import describe, name_run, versions
 
-_NONE: Final = Fields("none", ())
 _MOST_POINTS: Final = 200
 _ON_SHEET: Final = 36
 
@@ -68,6 +67,7 @@ def train_reader(
     location: DataLocation | None = None,
     checkpoints: Checkpoints | None = None,
     run_id: str | None = None,
+    on_split: Callable[[int, int], None] = lambda _, __: None,
     on_synthetic: Callable[[int], None] = lambda _: None,
     on_step: OnStep = lambda _, __: None,
     on_epoch: OnEpoch = lambda _: None,
@@ -85,6 +85,7 @@ def train_reader(
         checkpoints: Where the run leaves what it goes on from, and where it goes on from what another left; to be removed when
             the run folder is written. None: nothing is left.
         run_id: The run's name; None: a new one.
+        on_split: Told how many real fields there are, and how many of them are held back, before the work.
         on_synthetic: Told of each synthetic field that is drawn.
         on_step: Told how many fields all steps so far have seen, and how many there are to see.
         on_epoch: Told what an epoch brought.
@@ -99,15 +100,9 @@ def train_reader(
     target = choose_device(device)
     rules = read_grammar(recipe.grammar)
     grammar = compile_grammar(rules, Path(recipe.grammar).stem)
-    spec = field_spec(recipe.height_px)
-    fields = None if real is None else load_fields(real)
-    learnt, kept = (_NONE, _NONE) if fields is None else split_fields(fields, recipe.validation_fraction)
-    for field in (*learnt, *kept):  # what is wrong with the fields is said before the work
-        try:
-            grammar.spelled(field.label, latent=not field.text)
-        except DataError as error:
-            raise DataError(f"{field.name}: {error}") from error
-    seen, held_back = from_real(learnt, spec), from_real(kept, spec)
+    fields = None if real is None else _RealFields.load(real, recipe, grammar)
+    if fields is not None:
+        on_split(fields.n, len(fields.held_back))
     hardware = Hardware(device=device, precision="fp32")
     begun = ReaderStart(
         run_id=run_id or name_run(recipe.name),
@@ -115,7 +110,7 @@ def train_reader(
         seed=seed,
         grammar=rules,
         real=None if real is None else str(real.resolve()),
-        dataset_sha256="" if fields is None else digest_of(fields),
+        dataset_sha256="" if fields is None else fields.sha256,
         hardware=hardware,
     )
     if checkpoints is not None:
@@ -129,36 +124,56 @@ def train_reader(
             reader,
             recipe,
             synthetic,
-            seen,
+            () if fields is None else fields.learnt,
             seed=seed,
             checkpoints=checkpoints,
             on_step=on_step,
             on_epoch=on_epoch,
         )
-    data = _Data(real, begun.dataset_sha256, learnt, kept, held_back, len(synthetic), location)
-    return _conclude(begun, reader, history, data, started=started)
+    return _conclude(begun, reader, history, _Data(fields, len(synthetic), location), started=started)
+
+
+@dataclass(frozen=True, eq=False)
+class _RealFields:
+    """A person's fields, looked through before the work: those to learn from, and those that are held back."""
+
+    folder: Path
+    n: int
+    sha256: str
+    learnt: list[Example]
+    held_back: list[Example]
+    shown: list[Field]
+
+    @classmethod
+    def load(cls, folder: Path, recipe: ReaderRecipe, grammar: Grammar) -> _RealFields:
+        fields, spec = load_fields(folder), field_spec(recipe.height_px)
+        learnt, kept = split_fields(fields, recipe.validation_fraction)
+        for field in (*learnt, *kept):
+            try:
+                grammar.spelled(field.label, latent=not field.text)
+            except DataError as error:
+                raise DataError(f"{field.name}: {error}") from error
+        shown = list(kept)[:_ON_SHEET]
+        return cls(folder, len(fields), digest_of(fields), from_real(learnt, spec), from_real(kept, spec), shown)
 
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """What a run saw: the real fields with their folder, how they were split, how many synthetic ones there were."""
+    """What a run saw."""
 
-    folder: Path | None
-    sha256: str
-    learnt: Fields
-    kept: Fields
-    held_back: list[Example]
+    real: _RealFields | None
     n_synthetic: int
     location: DataLocation | None
 
     def facts(self, recipe: ReaderRecipe, n_held_back: int) -> FieldFacts:
+        real = self.real
         return FieldFacts(
             handwriting=recipe.handwriting,
             n_synthetic=self.n_synthetic,
-            real="" if self.folder is None else str(self.folder.resolve()),
-            n_real=len(self.learnt),
+            real="" if real is None else str(real.folder.resolve()),
+            n_real=0 if real is None else len(real.learnt),
             n_held_back=n_held_back,
-            sha256=self.sha256,
+            sha256="" if real is None else real.sha256,
         )
 
 
@@ -167,7 +182,8 @@ def _conclude(
 ) -> TrainedReader:
     """Judge a trained reader by fields that were held back, fit its confidence and its threshold, and write it all down."""
     recipe, seed, grammar = begun.recipe, begun.seed, reader.lattice.grammar
-    held_back = data.held_back or synthetic_held_back(recipe, grammar, seed, data.location)
+    real = data.real
+    held_back = synthetic_held_back(recipe, grammar, seed, data.location) if real is None else real.held_back
     reads = read_all(reader, held_back)
     right = [is_right(read.text, example, recipe.decimal) for read, example in zip(reads, held_back, strict=True)]
     scale, shift = fit_confidence([read.log_share for read in reads], right)
@@ -177,7 +193,7 @@ def _conclude(
     curve = reject_curve(sure, right)
     metrics = ReaderMetrics(
         history=tuple(EpochFacts(**vars(epoch)) for epoch in history),
-        held_back="real" if len(data.kept) else "synthetic",
+        held_back="synthetic" if real is None else "real",
         n=len(right),
         n_right=sum(right),
         accuracy=tuple(wilson(sum(right), len(right))),
@@ -212,7 +228,7 @@ def _conclude(
             for place in wrong
         ),
         synthetic=_some_synthetic(recipe, grammar, seed, data),
-        real=list(data.kept)[:_ON_SHEET],
+        real=[] if real is None else real.shown,
     )
     return TrainedReader(record, metrics, weights, reader, render_reader_report(record, metrics, exhibits))
 

@@ -228,6 +228,23 @@ def test_what_does_not_belong_to_a_stopped_run_is_refused(tmp_path: Path, fields
     assert partial.exists()
 
 
+def test_a_grammar_of_ones_own_is_found_from_elsewhere(tmp_path: Path, fields: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "mine.txt").write_text('amount = "0".."9"{1,15}\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    order = ["train", "check-reader-lenet5", "--data", str(fields), "--out", str(tmp_path / "run"), *ASSIGNMENTS]
+    with monkeypatch.context() as patch:
+        patch.setattr(ReaderCourse, "end_epoch", stop)  # at once, as a second Ctrl-C does; a step has been kept
+        CliRunner().invoke(program, [*order, "--set", "grammar=mine.txt", "--checkpoint-every", "0"])
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    result = CliRunner().invoke(program, ["train", "--resume", str(tmp_path / "run.partial")])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["reading"]["grammar"] == "mine"
+
+
 def test_each_kind_of_run_goes_on_as_what_it_is(tmp_path: Path, fields: Path) -> None:
     partial = stopped(tmp_path, fields)
     result = CliRunner().invoke(program, ["train", "lenet5", "--resume", str(partial)])

@@ -277,7 +277,7 @@ def test_few_fields_are_warned_of_before_the_work(real: Path, tmp_path: Path, mo
     def stop(*arguments: object, **named: object) -> None:
         raise DataError("stopped here")
 
-    monkeypatch.setattr("convoy.training.check_reader.reader_run.train_reader", stop)
+    monkeypatch.setattr("convoy.training.check_reader.reader_run.build_reader", stop)
     order = [
         "train",
         "check-reader-lenet5",
