@@ -12,6 +12,10 @@ With ``--json``, one document; pairs are rows, then columns::
         {"is_map", "size_px", "jump_px", "start_px", "centre_px", "least_pixels_share", "most_pixels_share", "least_features",
          "most_features", "is_exact"}: see ``convoy.training.anatomy.Layer`` and ``ReceptiveField``
       "last_map": the index in "layers" of the last whose features have places; null where there is none or it is not known
+      "reading": null of a classifier; of a reader
+        {"grammar", "decimal": strings, "characters": the alphabet, "states", "arcs": integers, of the grammar's automaton,
+         "max_characters": of an amount, "frames": what the image gives, "jump_px": columns from one frame to the next,
+         "field_px": columns that reach a frame}
       "lecture": null where the lecture says nothing of the network, or nothing for such images; else a list of
         {"subject", "lecture_formula", "lecture", "exact_formula", "exact", "agrees", "remark"}
     }
@@ -25,24 +29,26 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from convoy.cli.console import json_option, print_json, remark, stdout_console
+from convoy.cli.console import json_option, print_json
+from convoy.cli.layers import draw, tell_depth, tell_reach, tell_rows, tell_sums
 from convoy.contract.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from convoy.training.anatomy import Anatomy, ReceptiveField, Row
+    from convoy.training.anatomy import Anatomy, Row
     from convoy.training.anatomy.lecture import Comparison
     from convoy.training.recipes import Recipe
 
 _KNOWN_DATA: Final = {"digits": (28, 1), "mnist": (28, 1), "fashion-mnist": (28, 1), "cifar10": (32, 3)}  # pixels, channels
-_WIDE: Final = 110  # columns from which formulas are shown
-_VERY_WIDE: Final = 140  # and from which places and shares of pixels are, too
 
 
 @click.command("describe", short_help="Print a network's layers, costs and receptive fields.")
 @click.argument("recipe")
 @click.option("--data", metavar="NAME", help="The data set whose images the network takes. Default: the recipe's own.")
 @click.option(
-    "--image-size", type=click.IntRange(1, 2048), metavar="N", help="Images of NxN pixels. Default: as the recipe has them."
+    "--image-size",
+    type=click.IntRange(1, 2048),
+    metavar="N",
+    help="Images of NxN pixels; a reader: fields N columns wide. Default: as the recipe has them; five heights.",
 )
 @click.option("--classes", type=click.IntRange(1, 1_000_000), metavar="K", help="Default: 10 of digits and CIFAR-10, else 1000.")
 @click.option(
@@ -74,6 +80,7 @@ def command(
     convoy describe lenet5
     convoy describe resnet152 --image-size 224 --classes 1000 --depth 2
     convoy describe lenet5 --plot field.png
+    convoy describe check-reader --image-size 400
 
     \b
     field   how many pixels a feature sees, as if the image had no border
@@ -86,9 +93,19 @@ def command(
     Nothing is computed or downloaded: the network runs on tensors that have shapes and no values.
     """  # noqa: D301  click's mark for text that is not to be wrapped
     from convoy.training.recipes import get_recipe
+    from convoy.training.recipes.reader import READER_RECIPES, get_reader_recipe
 
     if plot is not None:
         _check_plot(plot)
+    if recipe in READER_RECIPES:
+        if data is not None or classes is not None:
+            raise click.UsageError(
+                f"{recipe} reads amounts: its grammar says what its classes are; leave --data and --classes out."
+            )
+        from convoy.cli.describe_reader import describe_reader
+
+        describe_reader(get_reader_recipe(recipe, assignments), width_px=image_size, depth=depth, plot=plot, as_json=as_json)
+        return
     resolved = get_recipe(recipe, data=data, assignments=assignments)
     try:
         from convoy.training.anatomy import examine, outline
@@ -96,7 +113,6 @@ def command(
         from convoy.training.networks import build_network
     except ImportError as error:
         raise MissingDependencyError(f"networks need {error.name}: pip install '.[train]' in Convoy's folder.") from error
-    from convoy.contract.files import write_bytes
     from convoy.contract.image import ImageSpec
 
     side, channels = _image(resolved, image_size)
@@ -111,10 +127,7 @@ def command(
     comparisons = compare(resolved.network, anatomy, n_classes)
     rows = outline(anatomy, depth)
     if plot is not None:
-        from convoy.training.anatomy.picture import draw_fields
-
-        write_bytes(plot, draw_fields(anatomy, rows, title=f"{resolved.name}: what the feature in the middle sees"))
-        remark(f"convoy: the receptive fields are drawn in {plot}")
+        draw(plot, anatomy, rows, resolved.name)
     if as_json:
         print_json(_document(resolved, anatomy, n_classes, comparisons))
     else:
@@ -149,6 +162,7 @@ def _document(recipe: Recipe, anatomy: Anatomy, n_classes: int, comparisons: tup
         "macs": anatomy.macs,
         "layers": [layer.model_dump(mode="json") for layer in anatomy.layers],
         "last_map": anatomy.last_map,
+        "reading": None,
         "lecture": None if comparisons is None else [asdict(comparison) for comparison in comparisons],
     }
 
@@ -159,75 +173,12 @@ def _tell(
     channels, height_px, width_px = anatomy.image_dims
     click.echo(f"{click.style(recipe.name, bold=True)}  {recipe.title}\n  {recipe.source}")
     click.echo(f"  on {'grey' if channels == 1 else 'RGB'} images of {height_px}x{width_px}, {n_classes:,} classes\n")
-    _tell_rows(rows)
+    tell_rows(rows)
     click.echo()
-    _tell_sums(anatomy)
-    _tell_reach(anatomy)
+    tell_sums(anatomy)
+    tell_reach(anatomy)
     _tell_lecture(recipe, comparisons)
-    _tell_depth(anatomy, rows, recipe.name)
-
-
-def _tell_rows(rows: tuple[Row, ...]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    console = stdout_console()
-    is_wide, is_very_wide = console.width >= _WIDE, console.width >= _VERY_WIDE
-    table = Table(box=None, padding=(0, 2 if is_very_wide else 1, 0, 0), header_style="bold")
-    for heading in ("name", "layer"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("gives", "parameters", "MACs", "field", "jump", *(("from", "pixels") if is_very_wide else ())):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if is_wide:
-        table.add_column("parameters are", no_wrap=True)
-    for row in rows:
-        field = row.field
-        cells = [
-            row.name,
-            row.kind,
-            _times(row.dims),
-            f"{row.parameters:,}" if row.parameters else "",
-            _short(row.macs) if row.macs else "",
-            "?" if field is None else _extent(field),
-            "" if field is None or field.jump_px is None else _once(field.jump_px),
-        ]
-        if is_very_wide:
-            cells += ["" if field is None or field.start_px is None else _once(field.start_px), _shares(field)]
-        if is_wide:
-            cells.append(row.formula or "")
-        table.add_row(*(Text(cell) for cell in cells))
-    console.print(table)
-
-
-def _tell_sums(anatomy: Anatomy) -> None:
-    convolutions = anatomy.of_role("convolution")
-    parameters, macs = sum(layer.parameters for layer in convolutions), sum(layer.macs for layer in convolutions)
-    click.echo(f"{anatomy.parameters:,} parameters, {100 * parameters / max(1, anatomy.parameters):.1f} % in convolutions")
-    if anatomy.training_only_parameters:
-        click.echo(f"  of them {anatomy.training_only_parameters:,} in heads that work in training only and are not listed")
-    click.echo(f"{anatomy.macs:,} multiply-accumulates an image, {100 * macs / max(1, anatomy.macs):.1f} % in convolutions")
-
-
-def _tell_reach(anatomy: Anatomy) -> None:
-    lost = next((layer for layer in anatomy.layers if layer.not_followed), None)
-    if lost is not None:
-        click.echo(f"Receptive fields are not known from {_title(lost)} on: {lost.not_followed}.")
-        return
-    if anatomy.last_map is None:
-        return
-    layer = anatomy.layers[anatomy.last_map]
-    field, n_pixels = layer.field, anatomy.image_dims[1] * anatomy.image_dims[2]
-    assert field is not None  # the last map has one
-    least, most = round(field.least_pixels_share * n_pixels), round(field.most_pixels_share * n_pixels)
-    about = "" if field.is_exact else "at most "
-    if least == most:
-        click.echo(f"Each of the {_times(layer.dims[-2:])} places of the last map, {_title(layer)}, sees {about}{most:,} pixels.")
-    else:
-        click.echo(
-            f"Of {n_pixels:,} pixels {least:,} reach a corner of the last map, {_title(layer)}, and {about}{most:,} its middle "
-            f"({_percent(field.least_pixels_share)} and {_percent(field.most_pixels_share)});\n"
-            f"each pixel reaches {field.least_features:,} to {field.most_features:,} of its {_times(layer.dims[-2:])} places."
-        )
+    tell_depth(anatomy, rows, recipe.name)
 
 
 def _tell_lecture(recipe: Recipe, comparisons: tuple[Comparison, ...] | None) -> None:
@@ -255,46 +206,3 @@ def _tell_lecture(recipe: Recipe, comparisons: tuple[Comparison, ...] | None) ->
         click.echo(f"  {comparison.subject}: {lecture}; exactly {exact}: {mark}")
         if comparison.remark:
             click.echo(f"    {comparison.remark}")
-
-
-def _tell_depth(anatomy: Anatomy, rows: tuple[Row, ...], recipe: str) -> None:
-    from convoy.training.anatomy import depth_of, outline
-
-    deepest = depth_of(anatomy)
-    all_rows = len(outline(anatomy, deepest))
-    if all_rows > len(rows):
-        click.echo(f"\nBlocks are one row each: convoy describe {recipe} --depth {deepest} shows all {all_rows} layers.")
-
-
-def _title(layer: Any) -> str:
-    return f"{layer.name} ({layer.kind})" if layer.name else str(layer.kind)
-
-
-def _times(dims: tuple[int, ...]) -> str:
-    return "x".join(str(n) for n in dims)
-
-
-def _once(pair: tuple[int, int]) -> str:
-    return str(pair[0]) if pair[0] == pair[1] else _times(pair)
-
-
-def _extent(field: ReceptiveField) -> str:
-    return "all" if not field.is_map and field.least_pixels_share == 1 else _times(field.size_px)
-
-
-def _shares(field: ReceptiveField | None) -> str:
-    if field is None:
-        return "?"
-    least, most = _percent(field.least_pixels_share), _percent(field.most_pixels_share)
-    return most if least == most else f"{least} to {most}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.095 else f"{100 * share:.2g} %"
-
-
-def _short(number: int) -> str:
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return str(number)

@@ -94,8 +94,12 @@ def times(numbers: Sequence[int]) -> str:
 def window(kernel: Any, stride: Any, padding: Any, *, own_stride: bool = False) -> str:
     """``3x3 /2 pad 1``; a stride of 1 is not told, nor that of a pool whose windows do not overlap."""
     kernel, stride, padding = _pair(kernel), _pair(stride), _pair(padding)
+    return _window(kernel, stride, padding, kernel if own_stride else (1, 1))
+
+
+def _window(kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], untold: tuple[int, ...]) -> str:
     text = times(kernel)
-    if stride != (kernel if own_stride else (1, 1)):
+    if stride != untold:
         text += f" /{stride[0] if len(set(stride)) == 1 else times(stride)}"
     if any(padding):
         text += f" pad {padding[0] if len(set(padding)) == 1 else times(padding)}"
@@ -104,7 +108,7 @@ def window(kernel: Any, stride: Any, padding: Any, *, own_stride: bool = False) 
 
 def _convolution(module: _ConvNd) -> str:
     padding = module._reversed_padding_repeated_twice[::2][::-1] if isinstance(module.padding, str) else module.padding
-    text = window(module.kernel_size, module.stride, padding)
+    text = _window(module.kernel_size, module.stride, tuple(padding), (1,) * len(module.kernel_size))
     if set(module.dilation) != {1}:
         text += f" dilation {module.dilation[0]}"
     if module.groups > 1:

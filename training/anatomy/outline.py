@@ -13,6 +13,7 @@ from convoy.training.anatomy.anatomy import Anatomy, Layer, ReceptiveField
 
 MAX_ROWS: Final = 40
 """Where nobody chooses a depth, it is the largest that gives no more rows than this."""
+_NOTHING: Final = "Identity"  # a layer that does nothing: no row is about it
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def depth_of(anatomy: Anatomy) -> int:
 
 
 def _rows(anatomy: Anatomy, depth: int) -> Iterator[Row]:
-    indexed = list(enumerate(anatomy.layers))
+    indexed = [(index, layer) for index, layer in enumerate(anatomy.layers) if layer.kind != _NOTHING]
     pending: list[tuple[int, Layer]] = []
     for block, group in groupby(indexed, key=lambda item: _block(item[1], depth)):
         members = list(group)
@@ -69,18 +70,28 @@ def _rows(anatomy: Anatomy, depth: int) -> Iterator[Row]:
             if pending:
                 yield _joined(pending)
             pending = []
-            if [layer.is_minor for _, layer in members].count(False) == 1 and not members[0][1].is_minor:
+            if len(list(_chains(anatomy, members))) == 1:
                 yield replace(_joined(members), name=block)  # one layer and its norm are told as such
             else:
                 yield _summary(block, anatomy.network.get_submodule(block), members)
             continue
-        for member in members:
-            if pending and not member[1].is_minor:
-                yield _joined(pending)
-                pending = []
-            pending.append(member)
+        *whole, pending = _chains(anatomy, [*pending, *members])
+        yield from map(_joined, whole)
     if pending:
         yield _joined(pending)
+
+
+def _chains(anatomy: Anatomy, members: Sequence[tuple[int, Layer]]) -> Iterator[list[tuple[int, Layer]]]:
+    """Each layer with what only rescales or bends what it gives."""
+    chain: list[tuple[int, Layer]] = []
+    for index, layer in members:
+        # what is minor on a branch of its own, such as a norm on the way around a block, has other fields than the layer before
+        if chain and not (layer.is_minor and anatomy.reaches[index] is anatomy.reaches[chain[-1][0]]):
+            yield chain
+            chain = []
+        chain.append((index, layer))
+    if chain:
+        yield chain
 
 
 def _block(layer: Layer, depth: int) -> str | None:

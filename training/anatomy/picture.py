@@ -12,6 +12,7 @@ from PIL import Image
 
 from convoy.contract.errors import UsageError
 from convoy.training.anatomy.anatomy import Anatomy
+from convoy.training.anatomy.formula import times
 from convoy.training.anatomy.outline import Row
 from convoy.training.anatomy.reach import COLUMNS, ROWS, Reach
 
@@ -49,9 +50,11 @@ def draw_fields(anatomy: Anatomy, rows: Sequence[Row], *, title: str) -> bytes:
         raise UsageError("--plot: expected a layer whose features have places and whose receptive fields are known; found none.")
     channels, height_px, width_px = anatomy.image_dims
     image = sample_image(height_px, width_px, channels)
-    columns = min(_PANELS_PER_ROW, len(panels))
+    columns = min(max(1, round(_PANELS_PER_ROW * height_px / width_px)), _PANELS_PER_ROW, len(panels))
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(max(5.0, 2.3 * columns), 2.75 * lines + 0.5), dpi=120, layout="constrained")
+    panel = min(2.3 * max(1.0, width_px / height_px), 7.0)  # inches wide
+    size = (max(5.0, panel * columns), (panel * height_px / width_px + 0.45) * lines + 0.5)
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.012, ha="left", fontsize=13, fontweight="bold")
     grid = figure.subplots(lines, columns, squeeze=False).flatten()
@@ -65,12 +68,16 @@ def draw_fields(anatomy: Anatomy, rows: Sequence[Row], *, title: str) -> bytes:
 
 
 def sample_image(height_px: int, width_px: int, channels: int) -> npt.NDArray[np.uint8]:
-    """A real image that comes with scikit-learn: a handwritten digit where it is grey, else a photo; uint8 (H, W, channels)."""
+    """A real image that comes with scikit-learn; uint8 (H, W, channels).
+
+    Where it is grey, a handwritten digit, or a line of them where it is wide; else a photo.
+    """
     if channels == 1:
         from sklearn.datasets import load_digits
 
-        digit = np.pad(load_digits().images[2], 2)  # 8x8, values 0 to 16, with a border as MNIST's have
-        grey = Image.fromarray((digit * (255 / 16)).astype(np.uint8)).resize((width_px, height_px), Image.Resampling.BICUBIC)
+        n = max(1, round(width_px / height_px))
+        digits = np.hstack([np.pad(digit, 2) for digit in load_digits().images[2 : 2 + n]])  # 8x8, 0 to 16; MNIST's have a border
+        grey = Image.fromarray((digits * (255 / 16)).astype(np.uint8)).resize((width_px, height_px), Image.Resampling.BICUBIC)
         return np.asarray(grey)[:, :, None]
     from sklearn.datasets import load_sample_image
 
@@ -115,7 +122,7 @@ def _draw(axes: Axes, image: npt.NDArray[np.uint8], row: Row, reach: Reach) -> N
         extent = (xs[-1] - xs[0] + 1, ys[-1] - ys[0] + 1)
         axes.add_patch(Rectangle(corner, *extent, fill=False, edgecolor=_OUTLINE, linewidth=1.6, clip_on=False))
     height, width = row.field.size_px
-    jump = "" if row.field.jump_px is None else f", jump {row.field.jump_px[0]}"
+    jump = "" if row.field.jump_px is None else f", jump {times(row.field.jump_px[: len(set(row.field.jump_px))])}"
     axes.set_title(f"{row.name or row.kind}\n{height}x{width}{jump}", loc="left", fontsize=8.5)
     axes.set_xticks([])
     axes.set_yticks([])

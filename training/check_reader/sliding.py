@@ -198,3 +198,21 @@ def _stage(n_in: int, n_out: int, n_blocks: int, stride: tuple[int, int]) -> nn.
 def _inside(width: Tensor, n_columns: int, stride: int) -> Tensor:
     """Which columns of a map lie within each field: bool (B, 1, 1, columns)."""
     return columns_within(width, n_columns, stride)[:, None, None]
+
+
+class Filled(nn.Module):
+    """A network on fields that are as wide as their image: float (B, 1, H, W) in, ``SlidingNetwork.forward``'s logits out.
+
+    Its layers are the network's, under the same names: what looks at a network and gives it an image alone can take it apart.
+    """
+
+    def __init__(self, network: SlidingNetwork) -> None:
+        super().__init__()
+        self._network = (network,)  # within a tuple it is no layer itself
+        for name, layer in network.named_children():
+            self.add_module(name, layer)
+
+    def forward(self, field: Tensor) -> Tensor:
+        """See ``SlidingNetwork.forward``."""
+        logits: Tensor = self._network[0](field, torch.full(field.shape[:1], field.shape[3], device=field.device))
+        return logits

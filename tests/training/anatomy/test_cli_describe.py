@@ -47,7 +47,7 @@ def test_of_other_classes_it_says_for_what_the_lectures_numbers_are() -> None:
 def test_lines_fit_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
-    monkeypatch.setattr("convoy.cli.describe.stdout_console", lambda: Console(file=sys.stdout, width=80, highlight=False))
+    monkeypatch.setattr("convoy.cli.layers.stdout_console", lambda: Console(file=sys.stdout, width=80, highlight=False))
     lines = describe("lenet5").stdout.splitlines()
     (heading,) = [line for line in lines if "parameters" in line and "MACs" in line]
     table = lines[lines.index(heading) : lines.index("", lines.index(heading))]
@@ -88,3 +88,36 @@ def test_images_that_the_network_does_not_take_are_wrong_use() -> None:
 def test_wrong_names_come_with_the_nearest(arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         program.main(["describe", *arguments], standalone_mode=False)
+
+
+def test_a_reader_is_taken_apart_on_a_field() -> None:
+    result = describe("check-reader-lenet5", "--image-size", "158")
+    assert result.exit_code == 0
+    assert "on grey fields of 32x160 (any width does), 21 classes" in result.stdout
+    assert "62,641 parameters" in result.stdout
+    assert "The field gives 40 frames, one every 4 columns; each sees 32 columns." in result.stdout
+    assert "Grammar chilean: amounts of at most 20 characters" in result.stdout
+    document = json.loads(describe("check-reader", "--json").stdout)
+    assert document["image"] == {"height_px": 48, "width_px": 240, "channels": 1}
+    assert document["parameters"] == 541_437
+    assert document["layers"][-1]["dims"] == [document["n_classes"], 60]
+    assert document["reading"]["frames"] == 60
+    assert document["reading"]["field_px"] == document["layers"][-1]["field"]["size_px"][1] == 65
+    assert json.loads(describe("lenet5", "--json").stdout)["reading"] is None
+
+
+def test_a_field_of_one_frame_is_the_narrowest() -> None:
+    assert "The field gives 1 frame, which sees 4 columns." in describe("check-reader-small", "--image-size", "1").stdout
+
+
+def test_settings_of_a_reader_change_what_is_described() -> None:
+    result = describe("check-reader-lenet5", "--set", "grammar=digits", "--set", "channels=[6,16,120,20]")
+    assert "Grammar digits" in result.stdout
+    assert "Conv-20 1x1" in result.stdout
+
+
+@pytest.mark.parametrize("option", [("--classes", "10"), ("--data", "mnist")])
+def test_what_a_grammar_says_is_no_option(option: tuple[str, str]) -> None:
+    result = describe("check-reader", *option)
+    assert result.exit_code == 2
+    assert "its grammar says what its classes are; leave --data and --classes out" in result.stderr

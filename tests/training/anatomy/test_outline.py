@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import torchvision
 from torch import nn
 
@@ -45,3 +46,19 @@ def test_norms_and_activations_stand_beside_their_layer() -> None:
     assert [row.name for row in outline(examine(LeNet5, channels=1, height_px=28, width_px=28))] == [
         *("c1", "s2.pool", "c3", "s4.pool", "", "c5", "f6", "output")
     ]
+
+
+def test_a_norm_on_the_way_around_a_block_is_not_told_beside_the_block() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = nn.Conv2d(1, 1, 3, padding=1)
+            self.norm, self.nothing = nn.BatchNorm2d(1), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.convolution(x) + self.norm(x) + self.nothing(x)
+
+    rows = outline(examine(Around, channels=1, height_px=8, width_px=8))
+    assert [row.kind for row in rows] == ["Conv-1 3x3 pad 1", "BN", "add", "add"]
+    assert [row.field.size_px for row in rows if row.field] == [(3, 3), (1, 1), (3, 3), (3, 3)]
+    assert sum(row.parameters for row in rows) == 10 + 2

@@ -22,7 +22,7 @@ def test_a_panel_is_drawn_for_each_map() -> None:
     assert starts == 4  # a frame in each of four panels
 
 
-@pytest.mark.parametrize(("height_px", "width_px", "channels"), [(28, 28, 1), (48, 32, 3)])
+@pytest.mark.parametrize(("height_px", "width_px", "channels"), [(28, 28, 1), (48, 32, 3), (32, 317, 1), (40, 4, 1)])
 def test_the_image_has_the_size_that_is_asked_for(height_px: int, width_px: int, channels: int) -> None:
     image = sample_image(height_px, width_px, channels)
     assert (image.shape, image.dtype) == ((height_px, width_px, channels), np.uint8)
