@@ -1,9 +1,12 @@
-"""Readers of amounts: one made by hand, for the tests that need a real ONNX file of one, and one that was exported."""
+"""Readers of amounts: one made by hand, for the tests that need a real ONNX file of one, and one that was exported.
+
+And a guard for all tests: what they change for the whole process they change back.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +170,19 @@ def read_by_hand(field: np.ndarray) -> tuple[str, float]:
     """What the reader reads of a field of its height, and how sure it is."""
     total = int(field.astype(np.int64).sum())
     return f"{total % 1000:03}", total % 100 / 100
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_stay() -> Iterator[None]:
+    """What a module's tests change for all of torch they change back: another number of threads gives other last digits."""
+    before = _n_threads()
+    yield
+    assert before is None or _n_threads() == before, "torch has another number of threads than before these tests"
+
+
+def _n_threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return None if torch is None else int(torch.get_num_threads())
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,22 @@ def draw_paper(height_px: int, width_px: int, generator: np.random.Generator) ->
         levels -= generator.uniform(0, 60) * _near(y, border, 0.7)
     levels += np.float32(depth) * (np.float32(0.75) * pattern.mean() - pattern)
     _rule(levels, x, y, generator)
+    _zone(levels, generator)
     return levels
+
+
+def _zone(levels: _Levels, generator: np.random.Generator) -> None:
+    """Now and then a strip along an edge is of another tone: where the field of the form ends, or the next one begins."""
+    if generator.random() >= 0.12:
+        return
+    height_px, width_px = levels.shape
+    change = np.float32(generator.uniform(15, 60) * (1 if generator.random() < 0.8 else -1))
+    if generator.random() < 0.75:
+        n = round(generator.uniform(0.04, 0.45) * height_px)
+        levels[slice(0, n) if generator.random() < 0.8 else slice(height_px - n, None)] += change
+    if generator.random() < 0.35:
+        n = round(generator.uniform(0.01, 0.08) * width_px)
+        levels[:, slice(0, n) if generator.random() < 0.7 else slice(width_px - n, None)] += change
 
 
 def _axis(length: int) -> _Levels:
@@ -107,6 +122,6 @@ def _rule(levels: _Levels, x: _Levels, y: _Levels, generator: np.random.Generato
             levels -= generator.uniform(10, 40) * _near(y, at - generator.uniform(2, 5), 0.4)
     if generator.random() < 0.1:
         levels -= generator.uniform(15, 70) * _near(y, generator.uniform(0, 0.12) * height + slope * x, 0.5)
-    if generator.random() < 0.05:
-        side = generator.uniform(0, 0.04) if generator.random() < 0.5 else generator.uniform(0.96, 1)
-        levels -= generator.uniform(20, 70) * _near(x, side * width, 0.5)
+    if generator.random() < 0.1:
+        side = generator.uniform(0, 0.06) if generator.random() < 0.6 else generator.uniform(0.96, 1)
+        levels -= generator.uniform(20, 100) * _near(x, side * width, generator.uniform(0.4, 0.9))

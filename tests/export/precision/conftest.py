@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,13 +100,21 @@ def digits() -> Digits:
     )
 
 
-@pytest.fixture(scope="session", autouse=True)
+@contextmanager
 def one_thread() -> Iterator[None]:
-    """Networks as small as these train no faster on more, and far slower beside other work."""
+    """Networks as small as these train no faster on more, and far slower beside other work. What comes later has them all again."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_work() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +123,7 @@ def short_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "_ROUND_S", 0.01)
 
 
+@one_thread()
 def _train(classifier: nn.Module, digits: Digits) -> nn.Module:
     images, labels = torch.from_numpy(digits.train), torch.from_numpy(digits.train_labels)
     optimizer = torch.optim.Adam([p for p in classifier.parameters() if p.requires_grad], 3e-3)
