@@ -31,8 +31,10 @@ $(STAMP): requirements.lock pyproject.toml deploy/system-packages.sh
 demo: setup ## Train, export, validate, deploy, serve, classify, score: the main job on data that comes along
 	@$(BIN)/convoy demo
 
+# Files of tests run beside each other, one on each core; then, one by one, those that measure, or look at the whole machine.
 test: setup ## Run all tests (the real Triton server among them)
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n logical --maxprocesses 4 --dist loadfile; beside=$$?; \
+		$(BIN)/python -m pytest -m alone; alone=$$?; exit $$((beside ? beside : alone))
 
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .

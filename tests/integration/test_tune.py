@@ -18,7 +18,7 @@ from convoy.serving.tuning.tuning import Subject
 
 from .conftest import tiny_config, write_tiny_onnx
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 BAD_DELAY_US = 5000
 COMMENT = "# four images at a time: the camera sends four"
