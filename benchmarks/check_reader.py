@@ -20,9 +20,10 @@ import torch
 from benchmarks._reader_stages import SEED, Stages, Views, count, recipes
 from benchmarks.harness import Figure, benchmark
 from convoy.contract.image import to_pixels
+from convoy.contract.reject import choose_threshold, reject_curve
 from convoy.training.check_reader.building import build_network
 from convoy.training.check_reader.fields import Field
-from convoy.training.check_reader.judging import Read, choose_threshold, digits_of, fit_confidence, reject_curve, wilson
+from convoy.training.check_reader.judging import Read, digits_of, fit_confidence, wilson
 from convoy.training.check_reader.reader import log_odds
 from convoy.training.check_reader.reject_plot import draw_reject_curve
 from convoy.training.check_reader.views import MANY_VIEWS, VIEWS, vote

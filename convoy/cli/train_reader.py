@@ -265,7 +265,7 @@ def _tell(folder: Path, record: ReaderRecord, metrics: ReaderMetrics) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from convoy.training.check_reader.judging import least_accepted
+    from convoy.contract.reject import least_accepted
     from convoy.training.report.page import REPORT_FILE
 
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))

@@ -26,21 +26,24 @@ is JSON text.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from convoy.contract.field import FieldPixels, to_field
+from convoy.contract.figures import interval95
 from convoy.contract.manifest import INPUT_NAME
-from convoy.contract.reading import OUTPUT_NAMES, WIDTH_NAME
+from convoy.contract.reading import OUTPUT_NAMES, WIDTH_NAME, OperatingPoint
+from convoy.contract.reject import ERRORS, choose_threshold
 from convoy.serving.client import Amount, InferResult
 from convoy.serving.client._reading import alike, to_amounts, to_tensors
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._scorer import Scorer
-from convoy.serving.scoring._statistics import N_BINS, Statistics
+from convoy.serving.scoring._statistics import N_BINS, Sample, Statistics
 from convoy.serving.scoring._table import Answered, RowMaker, schema_of
 from convoy.serving.scoring.source import Entry
 
@@ -125,12 +128,37 @@ class AmountStatistics(Statistics):
         n_accepted: Answers that are accepted.
         n_accepted_labelled: Those among them whose true amount is known.
         n_accepted_wrong: Those among these that are wrong.
+        lengths: Answers by their number of digits.
     """
 
     labels: tuple[str, ...] = ()
     n_accepted: int = 0
     n_accepted_labelled: int = 0
     n_accepted_wrong: int = 0
+    lengths: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._judged = Sample()  # confidences of labelled answers, those of wrong ones negative
+
+    @property
+    def accepted_error_interval(self) -> tuple[float, float] | None:
+        """Wilson's 95 % confidence interval of the share of wrong ones among what is accepted and labelled."""
+        n = self.n_accepted_labelled
+        return interval95(self.n_accepted_wrong / n, n) if n else None
+
+    def operating_points(self) -> dict[float, OperatingPoint | None]:
+        """For each of ``ERRORS`` the threshold that accepts the most labelled fields; None where none does.
+
+        Of all labelled fields, or of a sample where there are more than ``N_SAMPLED``.
+        """
+        signed = self._judged.values()
+        confidence, right = np.abs(signed).tolist(), (~np.signbit(signed)).tolist()
+        return {error: choose_threshold(confidence, right, error) for error in ERRORS}
+
+    def is_right(self, label: str, true_label: str) -> bool:
+        """Whether an amount is the true one: see the function of this name."""
+        return is_right(label, true_label)
 
     def to_dict(self) -> dict[str, Any]:
         """The same as JSON's values."""
@@ -144,12 +172,19 @@ class AmountStatistics(Statistics):
             n_accepted_labelled=n,
             n_accepted_wrong=n_wrong,
             accepted_error=n_wrong / n if n else None,
+            accepted_error_interval_95=None if self.accepted_error_interval is None else list(self.accepted_error_interval),
+            digits={str(length): count for length, count in sorted(self.lengths.items())},
         )
+        if self.n_labelled:
+            points = self.operating_points().items()
+            document["operating_points"] = [{"at_most": e, "point": p and p.model_dump(mode="json")} for e, p in points]
         return document
 
     def _count(self, table: Any, answered: npt.NDArray[np.bool_]) -> None:
-        """Count what is accepted."""
+        """Count what is accepted, and how many digits there are."""
         self.n_accepted += int(_accepted(table)[answered].sum())
+        texts = table.column("label").to_pylist()
+        self.lengths.update(sum(map(str.isdecimal, texts[row])) for row in np.flatnonzero(answered).tolist())
 
     def _add_labelled(
         self,
@@ -165,6 +200,8 @@ class AmountStatistics(Statistics):
         right = np.array([truth is not None and is_right(text, truth) for text, truth in of_answers], bool)
         wrong: npt.NDArray[np.bool_] = known & ~right
         accepted = _accepted(table)[answered]
+        rows = table.column("row").to_numpy(zero_copy_only=False)[answered]
+        self._judged.add(rows[known], np.where(right, probability, -probability)[known].astype(np.float32))
         self.n_labelled += int(known.sum())
         self.n_accepted_labelled += int((known & accepted).sum())
         self.n_accepted_wrong += int((wrong & accepted).sum())

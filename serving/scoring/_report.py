@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from html import escape
@@ -24,6 +24,9 @@ from convoy.contract.figures import figure, interval95, percent
 from convoy.contract.files import new_file
 from convoy.contract.image import ImageSpec, open_image, to_pixels
 from convoy.contract.stylesheet import csp_digest, stylesheet
+from convoy.serving.scoring._accepted import accepted_section, lengths_table
+from convoy.serving.scoring._amounts import AmountStatistics
+from convoy.serving.scoring._page import DASH, bars, long_table, meter, or_dash, shortened, svg, table, text
 from convoy.serving.scoring._statistics import N_BINS, N_CONFUSED, Example, Statistics
 from convoy.serving.scoring.source import Entry, Loaded, printable
 from convoy.serving.scoring.source._filesystem import protocol_of
@@ -35,17 +38,14 @@ if TYPE_CHECKING:
     from convoy.serving.scoring.source import Source
 
 THUMBNAIL_PX: Final = 96
-_MOST_BARS: Final = 20
-"""Classes that a table shows at once; the others on demand."""
-_MOST_ROWS: Final = 1000
-"""Classes that a page holds: one of ten thousand could not be opened."""
+FIELD_PX: Final = 224
+"""The same of fields, which are wide and low."""
 _MOST_MATRIX: Final = 20
 _SHADES: Final = 9
 _RULES: Final = (
     "PSI and KS below 0.1: little has changed; to 0.25: some; above: much. The PSI counts half an input more in each class. "
     "A p-value below 0.05 says that chance alone seldom makes such a difference, not that it is large."
 )
-_DASH: Final = "–"
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ def take_thumbnails(source: Source, listing: Listing, statistics: Statistics) ->
     Returns:
         By row.
     """
+    most_px = FIELD_PX if isinstance(statistics, AmountStatistics) else THUMBNAIL_PX
     sheets = (statistics.least_confident, statistics.slowest, statistics.surest_wrong)
     rows = sorted({example.row for sheet in sheets for example in sheet})
     found: dict[int, Thumbnail] = {}
@@ -108,20 +109,20 @@ def take_thumbnails(source: Source, listing: Listing, statistics: Statistics) ->
         entries += [listed[row % listing.chunk_rows] for row in some]
     try:
         for row, loaded in zip(rows, source.load(entries), strict=True):
-            found[row] = make_thumbnail(loaded)
+            found[row] = make_thumbnail(loaded, most_px)
     except (DataError, OSError) as error:
         for row in rows:
             found.setdefault(row, Thumbnail(b"", 0, 0, printable(str(error))))
     return found
 
 
-def make_thumbnail(loaded: Loaded) -> Thumbnail:
-    """An input at no more than ``THUMBNAIL_PX``."""
+def make_thumbnail(loaded: Loaded, most_px: int = THUMBNAIL_PX) -> Thumbnail:
+    """An input, no side of it longer than ``most_px``."""
     try:
         if isinstance(loaded, ImageError):
             raise loaded
         opened = open_image(loaded)
-        scale = min(1.0, THUMBNAIL_PX / max(opened.size))
+        scale = min(1.0, most_px / max(opened.size))
         width, height = (max(1, round(side * scale)) for side in opened.size)
         spec = ImageSpec(height_px=height, width_px=width, channels=3, resize="stretch")
         file = io.BytesIO()
@@ -169,26 +170,12 @@ def render_report(
         _head(summary, statistics, drift),
         _failures(summary, statistics),
         _drift(drift) if drift is not None else "",
+        accepted_section(statistics) if isinstance(statistics, AmountStatistics) else "",
         _answers(statistics, drift),
         _accuracy(statistics) if labelled else "",
         _calibration(statistics) if statistics.n_labelled else "",
-        _confusions(statistics) if statistics.n_labelled else "",
-        _sheet("Least confident", "The answers with the smallest probability.", statistics.least_confident, thumbnails),
-        _sheet(
-            "Surest mistakes",
-            "The wrong answers of which the model was surest: is the model wrong here, or the label?",
-            statistics.surest_wrong,
-            thumbnails,
-        )
-        if labelled
-        else "",
-        _sheet(
-            "Slowest",
-            "The answers that took longest. An input's latency is that of the request that it travelled in, with others.",
-            statistics.slowest,
-            thumbnails,
-            slow=True,
-        ),
+        _confusions(statistics) if statistics.n_labelled and statistics.labels else "",
+        *_sheets(statistics, thumbnails),
         _about(summary, when),
     ]
     body = "\n".join(section for section in sections if section)
@@ -200,8 +187,19 @@ def render_report(
     )
 
 
+def _sheets(statistics: Statistics, thumbnails: Mapping[int, Thumbnail]) -> Iterator[str]:
+    least = "The answers with the smallest probability."
+    yield _sheet("Least confident", least, statistics.least_confident, thumbnails, statistics)
+    wrong = "The wrong answers of which the model was surest: is the model wrong here, or the label?"
+    yield _sheet("Surest mistakes", wrong, statistics.surest_wrong, thumbnails, statistics)
+    slow = "The answers that took longest. An input's latency is that of the request that it travelled in, with others."
+    yield _sheet("Slowest", slow, statistics.slowest, thumbnails, statistics, slow=True)
+
+
 def _head(summary: ScoreSummary, statistics: Statistics, drift: Drift | None) -> str:
     facts = [("Inputs", f"{summary.n:,}"), ("Scored", f"{summary.n_scored:,}"), ("Failed", f"{summary.n_failed:,}")]
+    if isinstance(statistics, AmountStatistics) and statistics.n_scored:
+        facts.append(("Accepted", percent(statistics.n_accepted / statistics.n_scored)))
     if statistics.accuracy is not None and statistics.accuracy_interval is not None:
         low, high = statistics.accuracy_interval
         facts.append(("Accuracy", f"{percent(statistics.accuracy)} ({percent(low)} to {percent(high)})"))
@@ -211,8 +209,8 @@ def _head(summary: ScoreSummary, statistics: Statistics, drift: Drift | None) ->
         facts.append(("Drift", drift.verdict))
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     return (
-        f"<header><section><h1>{_text(summary.source)}</h1>\n"
-        f"<p>scored with {_text(summary.model_name)} version {escape(summary.model_version)}</p>\n"
+        f"<header><section><h1>{text(summary.source)}</h1>\n"
+        f"<p>scored with {text(summary.model_name)} version {escape(summary.model_version)}</p>\n"
         f'<dl class="facts">{shown}</dl></section></header>'
     )
 
@@ -220,10 +218,10 @@ def _head(summary: ScoreSummary, statistics: Statistics, drift: Drift | None) ->
 def _about(summary: ScoreSummary, when: datetime) -> str:
     fresh = summary.n - summary.n_resumed
     rows = [
-        ("Model", f"{_text(summary.model_name)} version {escape(summary.model_version)}"),
+        ("Model", f"{text(summary.model_name)} version {escape(summary.model_version)}"),
         ("Digest of its ONNX file", f'<span class="code">{escape(summary.model_sha256 or "not told by the server")}</span>'),
-        ("Source", _text(summary.source)),
-        ("Data set", _text(summary.out)),
+        ("Source", text(summary.source)),
+        ("Data set", text(summary.out)),
         ("Taken up", f"{fresh:,} inputs in {summary.duration_s:,.1f} s ({summary.throughput_ips:,.0f} images/s)" if fresh else ""),
         ("By earlier runs", f"{summary.n_resumed:,} inputs" if summary.n_resumed else ""),
         ("This page", f"{when:%Y-%m-%d %H:%M} UTC"),
@@ -239,28 +237,24 @@ def _failures(summary: ScoreSummary, statistics: Statistics) -> str:
         ("Skipped", "These are in the source and are no inputs: they have no row.", dict(summary.skipped)),
     ):
         if counts:
-            rows = [[_text(reason), f"{count:,}"] for reason, count in sorted(counts.items(), key=lambda item: -item[1])]
-            tables.append(f'<h2>{title}</h2><p class="soft">{what}</p>{_table(("Reason", "Inputs"), rows, numbers={1})}')
+            rows = [[text(reason), f"{count:,}"] for reason, count in sorted(counts.items(), key=lambda item: -item[1])]
+            tables.append(f'<h2>{title}</h2><p class="soft">{what}</p>{table(("Reason", "Inputs"), rows, numbers={1})}')
     return f"<section>{''.join(tables)}</section>" if tables else ""
 
 
 def _drift(drift: Drift) -> str:
     parts = [
-        f'<h2>Drift: {drift.verdict}</h2><p>{_text(drift.sentence)}</p><p class="soft">Compared with {_text(drift.reference)}.</p>',
-        f'<p class="small">{_text(drift.remark)}</p>' if drift.remark else "",
+        f'<h2>Drift: {drift.verdict}</h2><p>{text(drift.sentence)}</p><p class="soft">Compared with {text(drift.reference)}.</p>',
+        f'<p class="small">{text(drift.remark)}</p>' if drift.remark else "",
     ]
     for labels in drift.labels:
-        g = (
-            _DASH
-            if labels.g is None
-            else f"G = {figure(labels.g)}, {labels.degrees} degrees of freedom, {_p_value(labels.p_value)}"
-        )
+        g = DASH if labels.g is None else f"G = {figure(labels.g)}, {labels.degrees} degrees of freedom, {_p_value(labels.p_value)}"
         rows = [
             ["Population stability index (PSI)", f"{figure(labels.psi)}; by chance alone about {figure(labels.psi_by_chance)}"],
             ["Jensen-Shannon distance", figure(labels.js_distance)],
-            ["G-test", f"no p-value: {_text(labels.no_p_value)}" if labels.no_p_value else g],
+            ["G-test", f"no p-value: {text(labels.no_p_value)}" if labels.no_p_value else g],
         ]
-        parts.append(f"<h3>Classes, against the {_text(labels.basis)}</h3>{_table(('Statistic', 'Value'), rows)}")
+        parts.append(f"<h3>Classes, against the {text(labels.basis)}</h3>{table(('Statistic', 'Value'), rows)}")
     if drift.confidence is not None:
         confidence = drift.confidence
         rows = [
@@ -268,33 +262,48 @@ def _drift(drift: Drift) -> str:
             ["Mean", f"{percent(confidence.mean)} instead of {percent(confidence.mean_reference)}"],
         ]
         title = f"Confidences, against those of {confidence.n_reference:,} answers"
-        parts.append(f"<h3>{title}</h3>{_table(('Statistic', 'Value'), rows)}")
+        parts.append(f"<h3>{title}</h3>{table(('Statistic', 'Value'), rows)}")
     parts.append(f'<p class="soft small">{_RULES}</p>')
     shifts = drift.labels[0].shifts
     if shifts:
-        moved = [[_text(shift.label), percent(shift.before), percent(shift.now)] for shift in shifts]
-        parts.append(f"<h3>Classes that have changed most</h3>{_table(('Class', 'Reference', 'Now'), moved, numbers={1, 2})}")
+        moved = [[text(shift.label), percent(shift.before), percent(shift.now)] for shift in shifts]
+        parts.append(f"<h3>Classes that have changed most</h3>{table(('Class', 'Reference', 'Now'), moved, numbers={1, 2})}")
     kind = {"little": "passed", "much": "failed"}.get(drift.verdict, "undecided")
     return f'<section class="verdict {kind}">{"".join(parts)}</section>'
 
 
 def _p_value(p: float | None) -> str:
-    return f"p {_DASH}" if p is None else "p &lt; 1e-9" if p < 1e-9 else f"p = {figure(p)}"
+    return f"p {DASH}" if p is None else "p &lt; 1e-9" if p < 1e-9 else f"p = {figure(p)}"
 
 
 def _answers(statistics: Statistics, drift: Drift | None) -> str:
     if not statistics.n_scored:
         return "<section><h2>Answers</h2><p>Nothing was scored.</p></section>"
+    bins = [(int(n), f"{100 * b / N_BINS:g} to {100 * (b + 1) / N_BINS:g} %") for b, n in enumerate(statistics.confidences)]
+    histogram = table(("Confidence", "Answers"), [[name, f"{n:,}"] for n, name in bins], numbers={1})
+    percentiles = (("50 %", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("99.9 %", 0.999))
+    latencies = [[f"{name} of the answers within", f"{figure(statistics.latency_ms(share))} ms"] for name, share in percentiles]
+    latencies.append(["all of them within", f"{figure(statistics.slowest[0].latency_ms)} ms"])
+    return (
+        f'<section><h2>Answers</h2><div class="charts"><figure><figcaption>Confidences</figcaption>'
+        f"{bars(statistics.confidences, 'Answers by their probability')}"
+        f"<details><summary>As a table</summary>{histogram}</details></figure>"
+        f"<figure><figcaption>Latencies</figcaption>{table(('Share', 'Latency'), latencies, numbers={1})}</figure></div>"
+        f"{lengths_table(statistics) if isinstance(statistics, AmountStatistics) else _classes(statistics, drift)}</section>"
+    )
+
+
+def _classes(statistics: Statistics, drift: Drift | None) -> str:
     order = np.argsort(-statistics.counts, kind="stable").tolist()
     shares = (statistics.counts / statistics.n_scored).tolist()
     before = None if drift is None else drift.reference_shares
     most = max([*shares, *(before or ())])
     rows = []
     for i in order:
-        cells = [_text(statistics.labels[i]), f"{int(statistics.counts[i]):,}", percent(shares[i])]
+        cells = [text(statistics.labels[i]), f"{int(statistics.counts[i]):,}", percent(shares[i])]
         if before is not None:
             cells.append(percent(before[i]))
-        rows.append([*cells, _meter(shares[i] / most, None if before is None else before[i] / most)])
+        rows.append([*cells, meter(shares[i] / most, None if before is None else before[i] / most)])
     heads = [
         "Class",
         "Answers",
@@ -305,18 +314,7 @@ def _answers(statistics: Statistics, drift: Drift | None) -> str:
     numbers = {1, 2, 3} if drift is not None else {1, 2}
     n_unseen = int(np.count_nonzero(statistics.counts == 0))
     unseen = f'<p class="soft">{n_unseen:,} of {len(rows):,} classes were never the answer.</p>' if n_unseen else ""
-    bins = [(int(n), f"{100 * b / N_BINS:g} to {100 * (b + 1) / N_BINS:g} %") for b, n in enumerate(statistics.confidences)]
-    histogram = _table(("Confidence", "Answers"), [[name, f"{n:,}"] for n, name in bins], numbers={1})
-    percentiles = (("50 %", 0.5), ("90 %", 0.9), ("99 %", 0.99), ("99.9 %", 0.999))
-    latencies = [[f"{name} of the answers within", f"{figure(statistics.latency_ms(share))} ms"] for name, share in percentiles]
-    latencies.append(["all of them within", f"{figure(statistics.slowest[0].latency_ms)} ms"])
-    return (
-        f'<section><h2>Answers</h2><div class="charts"><figure><figcaption>Confidences</figcaption>'
-        f"{_bars(statistics.confidences, 'Answers by the probability of the likeliest class')}"
-        f"<details><summary>As a table</summary>{histogram}</details></figure>"
-        f"<figure><figcaption>Latencies</figcaption>{_table(('Share', 'Latency'), latencies, numbers={1})}</figure></div>"
-        f"<h3>Classes</h3>{unseen}{_long_table(heads, rows, numbers=numbers, meter=len(heads) - 1)}</section>"
-    )
+    return f"<h3>Classes</h3>{unseen}{long_table(heads, rows, numbers=numbers, meter=len(heads) - 1)}"
 
 
 def _accuracy(statistics: Statistics) -> str:
@@ -340,14 +338,14 @@ def _accuracy(statistics: Statistics) -> str:
     )
     rows = []
     for counts in classes:
-        interval = _DASH
+        interval = DASH
         if counts.recall is not None:
             interval = " to ".join(percent(end, 1) for end in interval95(counts.recall, counts.n))
-        cells = [_text(counts.label), f"{counts.n:,}", f"{counts.n_answered:,}", _share(counts.recall), interval]
-        rows.append([*cells, _share(counts.precision)])
+        cells = [text(counts.label), f"{counts.n:,}", f"{counts.n_answered:,}", or_dash(counts.recall), interval]
+        rows.append([*cells, or_dash(counts.precision)])
     heads = ("Class", "Inputs", "Answers", "Recall", "95 % interval", "Precision")
     if rows:
-        parts.append(f"<h3>Classes, those first whose recall is surely bad</h3>{_long_table(heads, rows, numbers={1, 2, 3, 4, 5})}")
+        parts.append(f"<h3>Classes, those first whose recall is surely bad</h3>{long_table(heads, rows, numbers={1, 2, 3, 4, 5})}")
     return f"<section>{''.join(parts)}</section>"
 
 
@@ -366,7 +364,7 @@ def _calibration(statistics: Statistics) -> str:
         f"equal width): <strong>{percent(statistics.calibration_error)}</strong>.</p>\n"
         f'<div class="charts"><figure class="square"><figcaption>Reliability</figcaption>'
         f"{_reliability(statistics.labelled, accuracy, confidence)}</figure>"
-        f"<figure>{_table(heads, rows, numbers={1, 2, 3})}</figure></div></section>"
+        f"<figure>{table(heads, rows, numbers={1, 2, 3})}</figure></div></section>"
     )
 
 
@@ -377,15 +375,15 @@ def _confusions(statistics: Statistics) -> str:
     pairs = statistics.most_confused(N_CONFUSED)
     if pairs:
         of = {counts.label: counts.n for counts in statistics.classes()}
-        rows = [[_text(p.true_label), _text(p.answer), f"{p.n:,}", percent(p.n / of[p.true_label], 1)] for p in pairs]
+        rows = [[text(p.true_label), text(p.answer), f"{p.n:,}", percent(p.n / of[p.true_label], 1)] for p in pairs]
         heads = ("Shows", "Taken for", "Inputs", "Of the class")
-        parts.append(f"<h2>Most confused</h2>{_long_table(heads, rows, numbers={2, 3}, most=10)}")
+        parts.append(f"<h2>Most confused</h2>{long_table(heads, rows, numbers={2, 3}, most=10)}")
     return f"<section>{''.join(parts)}</section>" if parts else ""
 
 
 def _matrix(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
     totals = confusion.sum(axis=1)
-    head = "".join(f'<th scope="col" class="n">{_text(label)}</th>' for label in labels)
+    head = "".join(f'<th scope="col" class="n">{text(label)}</th>' for label in labels)
     rows = []
     for i, label in enumerate(labels):
         cells = []
@@ -394,7 +392,7 @@ def _matrix(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
             shade = min(_SHADES, 1 + int(share * _SHADES)) if count else 0
             kind = ("right" if i == j else "wrong") + str(shade) if shade else "none"
             cells.append(f'<td class="n {kind}">{f"{count:,}" if count else "·"}</td>')
-        rows.append(f'<tr><th scope="row">{_text(label)}</th>{"".join(cells)}</tr>')
+        rows.append(f'<tr><th scope="row">{text(label)}</th>{"".join(cells)}</tr>')
     return (
         f'<p class="soft">Rows: what the inputs show. Columns: what they were taken for. The shade is the share of the row.</p>'
         f'<div class="scroll"><table class="matrix"><thead><tr><th scope="col">Shows</th>{head}</tr></thead>'
@@ -402,27 +400,36 @@ def _matrix(confusion: npt.NDArray[np.int64], labels: Sequence[str]) -> str:
     )
 
 
-def _sheet(title: str, what: str, examples: Sequence[Example], thumbnails: Mapping[int, Thumbnail], *, slow: bool = False) -> str:
+def _sheet(
+    title: str,
+    what: str,
+    examples: Sequence[Example],
+    thumbnails: Mapping[int, Thumbnail],
+    statistics: Statistics,
+    *,
+    slow: bool = False,
+) -> str:
     if not examples:
         return ""
+    kind = " fields" if isinstance(statistics, AmountStatistics) else ""
     items = []
     for example in examples:
         truth = ""
         if example.true_label is not None:
-            right = example.true_label == example.label
+            right = statistics.is_right(example.label, example.true_label)
             mark = (
                 '<span class="mark passed">right</span>'
                 if right
-                else f'<span class="mark failed">shows {_text(example.true_label)}</span>'
+                else f'<span class="mark failed">shows {text(example.true_label)}</span>'
             )
             truth = f"<br>{mark}"
         took = f"<br><strong>{figure(example.latency_ms)} ms</strong>" if slow else ""
         items.append(
-            f'<li>{_picture(thumbnails.get(example.row), example)}<span class="answer">{_text(example.label)} · '
-            f'{percent(example.probability, 1)}</span>{truth}{took}<br><span class="soft small">{_text(example.source)}</span>'
+            f'<li>{_picture(thumbnails.get(example.row), example)}<span class="answer">{text(example.label) or "nothing"} · '
+            f'{percent(example.probability, 1)}</span>{truth}{took}<br><span class="soft small">{text(example.source)}</span>'
             f"{_not_shown(thumbnails.get(example.row), example)}</li>"
         )
-    return f'<section><h2>{title}</h2><p class="soft">{what}</p><ul class="contact">{"".join(items)}</ul></section>'
+    return f'<section><h2>{title}</h2><p class="soft">{what}</p><ul class="contact{kind}">{"".join(items)}</ul></section>'
 
 
 def _not_shown(thumbnail: Thumbnail | None, example: Example) -> str:
@@ -431,7 +438,7 @@ def _not_shown(thumbnail: Thumbnail | None, example: Example) -> str:
         return ""
     reason = "no picture was taken" if thumbnail is None else thumbnail.reason
     reason = reason.partition(f"{example.source}: ")[2] or reason
-    return f'<br><span class="small">not shown: {_text(_shortened(reason, 120))}</span>'
+    return f'<br><span class="small">not shown: {text(shortened(reason, 120))}</span>'
 
 
 def _picture(thumbnail: Thumbnail | None, example: Example) -> str:
@@ -445,38 +452,6 @@ def _picture(thumbnail: Thumbnail | None, example: Example) -> str:
         f'<span class="frame"><img{pixelated} src="data:image/png;base64,{data}" width="{thumbnail.width_px * times}" '
         f'height="{thumbnail.height_px * times}" alt="{escape(printable(alt))}"></span>'
     )
-
-
-def _bars(counts: npt.NDArray[np.int64], title: str) -> str:
-    """A histogram over 0 to 100 %."""
-    width, height, left, bottom = 480, 220, 56, 28
-    most = max(1, int(counts.max()))
-    step = (width - left) / len(counts)
-    parts = [f'<line class="axis" x1="{left}" y1="{height - bottom}" x2="{width}" y2="{height - bottom}"/>']
-    for value in _ticks(most):
-        y = height - bottom - value / most * (height - bottom - 14)
-        parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{width}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{value:,}</text>')
-    for b, count in enumerate(counts.tolist()):
-        tall = count / most * (height - bottom - 14)
-        tall = max(tall, 1.5) if count else 0  # a few among many are still seen
-        parts.append(
-            f'<rect class="bar" x="{left + b * step + 1:.1f}" y="{height - bottom - tall:.1f}" width="{step - 2:.1f}" '
-            f'height="{tall:.1f}"/>'
-        )
-    for share in (0, 25, 50, 75, 100):
-        x = left + share / 100 * (width - left)
-        anchor = "start" if share == 0 else "end" if share == 100 else "middle"
-        parts.append(f'<text x="{x:.1f}" y="{height - 8}" text-anchor="{anchor}">{share} %</text>')
-    return _svg(width, height, title, parts)
-
-
-def _ticks(most: int) -> list[int]:
-    """Round numbers to ``most``, two to five of them."""
-    step = 1
-    while most / step > 5:
-        step = step * 5 // 2 if str(step)[0] == "2" else step * 2
-    return list(range(step, most + 1, step))
 
 
 def _reliability(n: npt.NDArray[np.int64], accuracy: npt.NDArray[np.float64], confidence: npt.NDArray[np.float64]) -> str:
@@ -512,73 +487,15 @@ def _reliability(n: npt.NDArray[np.int64], accuracy: npt.NDArray[np.float64], co
     parts.append(f'<text x="{(x(0) + x(1)) / 2:.1f}" y="{size - 8}" text-anchor="middle">confidence</text>')
     title = "Share of right answers by confidence; dashed: as often right as said; lines: 95 % intervals; dots: the mean confidence"
     legend = "Bars: share of right answers, with 95 % intervals. Dots: at the mean confidence. Dashed: as often right as said."
-    return f'{_svg(size, size, title, parts)}<p class="soft small">{legend}</p>'
-
-
-def _svg(width: int, height: int, title: str, parts: Iterable[str]) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title>{''.join(parts)}</svg>"
-    )
-
-
-def _meter(share: float, mark: float | None = None) -> str:
-    """A bar, and where another one would end."""
-    tick = "" if mark is None else f'<rect class="tick" x="{min(98.8, 100 * mark):.2f}" width="1.2" height="8"/>'
-    return (
-        '<svg class="meter" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect class="track" width="100" height="8"/><rect class="fill" width="{100 * share:.2f}" height="8"/>{tick}</svg>'
-    )
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = (), meter: int = -1) -> str:
-    """A table of cells that are HTML already; the first of a row is its head."""
-    right = set(numbers)
-
-    def kind(column: int) -> str:
-        return ' class="n"' if column in right else ' class="meter-cell"' if column == meter else ""
-
-    head = "".join(
-        f'<th scope="col"{kind(i)}>{escape(text)}</th>' if text else f"<td{kind(i)}></td>" for i, text in enumerate(heads)
-    )
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td{kind(i)}>{cell}</td>" for i, cell in enumerate(row) if i) + "</tr>\n"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table></div>'
-
-
-def _long_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Iterable[int], meter: int = -1, most: int = _MOST_BARS
-) -> str:
-    """A table of which the first rows are seen at once, and the others on demand."""
-    first = _table(heads, rows[:most], numbers=numbers, meter=meter)
-    more = rows[most:_MOST_ROWS]
-    if not more:
-        return first
-    left = f'<p class="soft">{len(rows) - _MOST_ROWS:,} more are left out of this page.</p>' if len(rows) > _MOST_ROWS else ""
-    return (
-        f"{first}<details><summary>{len(more):,} more</summary>{_table(heads, more, numbers=numbers, meter=meter)}{left}</details>"
-    )
-
-
-def _share(fraction: float | None) -> str:
-    return _DASH if fraction is None else percent(fraction, 1)
-
-
-def _text(text: str) -> str:
-    """A text that others gave, without control characters; its direction of writing stays its own."""
-    return f"<bdi>{escape(_shortened(printable(text), 400))}</bdi>"
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
+    return f'{svg(size, size, title, parts)}<p class="soft small">{legend}</p>'
 
 
 _CSS: Final = (
     """
 .contact { list-style: none; padding: 0; margin: 0; display: grid; gap: 14px;
   grid-template-columns: repeat(auto-fill, minmax(120px, 1fr)); }
+.contact.fields { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
+.fields .frame { width: 234px; height: 66px; } .fields img { max-width: 224px; max-height: 60px; width: auto; height: auto; }
 .contact li { break-inside: avoid; font-size: 0.87rem; line-height: 1.35; min-width: 0; }
 .contact .answer { font-weight: 600; }
 .contact .mark { white-space: normal; }

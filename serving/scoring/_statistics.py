@@ -209,6 +209,10 @@ class Statistics:
         step = int(np.searchsorted(np.cumsum(self._latencies), max(1, int(np.ceil(share * total)))))
         return min(float(_FASTEST_MS * _STEP ** (step + 0.5)), self.slowest[0].latency_ms)
 
+    def is_right(self, label: str, true_label: str) -> bool:
+        """Whether an answer is what the source says."""
+        return label == true_label
+
     def add(self, table: Any) -> None:
         """Take in rows (a ``pyarrow.Table`` or ``RecordBatch`` of the data set's schema)."""
         self.n += table.num_rows

@@ -45,12 +45,11 @@ def check_options(options: Options, interface: ModelInterface) -> None:
     """
     if not _reads(interface):
         return
-    for name, value, what in (
-        ("reference (--reference)", options.reference, "how often each class is the answer, from an earlier run"),
-        ("report (--report)", options.report, "classes and their confusions"),
-    ):
-        if value is not None:
-            raise UsageError(f"{name}: it tells of {what}, and {options.model_name!r} reads amounts, not classes: leave it out.")
+    if options.reference is not None:
+        raise UsageError(
+            "reference (--reference): it tells how often each class was the answer in an earlier run, and "
+            f"{options.model_name!r} reads amounts, not classes: leave it out."
+        )
 
 
 def labels_fault(found: set[str], interface: ModelInterface) -> str:

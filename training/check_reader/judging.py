@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from convoy.contract.reading import OperatingPoint, value_of
+from convoy.contract.reading import value_of
 from convoy.training.check_reader.examples import Example, in_order
 from convoy.training.check_reader.reader import AmountReader, log_odds
 
@@ -91,58 +89,6 @@ def wilson(n_right: int, n: int) -> Interval:
     middle = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
     half = _Z95 * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n * n)) / (1 + _Z95**2 / n)
     return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-class Curve(NamedTuple):
-    """Coverage against error: entry i accepts the i + 1 most confident fields, but for equal confidences, which go together.
-
-    Attributes:
-        thresholds: float (n,), descending: amounts of at least this confidence are accepted.
-        coverage: float (n,), the share of fields that is accepted.
-        error: float (n,), the share of those that is wrong.
-    """
-
-    thresholds: npt.NDArray[np.float64]
-    coverage: npt.NDArray[np.float64]
-    error: npt.NDArray[np.float64]
-
-
-def reject_curve(confidence: Sequence[float], right: Sequence[bool]) -> Curve:
-    """The curve of a set of fields.
-
-    Args:
-        confidence: Of each answer.
-        right: Whether it is the whole amount.
-    """
-    values, truth = np.asarray(confidence, np.float64), np.asarray(right, np.bool_)
-    order = np.argsort(-values, kind="stable")
-    values, wrong = values[order], ~truth[order]
-    last = np.append(values[1:] != values[:-1], True) if len(values) else np.zeros(0, np.bool_)
-    accepted = np.arange(1, len(values) + 1)
-    return Curve(values[last], (accepted / max(len(values), 1))[last], (wrong.cumsum() / accepted)[last])
-
-
-def choose_threshold(confidence: Sequence[float], right: Sequence[bool], accepted_error: float) -> OperatingPoint | None:
-    """The threshold that accepts the most fields with at most this share of errors among them.
-
-    So many must be accepted that a single wrong one would not be more than that share: a few lucky fields are no evidence.
-
-    Returns:
-        None where no threshold does, or there are no fields.
-    """
-    curve = reject_curve(confidence, right)
-    holds = np.flatnonzero((curve.error <= accepted_error) & (curve.coverage * len(right) >= least_accepted(accepted_error)))
-    if not len(holds):
-        return None
-    best = int(holds[-1])
-    return OperatingPoint(
-        threshold=float(curve.thresholds[best]), coverage=float(curve.coverage[best]), error=float(curve.error[best]), n=len(right)
-    )
-
-
-def least_accepted(accepted_error: float) -> int:
-    """How many fields must be accepted before one wrong among them is within a share of errors."""
-    return math.ceil(1 / accepted_error - 1e-9)
 
 
 def fit_confidence(log_shares: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:

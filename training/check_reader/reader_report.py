@@ -12,9 +12,9 @@ import numpy.typing as npt
 from PIL.Image import Image
 
 from convoy.contract.reading import OperatingPoint
+from convoy.contract.reject import ERRORS, Curve, least_accepted
 from convoy.training.check_reader.field_image import SyntheticField
 from convoy.training.check_reader.fields import Field
-from convoy.training.check_reader.judging import Curve, least_accepted
 from convoy.training.check_reader.loss_plot import draw_losses
 from convoy.training.check_reader.preview import draw_captioned, draw_sheet
 from convoy.training.check_reader.reader_records import ReaderMetrics, ReaderRecord
@@ -26,8 +26,6 @@ REJECT_FILE: Final = "reject.png"
 MISTAKES_FILE: Final = "mistakes.png"
 FIELDS_FILE: Final = "fields.png"
 MOST_MISTAKES: Final = 36
-ERRORS: Final = (0.005, 0.01, 0.02, 0.05)
-"""The shares of errors among what is accepted for which the page says how much is accepted."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from convoy.contract.errors import DataError
 from convoy.contract.files import sha256_bytes
 from convoy.contract.reading import OperatingPoint, ReadingSpec
+from convoy.contract.reject import ERRORS, Curve, choose_threshold, reject_curve
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
 from convoy.training.check_reader.examples import Example, field_spec, from_real
 from convoy.training.check_reader.field_image import SyntheticField, SyntheticFields
@@ -23,11 +24,11 @@ from convoy.training.check_reader.fields import Field, load_fields
 from convoy.training.check_reader.fitting import OnEpoch, OnStep, fit_reader
 from convoy.training.check_reader.grammar import Grammar, compile_grammar, read_grammar
 from convoy.training.check_reader.held_back import digest_of, split_fields, synthetic_held_back
-from convoy.training.check_reader.judging import Curve, choose_threshold, fit_confidence, is_right, read_all, reject_curve, wilson
+from convoy.training.check_reader.judging import fit_confidence, is_right, read_all, wilson
 from convoy.training.check_reader.reader import AmountReader
 from convoy.training.check_reader.reader_course import ReaderEpoch
 from convoy.training.check_reader.reader_records import EpochFacts, FieldFacts, ReaderMetrics, ReaderRecord
-from convoy.training.check_reader.reader_report import ERRORS, Misread, ReaderExhibits, render_reader_report
+from convoy.training.check_reader.reader_report import Misread, ReaderExhibits, render_reader_report
 from convoy.training.check_reader.reader_start import ReaderStart
 from convoy.training.data import DataLocation
 from convoy.training.loop import Checkpoints, Hardware, choose_device

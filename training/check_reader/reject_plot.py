@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from convoy.training.check_reader.judging import Curve
+from convoy.contract.reject import Curve
 from convoy.training.report.canvas import BLUE, GREY, RED, RULE, new_figure, set_title, to_png
 
 PAPER: Final = (0.82, 0.01)

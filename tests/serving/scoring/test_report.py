@@ -18,7 +18,9 @@ from PIL import Image
 
 from convoy.contract.errors import ImageError, ScoringError, UsageError
 from convoy.serving.client import Client
+from convoy.serving.client.testing import FakeModel, FakeTransport
 from convoy.serving.scoring import ScoreSummary, Statistics, score
+from convoy.serving.scoring._amounts import AmountRowMaker, AmountStatistics
 from convoy.serving.scoring._drift import Basis, Reference, measure_drift
 from convoy.serving.scoring._report import THUMBNAIL_PX, Thumbnail, make_thumbnail, render_report
 from convoy.serving.scoring._table import make_schema
@@ -345,3 +347,60 @@ def test_a_terminal_without_blocks_gets_plain_bars(monkeypatch: pytest.MonkeyPat
     assert "  and 20 other classes: 20" in lines
     assert "  never the answer: 10 of 40 classes" in lines
     assert not any("\x1b" in line for line in lines)
+
+
+def amounts_of(n: int, *, labelled: bool = True) -> AmountStatistics:
+    """Answers surer and surer, of which every tenth is wrong, in the upper half every hundredth."""
+    rows: list[dict[str, Any]] = []
+    for i in range(n):
+        wrong = i % (10 if i < n / 2 else 100) == 0
+        row = {"row": i, "source": f"{i}.png", "label": f"$ {i:03}.-", "amount": f"{i:03}", "probability": i / n}
+        truth = f"{i + wrong:03}" if labelled else None
+        rows.append({**row, "accepted": 2 * i >= n, "latency_ms": 5.0, "true_label": truth})
+    statistics = AmountStatistics()
+    statistics.add(pa.Table.from_pylist(rows, AmountRowMaker.make_schema({})))
+    return statistics
+
+
+def test_the_page_of_amounts_says_what_needs_no_person_and_what_other_thresholds_give() -> None:
+    statistics = amounts_of(1000)
+    page = page_of(statistics)
+    read = check_page(page)
+    assert "Accepted 50.00 % : 500 of 1,000 amounts reach the model's threshold" in read.words
+    assert "1.00 % of those are wrong: 5 of the 500 that are labelled" in read.words
+    points = statistics.operating_points()
+    assert points[0.005] is None
+    assert "not 200 of so few errors" in read.words
+    best = points[0.01]
+    assert best is not None
+    confidence = np.arange(1000) / 1000
+    wrong = np.array([i % (10 if i < 500 else 100) == 0 for i in range(1000)])
+    chosen = confidence >= np.float32(best.threshold)
+    assert wrong[chosen].mean() == pytest.approx(best.error)
+    assert chosen.mean() == best.coverage == pytest.approx(0.509)  # the next one below is wrong
+    assert "Confusion matrix" not in read.words
+    assert "Classes" not in read.words
+    assert "Digits Answers Share Bar 3 1,000 100.00 %" in read.words
+    assert 'class="contact fields"' in page
+    assert "right" in read.words
+    assert "shows 901" in read.words
+
+
+@pytest.mark.parametrize(("n", "labelled"), [(0, False), (1, False), (1, True), (50, False), (50, True)])
+def test_the_page_of_amounts_is_whole_whatever_was_scored(n: int, labelled: bool) -> None:
+    read = check_page(page_of(amounts_of(n, labelled=labelled)))
+    assert ("Other thresholds" in read.words) == (labelled and n > 0)
+    assert ("Nothing was scored." in read.words) == (n == 0)
+
+
+def test_a_run_of_amounts_writes_its_page_with_wide_fields(tmp_path: Path) -> None:
+    root = tmp_path / "fields"
+    root.mkdir()
+    for i in range(3):
+        Image.new("L", (400, 80), 40 * i + 9).save(root / f"{i}.png")
+    model = FakeModel.of_amounts(lambda _: [("1.234", 0.75)], height_px=8, widths_px=(16, 64), threshold=0.5)
+    with Client(transport=FakeTransport({"check-reader": model})) as client:
+        score("check-reader", root, tmp_path / "out", client=client, report=tmp_path / "page.html").finish()
+    read = check_page((tmp_path / "page.html").read_text())
+    assert {image.size for image in images_in(read)} == {(224, 45)}
+    assert "100.00 % : 3 of 3 amounts reach the model's threshold" in read.words

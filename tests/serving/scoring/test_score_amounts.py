@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,9 +115,19 @@ def test_the_whole_is_told_without_classes(folder: Path, tmp_path: Path, client:
     assert statistics["coverage"] == pytest.approx(len(accepted) / 31)
     assert statistics["n_accepted_wrong"] == len(wrong)
     assert statistics["accepted_error"] == pytest.approx(len(wrong) / len(accepted))
+    low, high = statistics["accepted_error_interval_95"]
+    assert low < statistics["accepted_error"] < high
+    assert statistics["digits"] == {str(n): count for n, count in sorted(lengths_of(values).items())}
+    assert [point["at_most"] for point in statistics["operating_points"]] == [0.005, 0.01, 0.02, 0.05]
+    assert {point["point"] for point in statistics["operating_points"]} == {None}  # 31 fields are no evidence of 5 %
     assert statistics["surest_wrong"][0]["label"] == f"{values[27]},055.50"
     assert sum(statistics["confidence_histogram"]) == 31
     json.dumps(statistics, allow_nan=False)
+
+
+def lengths_of(values: list[int]) -> Counter[int]:
+    """How many digits the amounts have: the black field's none."""
+    return Counter([len(f"{value}") + 5 for value in values] + [0])
 
 
 @pytest.mark.parametrize(
@@ -210,9 +221,8 @@ def test_an_answer_that_is_none_is_the_error_of_its_row(folder: Path, tmp_path: 
 
 
 def test_what_is_about_classes_is_refused(folder: Path, tmp_path: Path, client: Client) -> None:
-    for options in ({"reference": tmp_path / "earlier"}, {"report": tmp_path / "page.html"}):
-        with pytest.raises(UsageError, match=r"'check-reader' reads amounts, not classes: leave it out"):
-            score("check-reader", folder, tmp_path / "out", client=client, **options).finish()
+    with pytest.raises(UsageError, match=r"'check-reader' reads amounts, not classes: leave it out"):
+        score("check-reader", folder, tmp_path / "out", client=client, reference=tmp_path / "earlier").finish()
     (tmp_path / "cats" / "cat").mkdir(parents=True)
     Image.new("L", (20, 8)).save(tmp_path / "cats" / "cat" / "a.png")
     message = r"none of its sub-folders is named as an amount: expected amounts, such as .*found \['cat'\]"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from convoy.cli.program import program
 from convoy.contract.errors import ContractError, DataError, DigestMismatchError, UsageError
+from convoy.contract.reject import reject_curve
 from convoy.training.check_reader.best_path import best_path
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
 from convoy.training.check_reader.criterion import losses
@@ -26,7 +27,6 @@ from convoy.training.check_reader.distorting import distort
 from convoy.training.check_reader.examples import Example, collate
 from convoy.training.check_reader.fitting import fit_reader
 from convoy.training.check_reader.grammar import compile_grammar
-from convoy.training.check_reader.judging import reject_curve
 from convoy.training.check_reader.lattice import Lattice
 from convoy.training.check_reader.reader_report import ERRORS, Misread, ReaderExhibits, render_reader_report
 from convoy.training.check_reader.reader_run import train_reader
