@@ -26,7 +26,7 @@ _SHARPER: Final = np.float32(2)
 _LOOPS: Final = (1, 0, 0, 0, 0, 0, 1, 0, 2, 1)  # what each digit must have to be read once its strokes are fine
 _UPRIGHT: Final = np.float32(0.33)  # the middle of an upright line after that blur: 20 / 64, and a little more where it bends
 _FAINT: Final = 0.35  # of a prepared image's highest: lower is outside strokes
-_FORM_SHARES: Final = {"1": 0.6, "2": 0.25, "4": 0.4, "5": 0.3, "7": 0.5, "8": 0.1, "9": 0.3}
+_FORM_SHARES: Final = {"0": 0.2, "1": 0.6, "2": 0.2, "4": 0.4, "5": 0.3, "7": 0.7, "8": 0.1, "9": 0.3}
 """Of how many people a digit is drawn rather than taken from the set: forms that sets of other countries lack."""
 _BROADEST, _FINEST = 0.3, 0.9  # levels at which a prepared stroke is cut: outside them it merges or breaks
 
@@ -83,7 +83,7 @@ def draw_writer(generator: np.random.Generator) -> Writer:
         pen_px=min(max(pen_px, 1.7), 6.0, height_px / 6),
         unsteadiness=generator.uniform(0.2, 1.2),
         zero_size=min(math.exp(generator.normal(-0.12, 0.17)), 1.1),
-        links_zeros=generator.random() < 0.12,
+        links_zeros=generator.random() < 0.2,
         forms={
             digit: int(generator.random() * len(SHAPES[digit]))
             for digit, share in _FORM_SHARES.items()
