@@ -28,7 +28,7 @@ from convoy.training.check_reader.views import VIEWS, read_views
 from convoy.training.data import DataLocation
 from convoy.training.recipes.reader import NO_DISTORTION, ReaderRecipe, get_reader_recipe
 
-N_SYNTHETIC: Final = 20_000
+N_SYNTHETIC: Final = 30_000
 N_FOLDS: Final = 5
 SEED: Final = 0
 CORRECTIONS: Final = Path(__file__).with_name("check_reader_corrections.csv")

@@ -37,7 +37,7 @@ def write(path: Path, array: np.ndarray) -> Path:
     elif path.suffix == ".npy":
         np.save(path, array)
     else:
-        path.write_bytes(gzip.compress(idx(array)) if path.suffix == ".gz" else idx(array))
+        path.write_bytes(gzip.compress(idx(array), mtime=0) if path.suffix == ".gz" else idx(array))
     return path
 
 
@@ -143,8 +143,8 @@ def test_many_threads_load_at_once(tmp_path: Path) -> None:
         ("labels.idx", idx(np.zeros(3, np.uint8)), UsageError, "IDX file of images"),
         ("cut.idx", b"\0\0\x08\x03\0\0", UsageError, "IDX file of images"),
         ("none.idx", idx(images(0)), DataError, "nothing to score"),
-        ("cut.gz", gzip.compress(idx(images()))[:-9], DataError, "cannot be unzipped"),
-        ("not.gz", gzip.compress(b"hello"), UsageError, "IDX file of images"),
+        ("cut.gz", gzip.compress(idx(images()), mtime=0)[:-9], DataError, "cannot be unzipped"),
+        ("not.gz", gzip.compress(b"hello", mtime=0), UsageError, "IDX file of images"),
         ("not.npy", b"hello", DataError, "numpy file"),
         ("not.npz", b"PK\x03\x04 broken", DataError, "numpy file"),
     ],
