@@ -21,7 +21,7 @@ from convoy.serving.client import AsyncClient, Client
 from convoy.serving.triton import TritonServer
 from tests.serving.client.chaos import HONEST, ChaosProxy
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 1, 4, 4, 1), dtype=np.uint8)
 WIRES = ("grpc_url", "http_url")

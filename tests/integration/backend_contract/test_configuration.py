@@ -13,7 +13,7 @@ import pytest
 from convoy.contract.errors import ModelNotFoundError
 from convoy.serving.client import Client
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 
 def dims_of(config: dict[str, Any], key: str = "input") -> list[int]:

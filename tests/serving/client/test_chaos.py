@@ -37,6 +37,8 @@ from convoy.serving.client import AsyncClient, Client, Retry, Tls
 from convoy.serving.client.testing import FakeTransport
 from tests.serving.client.chaos import CUTTING, DISHONEST, HONEST, ChaosProxy, Harm, behind_tls, write_certificate
 
+pytestmark = pytest.mark.alone  # calls have to end in time
+
 TIMEOUT_S = 0.4
 SLACK_S = 1.0  # two busy cores
 CALLERS = 12

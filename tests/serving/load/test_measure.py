@@ -16,6 +16,8 @@ from tests.serving.load.conftest import HttpServer, grpc_server, grpc_target, ht
 Start = Callable[[Callable[[int], Any]], HttpServer]
 QUICK = {"window_s": 0.1, "warm_up_s": 0.1, "stable_within": 0.9}
 
+pytestmark = pytest.mark.alone  # what is measured has to have the machine
+
 
 @pytest.mark.parametrize("load", [Closed(1), Closed(5), Open(300.0)], ids=str)
 @pytest.mark.parametrize("processes", [1, 2])
