@@ -133,6 +133,17 @@ def test_paper_has_any_size_and_is_light() -> None:
             assert 110 < np.median(paper) < 250
 
 
+def test_some_paper_has_a_strip_of_another_tone_along_an_edge() -> None:
+    steps = []
+    for seed in range(200):
+        rows = draw_paper(50, 160, np.random.default_rng(seed)).mean(axis=1)
+        smooth = np.convolve(rows, np.ones(4) / 4, "valid")
+        steps.append(float(np.abs(smooth[4:] - smooth[:-4]).max()))
+    plain, stepped = sum(step < 15 for step in steps), sum(step > 30 for step in steps)
+    assert plain > 100
+    assert 4 <= stepped <= 40
+
+
 def test_the_sheet_shows_both_kinds_and_is_a_png(handwriting: Handwriting, tmp_path: Path) -> None:
     synthetic = [SyntheticFields(handwriting, "french").draw(i) for i in range(5)]
     real = [Field("a", np.full((50, 400), 180, np.uint8), "12")]

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from convoy.contract.errors import DataError
 from convoy.training.check_reader.grammar import grammar_names, load_grammar
 from convoy.training.check_reader.handwriting import DIGITS, Handwriting, Writer, draw_writer
-from convoy.training.check_reader.strokes import SHAPES
+from convoy.training.check_reader.strokes import SHAPES, Pen, draw_shape
 from convoy.training.check_reader.thinning import thin
 from convoy.training.data.digits import load_digits
 
@@ -87,6 +87,19 @@ def test_writers_are_within_bounds_and_use_forms_that_there_are() -> None:
     assert min(writer.height_px for writer in writers) >= 16
     assert all(0 <= form < len(SHAPES[digit]) for writer in writers for digit, form in writer.forms.items())
     assert set("01245789") == {digit for writer in writers for digit in writer.forms}
+
+
+@pytest.mark.parametrize("character", sorted(SHAPES))
+def test_every_form_is_drawn_within_its_room_and_by_a_fine_pen_too(character: str) -> None:
+    generator = np.random.default_rng(0)
+    for shape in SHAPES[character]:
+        for pen in (Pen(1.7, -0.3), Pen(5.0, 0.75)):
+            ink, baseline = draw_shape(shape, 34, 1.0, pen, generator)
+            pixels = np.asarray(ink)
+            assert pixels.max() > 180
+            assert pixels.shape[0] <= 34 * 1.6 + 2 * pen.width_px
+            assert pixels.shape[1] <= 34 * 2 + 2 * pen.width_px
+            assert baseline <= 34 * 1.3
 
 
 def test_an_unknown_character_and_a_writer_without_a_pen_are_refused(handwriting: Handwriting) -> None:
