@@ -149,7 +149,7 @@ def chosen_elsewhere(stages: Stages, log_shares: list[float], right: list[bool],
         inside = set(fold.test.tolist())
         others = [place for place in range(len(right)) if place not in inside]
         scale, shift = fit_confidence([log_shares[place] for place in others], [right[place] for place in others])
-        sure = (log_odds(torch.tensor(log_shares, dtype=torch.float64)) * scale + shift).sigmoid().tolist()
+        sure = calibrated(log_shares, scale, shift)
         point = choose_threshold([sure[place] for place in others], [right[place] for place in others], accepted_error)
         accepted = [] if point is None else [place for place in inside if sure[place] >= point.threshold]
         n_accepted += len(accepted)
@@ -159,7 +159,11 @@ def chosen_elsewhere(stages: Stages, log_shares: list[float], right: list[bool],
 
 def confidence_of(log_shares: list[float], right: list[bool]) -> list[float]:
     """Confidences for thresholds in [0, 1]: calibration keeps their order, which is all that counts here."""
-    scale, shift = fit_confidence(log_shares, right)
+    return calibrated(log_shares, *fit_confidence(log_shares, right))
+
+
+def calibrated(log_shares: list[float], scale: float, shift: float) -> list[float]:
+    """The confidences of answers, as a reader with these two numbers gives them."""
     return (log_odds(torch.tensor(log_shares, dtype=torch.float64)) * scale + shift).sigmoid().tolist()
 
 

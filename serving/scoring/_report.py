@@ -425,7 +425,7 @@ def _sheet(
             truth = f"<br>{mark}"
         took = f"<br><strong>{figure(example.latency_ms)} ms</strong>" if slow else ""
         items.append(
-            f'<li>{_picture(thumbnails.get(example.row), example)}<span class="answer">{text(example.label) or "nothing"} · '
+            f'<li>{_picture(thumbnails.get(example.row), example)}<span class="answer">{text(example.label or "nothing")} · '
             f'{percent(example.probability, 1)}</span>{truth}{took}<br><span class="soft small">{text(example.source)}</span>'
             f"{_not_shown(thumbnails.get(example.row), example)}</li>"
         )

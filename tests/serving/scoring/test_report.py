@@ -386,6 +386,14 @@ def test_the_page_of_amounts_says_what_needs_no_person_and_what_other_thresholds
     assert "shows 901" in read.words
 
 
+def test_a_field_in_which_nothing_was_read_is_said_to_hold_nothing(tmp_path: Path) -> None:
+    Image.new("L", (60, 8)).save(tmp_path / "empty.png")
+    model = FakeModel.of_amounts(lambda _: [], height_px=8, widths_px=(16, 64), threshold=0.5)
+    with Client(transport=FakeTransport({"check-reader": model})) as client:
+        score("check-reader", tmp_path / "*.png", tmp_path / "out", client=client, report=tmp_path / "page.html").finish()
+    assert "nothing · 0.0 %" in re.sub(r"\s+", " ", check_page((tmp_path / "page.html").read_text()).words)
+
+
 @pytest.mark.parametrize(("n", "labelled"), [(0, False), (1, False), (1, True), (50, False), (50, True)])
 def test_the_page_of_amounts_is_whole_whatever_was_scored(n: int, labelled: bool) -> None:
     read = check_page(page_of(amounts_of(n, labelled=labelled)))
