@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from convoy.contract.errors import InvalidRequestError, InvalidResponseError, UsageError
+from convoy.contract.errors import ImageError, InvalidRequestError, InvalidResponseError, UsageError
 from convoy.serving.client._answer import Amount
 from convoy.serving.client._call import Infer, Tensor
+from convoy.serving.client._classification import check_top_k
 from convoy.serving.client._datatype import encode
 from convoy.serving.client._deployed import Deployed, Deployments
 from convoy.serving.client._images import Answered, Requests, most_images
@@ -29,9 +30,11 @@ from convoy.serving.client._steps import Steps, work
 if TYPE_CHECKING:
     from convoy.contract.field import FieldPixels
     from convoy.contract.image import ImageSpec
+    from convoy.serving.client._base import OnUnreadable
     from convoy.serving.client._images import Given
 
 _BATCHES_AHEAD: Final = 4  # of fields that wait for others of their width: what batches are fuller by, memory and delay pay for
+_BATCHES_BEHIND: Final = 16  # so far a field of a rare width stays behind the others, whose amounts may wait for its
 _MOST_PREPARED: Final = 16  # images that are made fields of in one piece of work
 
 PIECES_AT_ONCE: Final = 4
@@ -84,6 +87,10 @@ class Groups:
                 self._waiting[width] = joined.some(range(n - n % self._size, n))
         while sum(len(some.fields) for some in self._waiting.values()) > _BATCHES_AHEAD * self._size:
             yield self._waiting.pop(max(self._waiting, key=lambda width: len(self._waiting[width].fields)))
+        oldest_first = sorted(self._waiting, key=lambda width: self._waiting[width].places[0])
+        for width in oldest_first:
+            if prepared.places[-1] - self._waiting[width].places[0] > _BATCHES_BEHIND * self._size:
+                yield self._waiting.pop(width)
 
     def rest(self) -> Iterator[Prepared]:
         """There are no more: gives what is left."""
@@ -109,6 +116,15 @@ class Readings:
         """What gathers the fields of a call."""
         return Groups(self.size)
 
+    def chunks(self, groups: Groups, some: Answered[Prepared]) -> Iterator[Chunk[Answered[Amount]]]:
+        """The requests that can be sent once some more images are prepared; what could not be read goes along, and asks nobody."""
+        if some.unreadable:
+            told: Answered[Amount] = Answered((), some.unreadable)
+            yield Chunk(some.unreadable[0][0], len(some.unreadable), partial(_say, told), asks=False)
+        for _, prepared in some.answers:
+            for group in groups.add(prepared):
+                yield self.chunk(group)
+
     def chunk(self, prepared: Prepared) -> Chunk[Answered[Amount]]:
         """One request."""
         return Chunk(prepared.places[0], len(prepared.fields), lambda talk: self.answer(prepared, talk))
@@ -128,7 +144,16 @@ class Amounts:
         self._deployments = deployments
         self._inferences = inferences
 
-    def read(self, talk: Talk, model_name: str, model_version: str, *, box: tuple[int, int, int, int] | None) -> Steps[Readings]:
+    def read(
+        self,
+        talk: Talk,
+        model_name: str,
+        model_version: str,
+        *,
+        box: tuple[int, int, int, int] | None,
+        batch_size: int | None = None,
+        tolerant: bool = False,
+    ) -> Steps[Readings]:
         """Look the model up: give what turns images into the requests that read them.
 
         Args:
@@ -136,6 +161,8 @@ class Amounts:
             model_name: The model.
             model_version: The version to ask; the server's choice where it is empty.
             box: Where the field lies on each image.
+            batch_size: The most fields in a request; as many as the model takes where it is None.
+            tolerant: Whether images that cannot be read are left out, and told of.
         """
         key = (check_name(model_name), check_number(model_version))
         box = check_box(box)
@@ -143,7 +170,9 @@ class Amounts:
         deployed.must_do("amount-reading")
         spec = deployed.interface.image
         size = most_images(deployed)
-        requests = Requests(min(size, _MOST_PREPARED), spec, partial(_prepare, spec, box))
+        if batch_size is not None:
+            size = min(size, check_top_k(batch_size, "batch_size"))
+        requests = Requests(min(size, _MOST_PREPARED), spec, partial(_prepare, spec, box, tolerant))
         return Readings(requests, size, partial(self._read_prepared, key, deployed, box))
 
     def _read_prepared(
@@ -159,7 +188,7 @@ class Amounts:
                         f"{self._endpoint}: model {deployed.model_name!r} takes images of another size since this call began: call "
                         "again."
                     )
-                some = yield from _made(prepared.images, prepared.places, deployed.interface.image, box)
+                some, _ = yield from _made(prepared.images, prepared.places, deployed.interface.image, box)
             amounts: list[tuple[int, Amount]] = []
             for group in alike(some.fields):  # one, but for those of a model that is another by now
                 places = [some.places[i] for i in group]
@@ -189,31 +218,73 @@ class Amounts:
             raise InvalidResponseError(f"{self._endpoint}: {call.subject}: {error}") from error
 
 
-def in_order(answers: Iterable[tuple[int, Amount]]) -> list[Amount]:
-    """The amounts of all images of a call, in the order of their places."""
-    return [amount for _, amount in sorted(answers, key=lambda answer: answer[0])]
+class Outlet:
+    """Gives the amounts of a call with their places, and tells of the images that cannot be read.
+
+    Args:
+        in_order: Whether an amount is held back until all before it are there.
+        on_unreadable: Is told of an image that cannot be read; None: there are none.
+    """
+
+    def __init__(self, *, in_order: bool, on_unreadable: OnUnreadable | None = None) -> None:
+        self._in_order, self._on_unreadable = in_order, on_unreadable
+        self._next = 0
+        self._held: dict[int, Amount | ImageError] = {}
+
+    def take(self, answered: Answered[Amount]) -> Iterator[tuple[int, Amount]]:
+        """Take a request's answer: gives the amounts whose turn it is."""
+        self._held.update(answered.answers)
+        self._held.update(answered.unreadable)
+        for place in self._due():
+            found = self._held.pop(place)
+            if isinstance(found, Amount):
+                yield place, found
+            elif self._on_unreadable is not None:
+                self._on_unreadable(place, found)
+
+    def _due(self) -> Iterator[int]:
+        if not self._in_order:
+            yield from sorted(self._held)
+            return
+        while self._next in self._held:
+            self._next += 1
+            yield self._next - 1
+
+
+def _say(answered: Answered[Amount], talk: Talk) -> Steps[Answered[Amount]]:  # noqa: ARG001  # nobody is asked
+    yield from ()
+    return answered
 
 
 def _prepare(
     spec: ImageSpec,
     box: tuple[int, int, int, int] | None,
+    tolerant: bool,
     images: list[Given] | npt.NDArray[np.uint8],
     start: int,
     talk: Talk,  # noqa: ARG001  # nobody is asked
 ) -> Steps[Answered[Prepared]]:
-    prepared = yield from _made(images, range(start, start + len(images)), spec, box)
+    prepared, unreadable = yield from _made(images, range(start, start + len(images)), spec, box, tolerant=tolerant)
     if len(images) > 1:
-        prepared = replace(prepared, images=tuple(image if isinstance(image, (str, os.PathLike)) else None for image in images))
-    return Answered(((start, prepared),), ())
+        kept = tuple(image if isinstance(image, (str, os.PathLike)) else None for image in prepared.images)
+        prepared = replace(prepared, images=kept)
+    return Answered(((start, prepared),) if prepared.fields else (), unreadable)
 
 
-def _made(images: Iterable[Any], places: Sequence[int], spec: ImageSpec, box: tuple[int, int, int, int] | None) -> Steps[Prepared]:
-    """Fields of images; the first that cannot be read ends the call."""
-    several = tuple(images)
-    made = yield from work(lambda: to_fields(several, spec, places, box))
-    if made.unreadable:
+def _made(
+    images: Iterable[Any],
+    places: Sequence[int],
+    spec: ImageSpec,
+    box: tuple[int, int, int, int] | None,
+    *,
+    tolerant: bool = False,
+) -> Steps[tuple[Prepared, tuple[tuple[int, ImageError], ...]]]:
+    """Fields of images, and those that cannot be read: the first of them ends the call, where it is not tolerant."""
+    by_place = dict(zip(places, images, strict=True))
+    made = yield from work(lambda: to_fields(tuple(by_place.values()), spec, tuple(by_place), box))
+    if made.unreadable and not tolerant:
         raise made.unreadable[0][1]
-    return Prepared(made.fields, several, made.places)
+    return Prepared(made.fields, tuple(by_place[place] for place in made.places), made.places), made.unreadable
 
 
 def check_box(box: object) -> tuple[int, int, int, int] | None:

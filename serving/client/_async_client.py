@@ -11,7 +11,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
-from convoy.serving.client._amounts import PIECES_AT_ONCE, Prepared, Readings, in_order
+from convoy.serving.client._amounts import PIECES_AT_ONCE, Outlet, Prepared, Readings
 from convoy.serving.client._answer import Amount, InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
@@ -198,12 +198,35 @@ class AsyncClient(BaseClient):
         """Read the amounts in fields of writing; see ``Client.read_amounts``. They may come from an ``async`` iterable too."""
         with self._begin("read_amounts", timeout_s, model_name, model_version, request_id) as talk:
             readings = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            pieces = _read(readings.requests, images)
-            made = self._answer_all(pieces, lambda: talk, in_order=True, progress=None, most=PIECES_AT_ONCE)
-            async with aclosing(made) as prepared:
-                chunks = _gathered(readings, prepared)
-                answered = self._answer_all(chunks, lambda: talk, in_order=False, progress=progress)
-                return in_order([answer async for some in answered for answer in some.answers])
+            outlet = Outlet(in_order=True)
+            async with aclosing(self._read_all(readings, images, lambda: talk, progress)) as answered:
+                return [amount async for some in answered for _, amount in outlet.take(some)]
+
+    async def read_amounts_iter(
+        self,
+        images: ImageLike | Iterable[ImageLike | FieldPixels] | AsyncIterable[ImageLike | FieldPixels],
+        *,
+        model_name: str = DEFAULT_READER,
+        box: Box | tuple[int, int, int, int] | None = None,
+        in_order: bool = True,
+        batch_size: int | None = None,
+        on_unreadable: OnUnreadable | None = None,
+        model_version: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+        progress: Progress | None = None,
+    ) -> AsyncGenerator[tuple[int, Amount], None]:
+        """Read amounts one by one, as answers come; see ``Client.read_amounts_iter``. Not awaited: ``async for``."""
+        with self._begin("read_amounts_iter", timeout_s, model_name, model_version, request_id, lasting=True) as talk:
+            tolerant = on_unreadable is not None
+            readings = await self._drive(
+                self._amounts.read(talk, model_name, model_version, box=box, batch_size=batch_size, tolerant=tolerant)
+            )
+            outlet = Outlet(in_order=in_order, on_unreadable=on_unreadable)
+            async with aclosing(self._read_all(readings, images, lambda: self._go_on(talk, timeout_s), progress)) as answered:
+                async for some in answered:
+                    for amount in outlet.take(some):
+                        yield amount
 
     async def infer(
         self,
@@ -390,6 +413,22 @@ class AsyncClient(BaseClient):
         all_answered = self._answer_all(_chain(first, chunks), lambda: talk, in_order=True, progress=progress)
         return [answer async for answered in all_answered for _, answer in answered.answers]
 
+    async def _read_all(
+        self,
+        readings: Readings,
+        images: ImageLike | Iterable[ImageLike | FieldPixels] | AsyncIterable[ImageLike | FieldPixels],
+        talk: Callable[[], Talk],
+        progress: Progress | None,
+    ) -> AsyncGenerator[Answered[Amount], None]:
+        """Have images made fields of, these gathered into requests, and the requests answered, in any order."""
+        pieces = _read(readings.requests, images)
+        made = self._answer_all(pieces, talk, in_order=True, progress=None, most=PIECES_AT_ONCE)
+        async with aclosing(made) as prepared:
+            read = self._answer_all(_gathered(readings, prepared), talk, in_order=False, progress=progress)
+            async with aclosing(read) as answered:
+                async for some in answered:
+                    yield some
+
     async def _answer_all(
         self,
         chunks: AsyncIterator[Chunk[T]],
@@ -467,8 +506,8 @@ async def _gathered(readings: Readings, prepared: AsyncIterator[Answered[Prepare
     """The requests for fields, as these are prepared."""
     groups = readings.groups()
     async for some in prepared:
-        for group in groups.add(some.answers[0][1]):
-            yield readings.chunk(group)
+        for chunk in readings.chunks(groups, some):
+            yield chunk
     for group in groups.rest():
         yield readings.chunk(group)
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
-from convoy.serving.client._amounts import PIECES_AT_ONCE, Prepared, Readings, in_order
+from convoy.serving.client._amounts import PIECES_AT_ONCE, Outlet, Prepared, Readings
 from convoy.serving.client._answer import Amount, InferResult, ModelMetadata, ModelStatus, Prediction, ServerMetadata
 from convoy.serving.client._base import BaseClient, OnUnreadable, Progress, check_transport, tell
 from convoy.serving.client._call import (
@@ -283,11 +283,56 @@ class Client(BaseClient):
         """
         with self._begin("read_amounts", timeout_s, model_name, model_version, request_id) as talk:
             readings = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            pieces = readings.requests.read(images)
-            with closing(self._answer_all(pieces, lambda: talk, in_order=True, progress=None, most=PIECES_AT_ONCE)) as prepared:
-                chunks = _gathered(readings, prepared)
-                answered = self._answer_all(chunks, lambda: talk, in_order=False, progress=progress)
-                return in_order(answer for some in answered for answer in some.answers)
+            outlet = Outlet(in_order=True)
+            with closing(self._read_all(readings, images, lambda: talk, progress)) as answered:
+                return [amount for some in answered for _, amount in outlet.take(some)]
+
+    def read_amounts_iter(
+        self,
+        images: ImageLike | Iterable[ImageLike | FieldPixels],
+        *,
+        model_name: str = DEFAULT_READER,
+        box: Box | tuple[int, int, int, int] | None = None,
+        in_order: bool = True,
+        batch_size: int | None = None,
+        on_unreadable: OnUnreadable | None = None,
+        model_version: str = "",
+        timeout_s: float | None = None,
+        request_id: str = "",
+        progress: Progress | None = None,
+    ) -> Generator[tuple[int, Amount], None, None]:
+        """Read the amounts in fields of writing, one by one, as answers come: for more images than fit into memory.
+
+        Images are read, brought to height and sent while answers are taken, and no further ahead than it takes to fill requests
+        with fields that are about equally wide and to keep the server busy; memory does not grow with their number.
+
+        Args:
+            images: See ``read_amounts``.
+            model_name: See ``read_amount``.
+            box: See ``read_amounts``.
+            in_order: Whether amounts come in the order of the images, or as they are answered.
+            batch_size: The most fields in a request. None: as many as the model takes; then a slow source of images fills requests
+                before any is answered, which 1 prevents.
+            on_unreadable: Is told the place of each image that cannot be read, and why, and the others are answered. None: the
+                first such image ends the call.
+            model_version: See ``read_amount``.
+            timeout_s: How long each request may take, its retries included; the caller may take as long as he likes.
+            request_id: See ``classify``.
+            progress: Is told how many images are answered, in the calling thread.
+
+        Yields:
+            The place of each image, from 0, and the amount in it.
+
+        Raises:
+            ConvoyError: As ``read_amounts`` does; images whose amounts were not taken by then have none.
+        """
+        talk = self._begin("read_amounts_iter", timeout_s, model_name, model_version, request_id, lasting=True)
+        tolerant = on_unreadable is not None
+        steps = self._amounts.read(talk, model_name, model_version, box=box, batch_size=batch_size, tolerant=tolerant)
+        outlet = Outlet(in_order=in_order, on_unreadable=on_unreadable)
+        amounts = self._iterate_amounts(talk, steps, images, timeout_s, outlet, progress)
+        next(amounts)  # as in ``classify_iter``
+        return amounts
 
     def infer(
         self,
@@ -508,6 +553,35 @@ class Client(BaseClient):
             )
             yield from _predictions(answers, on_unreadable)
 
+    def _iterate_amounts(
+        self,
+        talk: Talk,
+        steps: Steps[Readings],
+        images: ImageLike | Iterable[ImageLike | FieldPixels],
+        timeout_s: float | None,
+        outlet: Outlet,
+        progress: Progress | None,
+    ) -> Generator[Any, None, None]:
+        """Nothing, once the model is looked up; then amounts with their places."""
+        with talk:
+            readings = self._drive(steps)
+            yield
+            with closing(self._read_all(readings, images, lambda: self._go_on(talk, timeout_s), progress)) as answered:
+                for some in answered:
+                    yield from outlet.take(some)
+
+    def _read_all(
+        self,
+        readings: Readings,
+        images: ImageLike | Iterable[ImageLike | FieldPixels],
+        talk: Callable[[], Talk],
+        progress: Progress | None,
+    ) -> Generator[Answered[Amount], None, None]:
+        """Have images made fields of, these gathered into requests, and the requests answered, in any order."""
+        pieces = readings.requests.read(images)
+        with closing(self._answer_all(pieces, talk, in_order=True, progress=None, most=PIECES_AT_ONCE)) as prepared:
+            yield from self._answer_all(_gathered(readings, prepared), talk, in_order=False, progress=progress)
+
     def _race(self, race: Race[T]) -> T:
         first = self._start(self._races, race.first)
         running = {first}
@@ -589,8 +663,7 @@ def _gathered(readings: Readings, prepared: Iterator[Answered[Prepared]]) -> Ite
     """The requests for fields, as these are prepared."""
     groups = readings.groups()
     for some in prepared:
-        for group in groups.add(some.answers[0][1]):
-            yield readings.chunk(group)
+        yield from readings.chunks(groups, some)
     for group in groups.rest():
         yield readings.chunk(group)
 

@@ -26,11 +26,13 @@ class Chunk(Generic[T]):
         start: How many rows lie before it.
         rows: How many it has.
         begin: What it takes to have it answered; steps anew each time, since a server may have no room the first.
+        asks: Whether that asks a server; else how long it takes says nothing of one.
     """
 
     start: int
     rows: int
     begin: Callable[[Talk], Steps[T]]
+    asks: bool = True
 
 
 class Outcome(Protocol):
@@ -135,7 +137,8 @@ class Line(Generic[T]):
                 return None
         answer, seconds = sent.outcome.result()
         self._sent.remove(sent)
-        self._window.answered(seconds, sent.chunk.rows)
+        if sent.chunk.asks:
+            self._window.answered(seconds, sent.chunk.rows)
         self.n_answered += sent.chunk.rows
         return (answer,)
 
