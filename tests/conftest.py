@@ -1,6 +1,6 @@
 """Readers of amounts: one made by hand, for the tests that need a real ONNX file of one, and one that was exported.
 
-And a guard for all tests: what they change for the whole process they change back.
+And for all tests: examples may take their time, and what a test changes for the whole process it changes back.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from convoy.contract.bundle import Bundle
 from convoy.contract.image import ImageSpec
@@ -23,6 +24,9 @@ from convoy.contract.validation import ValidationReport
 if TYPE_CHECKING:
     from convoy.export import FieldSet, ModelFacts
     from convoy.training.check_reader.reader import AmountReader
+
+settings.register_profile("convoy", deadline=None)  # a busy machine is no fault of what is tested
+settings.load_profile("convoy")
 
 READER_HEIGHT_PX = 8
 

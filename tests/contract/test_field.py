@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -33,7 +33,6 @@ def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-@settings(deadline=None)
 @given(width=st.integers(1, 400), height=st.integers(1, 60))
 def test_any_field_comes_to_the_models_height_and_the_narrowest_width_that_holds_it(width: int, height: int) -> None:
     image = writing(width, height)
@@ -54,7 +53,6 @@ def test_a_field_of_the_models_height_is_left_as_it_is() -> None:
     assert (shown(to_field(writing(), SPEC)) == writing()).all()
 
 
-@settings(deadline=None)
 @given(
     box=st.tuples(st.integers(-2, 42), st.integers(-2, 22), st.integers(-1, 45), st.integers(-1, 25)),
 )

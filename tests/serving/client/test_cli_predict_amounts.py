@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from rich.console import Console
@@ -292,7 +292,6 @@ def test_a_terminal_shows_the_field_with_the_characters_under_their_places(monke
     assert not any("▀" in line or "░" in line for line in shown(monkeypatch, 100, make_answer()))
 
 
-@settings(deadline=None)
 @given(width_px=st.integers(1, 64), text=st.text("0123456789.,", max_size=20), columns=st.integers(1, 200), flags=st.integers(0, 3))
 def test_any_field_can_be_drawn(width_px: int, text: str, columns: int, flags: int) -> None:
     answer = make_answer(width_px, text)

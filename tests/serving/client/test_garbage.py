@@ -133,7 +133,7 @@ def is_whole(result: Any) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:NumPy will stop allowing conversion of out-of-bound:DeprecationWarning")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_rest_answer_with_other_bytes_is_an_answer_or_invalid(data: st.DataObject) -> None:
     call, (body, headers) = data.draw(st.sampled_from(list(rest_answers().items())), label="call")
@@ -144,7 +144,7 @@ def test_a_rest_answer_with_other_bytes_is_an_answer_or_invalid(data: st.DataObj
         assert is_whole(http_wire.decode_response(call, body, headers))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_grpc_answer_with_other_bytes_is_an_answer_or_invalid(data: st.DataObject) -> None:
     call, body = data.draw(st.sampled_from(list(grpc_answers().items())), label="call")
@@ -172,7 +172,7 @@ def outcome_of(call: Infer, data: bytes, alike: dict[Any, Any] | None) -> Any:
     return result.model_name, result.model_version, {name: (a.dtype, a.shape, a.tobytes()) for name, a in result.outputs.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_an_answer_like_an_earlier_one_is_read_as_protobuf_reads_it(data: st.DataObject) -> None:
     alike: dict[Any, Any] = {}

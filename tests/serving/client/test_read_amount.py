@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -114,7 +114,6 @@ def test_images_of_every_form_are_read_one_by_one_and_together(client: Client, t
     assert client.read_amounts([]) == []
 
 
-@settings(deadline=None)
 @given(fields=st.lists(st.tuples(st.integers(0, 255), st.integers(1, 64)), max_size=15), max_batch_size=st.integers(1, 5))
 def test_fields_of_mixed_widths_are_answered_in_order_and_as_one_by_one(fields: list[tuple[int, int]], max_batch_size: int) -> None:
     fake = FakeTransport({"check-reader": make_reader(max_batch_size=max_batch_size)})
@@ -221,7 +220,6 @@ def test_places_are_those_on_the_image_that_was_given(scale: float, client: Clie
     assert [(c.left_px - 110, c.right_px - 110) for c in boxed.characters] == places
 
 
-@settings(deadline=None)
 @given(width_px=st.integers(1, 300), height_px=st.integers(1, 60), left_px=st.integers(0, 9))
 def test_places_never_leave_the_field_and_no_character_is_empty(width_px: int, height_px: int, left_px: int) -> None:
     if width_px / height_px > 8:

@@ -132,7 +132,7 @@ def written(draw: st.DrawFn) -> tuple[str, Any]:
     return writer.gap() + writer.body(message), message
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(written(), messages(CONFIG))
 def test_an_edited_text_says_what_it_shall_and_keeps_the_bytes_of_what_did_not_change(pair, target):
     text, message = pair
@@ -155,7 +155,7 @@ def _outer_comments(config: ConfigText) -> list[str]:
     return found
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_one_change_deep_within_a_text_leaves_every_other_field_alone(data):
     text, message = data.draw(written())
@@ -182,7 +182,7 @@ def _only(message: Any, name: str) -> Any:
     return copy
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(written())
 def test_every_path_leads_to_its_field(pair):
     config = ConfigText(pair[0])
@@ -194,7 +194,7 @@ def test_every_path_leads_to_its_field(pair):
     assert config.edit(config.message).text == config.text
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(messages(CONFIG))
 def test_a_message_goes_through_the_typed_form_unchanged_whatever_it_says(message):
     typed = ModelConfig.from_message(message)
@@ -203,7 +203,7 @@ def test_a_message_goes_through_the_typed_form_unchanged_whatever_it_says(messag
     assert ModelConfig.from_text(typed.to_text()).to_message() == message
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(messages(CONFIG))
 def test_every_breach_stands_at_a_path_of_the_schema(message):
     text = ConfigText.of(message)

@@ -81,7 +81,7 @@ def tables(draw: st.DrawFn) -> Any:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(table=tables())
 def test_rows_come_back_from_a_file_as_they_were(form: Any, table: Any) -> None:
     again = from_file(to_file(table, form), form, table.schema)
@@ -89,7 +89,7 @@ def test_rows_come_back_from_a_file_as_they_were(form: Any, table: Any) -> None:
     assert again.equals(table)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(table=tables())
 def test_rows_come_back_from_a_chunk_as_they_were(table: Any) -> None:
     again = from_staged(to_staged(table))

@@ -120,7 +120,7 @@ def numbered(n: int) -> list[Field]:
     return [Field(f"{i:05d}", np.zeros((1, 1), np.uint8), "0") for i in range(n)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(n=st.integers(60, 300), k=st.integers(2, 8), seed=st.integers(0, 99), gap=st.integers(0, 7))
 def test_each_field_is_tested_once_in_a_block_that_no_training_field_is_near(n: int, k: int, seed: int, gap: int) -> None:
     folds = block_folds(numbered(n), k, seed, gap=gap)

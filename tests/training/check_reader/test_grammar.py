@@ -255,14 +255,14 @@ WEIGHTED = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PLAIN)
 def test_a_grammar_accepts_what_the_same_regular_expression_matches(piece: Piece) -> None:
     grammar = compile_grammar(f"amount = {piece[0]}")
     assert [text for text in STRINGS if grammar.accepts(text) != bool(re.fullmatch(piece[1], text))] == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(WEIGHTED)
 def test_a_string_has_the_weight_of_its_best_derivation(piece: Piece) -> None:
     grammar = compile_grammar(f"amount = {piece[0]}")

@@ -105,7 +105,7 @@ def test_the_kind_is_told_by_the_content_not_by_the_name(tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.floats(0, 0.999))
 def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, kind: str, cut: float) -> None:
     path = tmp_path / "w"
@@ -116,7 +116,7 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path, kind: str, cut: flo
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.floats(0, 0.999), value=st.integers(0, 255))
 def test_a_file_with_a_changed_byte_is_read_or_refused(tmp_path: Path, kind: str, place: float, value: int) -> None:
     path = tmp_path / "w"

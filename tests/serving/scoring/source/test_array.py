@@ -186,7 +186,7 @@ def test_an_array_without_names_has_no_columns(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=80))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 def test_no_file_whatever_breaks_the_reader(tmp_path: Path, content: bytes) -> None:
     heads = (b"", b"\0\0\x08\x03", b"\x1f\x8b\x08", b"PK\x03\x04", b"\x93NUMPY", b"\x93NUMPY\x01\x00")
     for suffix in ("txt", "csv", "npy", "npz", "idx", "tar", "tgz", "parquet"):

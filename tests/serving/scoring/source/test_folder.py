@@ -31,7 +31,7 @@ def test_a_folder_is_sorted_by_the_whole_path_bytewise(tmp_path: Path, keys: Key
 
 
 @given(st.sets(st.text(alphabet="ab-.0é", min_size=1, max_size=3).filter(lambda name: name[0] != "."), min_size=1, max_size=6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 def test_any_tree_is_sorted_as_its_paths_are(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
     root = tmp_path_factory.mktemp("tree")
     paths = [f"{name}/{inner}.png" for name in names for inner in names] + [f"{name}.png" for name in names]

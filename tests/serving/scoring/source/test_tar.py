@@ -124,7 +124,7 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path, tar_bytes: Ta
 
 
 @given(st.integers(0, 4095), st.integers(0, 255), st.integers(600, 4096))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_a_damaged_shard_never_hangs_or_loses_images_silently(
     tmp_path: Path, tar_bytes: TarBytes, place: int, value: int, length: int
 ) -> None:
