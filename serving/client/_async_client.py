@@ -7,7 +7,6 @@ from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
@@ -23,6 +22,7 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
+from convoy.serving.client._datatype import TensorLike
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
 from convoy.serving.client._health import is_up, ready, statistics
@@ -231,7 +231,7 @@ class AsyncClient(BaseClient):
     async def infer(
         self,
         model_name: str,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Mapping[str, TensorLike],
         *,
         outputs: Iterable[str] | None = None,
         model_version: str = "",

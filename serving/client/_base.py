@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from convoy.contract.errors import ImageError, UsageError
 from convoy.serving.client._amounts import Amounts
 from convoy.serving.client._audience import Audience
-from convoy.serving.client._datatype import Array
 from convoy.serving.client._deadline import Deadline, check_timeout
 from convoy.serving.client._deployed import Deployments
 from convoy.serving.client._endpoint import Endpoint
@@ -90,7 +89,8 @@ class BaseClient:
         where = ", ".join(map(str, self._endpoints))
         self._models = Models(new_signal, merge=merge)
         self._inferences = Inferences(where, self._models)
-        self._tensors = Tensors(where, self._models, self._inferences)
+        shares = given is None and shared_memory
+        self._tensors = Tensors(where, self._models, self._inferences, lambda: _least_on_gpu(self._endpoints) if shares else None)
         self._express_way = ExpressWay(self._models, self._inferences)
         deployments = Deployments(where, self._models)
         self._images = Images(where, deployments, self._inferences)
@@ -150,7 +150,7 @@ class BaseClient:
     def _express(
         self,
         model_name: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Any],
         outputs: tuple[str, ...],
         model_version: str,
         timeout_s: float | None,
@@ -187,6 +187,15 @@ class BaseClient:
         self._router = self._new_router()
         self._models.leave_parent()
         self._request_ids = RequestIds()
+
+
+def _least_on_gpu(endpoints: Sequence[Endpoint]) -> int | None:
+    """From how many bytes on servers may be sent tensors that stay on a GPU; None where not each of them is on this machine."""
+    if not all(endpoint.uses_grpc for endpoint in endpoints):
+        return None
+    from convoy.serving.client._shared_memory import LEAST_BYTES, is_here
+
+    return LEAST_BYTES if all(map(is_here, endpoints)) else None
 
 
 def check_transport(transport: Any, *, is_async: bool) -> None:

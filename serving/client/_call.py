@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar
 
 from typing_extensions import Self
 
 from convoy.contract.errors import InvalidResponseError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata
 from convoy.serving.client._datatype import Buffer
+
+if TYPE_CHECKING:
+    from convoy.serving.client._gpu_tensor import GpuTensor
 
 R = TypeVar("R")
 
@@ -45,18 +48,49 @@ class Shared:
             raise InvalidResponseError(f"expected {len(self.view)} bytes in shared memory, found none written")
         return self.view
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.view)
+
+
+@dataclass(frozen=True)
+class SharedOnGpu:
+    """Elements of an input that lie in memory of a GPU which the server sees too.
+
+    Attributes:
+        region: What the server knows the memory as.
+        offset: Where in it they begin.
+        size: Bytes.
+    """
+
+    region: str
+    offset: int
+    size: int
+
 
 @dataclass(frozen=True)
 class Placed:
     """Where the tensors of an inference lie that do not go over the wire.
 
     Attributes:
-        inputs: By name.
+        inputs: By name; others go over the wire.
         outputs: By name; others come over the wire.
+        on_gpu: Inputs that lie where their owner has them, on a GPU: whoever carries the call sees to it that the server gets them.
+            The ``data`` of these has the right length, and no elements.
     """
 
-    inputs: Mapping[str, Shared]
+    inputs: Mapping[str, Shared | SharedOnGpu]
     outputs: Mapping[str, Shared]
+    on_gpu: Mapping[str, GpuTensor] = field(default_factory=dict)
+
+    def release(self) -> None:
+        """Nobody reads or writes what lies in shared memory any more."""
+        for place in self.inputs.values():
+            if isinstance(place, Shared):
+                place.view.release()
+        for place in self.outputs.values():
+            place.view.release()
 
 
 class Tensor(NamedTuple):
@@ -184,7 +218,8 @@ class Infer(Call[InferResult]):
         outputs: The outputs to send back; empty for all.
         request_id: What the request is called on the wire and in logs; no part of the question.
         expects: The outputs whose sizes are known beforehand: name, datatype and shape.
-        placed: Where its tensors lie, if not in the request; ``inputs`` hold the elements all the same.
+        placed: Where its tensors lie, if not in the request; ``inputs`` hold the elements all the same, but for those on a GPU. It
+            is made by, and for, transports that share memory: others never see it.
     """
 
     does: ClassVar = "run"
@@ -239,6 +274,38 @@ class UnregisterSegment(Call[None]):
     does: ClassVar = "end the sharing of memory with"
 
     segment: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterRegion(Call[None]):
+    """See a piece of memory of a GPU.
+
+    Attributes:
+        region: Its name.
+        handle: What CUDA opens it by in another process.
+        device: Which GPU it lies on.
+        size: Bytes.
+    """
+
+    does: ClassVar = "share memory of a GPU with"
+
+    region: str
+    handle: bytes
+    device: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnregisterRegion(Call[None]):
+    """See a piece of memory of a GPU no longer.
+
+    Attributes:
+        region: Its name.
+    """
+
+    does: ClassVar = "end the sharing of memory of a GPU with"
+
+    region: str
 
 
 def check_id(call: Infer, answered: str) -> None:

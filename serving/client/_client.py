@@ -12,7 +12,6 @@ from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-import numpy.typing as npt
 from typing_extensions import Self
 
 from convoy.contract.errors import ClientError, ConvoyError, UsageError
@@ -28,6 +27,7 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
+from convoy.serving.client._datatype import TensorLike
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
 from convoy.serving.client._health import is_up, ready, statistics
@@ -72,7 +72,8 @@ class Client(BaseClient):
         max_in_flight: The most requests of one call under way, where its input is split; how many there are adapts to the server.
         merge: Whether small inferences of callers who wait for the same model share requests, where its configuration has
             ``dynamic_batching``, so that the server would merge them too: many callers at once are served several times as fast.
-        shared_memory: Whether large tensors go to a server on this machine (gRPC) in memory that both see, where the server can.
+        shared_memory: Whether large tensors go to a server on this machine (gRPC) in memory that both see, where the server can:
+            the host's, and the GPU's for inputs that lie there.
         compression: ``gzip`` makes requests and answers smaller: it pays over links that are slower than it is (some 50 MB/s), and
             of tensors that have something to compress, such as drawings and masks; photographs have not.
         metrics: Counts calls for Prometheus; see ``convoy.serving.client.metrics``. None: nobody does.
@@ -337,7 +338,7 @@ class Client(BaseClient):
     def infer(
         self,
         model_name: str,
-        inputs: Mapping[str, npt.NDArray[Any]],
+        inputs: Mapping[str, TensorLike],
         *,
         outputs: Iterable[str] | None = None,
         model_version: str = "",
@@ -353,7 +354,10 @@ class Client(BaseClient):
         Args:
             model_name: The model.
             inputs: The input tensors by name, with the batch axis. They must have the datatype and shape that the server names;
-                ``convoy.serving.client._datatype`` lists which numpy dtype is which datatype.
+                ``convoy.serving.client._datatype`` lists which numpy dtype is which datatype. Numpy arrays, or dense tensors of
+                other libraries that require no grad: those in the host's memory (DLPack) are taken without a copy; those on an
+                NVIDIA GPU (CUDA Array Interface) are copied within the GPU to where a server on this machine reads them, if they
+                are large and it can, and to the host if not. Other work on the GPU that they may depend on is waited for.
             outputs: The outputs to send back; all where it is None.
             model_version: The version to ask; the server's choice where it is empty.
             timeout_s: How long the whole call may take, in seconds.
@@ -365,6 +369,7 @@ class Client(BaseClient):
 
         Raises:
             InvalidRequestError: A tensor's name, datatype or shape is not the model's.
+            UsageError: An input is no tensor, or one that must be changed before it can be sent; the message says how.
             ClientError: The call failed; see the tree in ``convoy.contract.errors``.
         """
         outputs = check_outputs(outputs)

@@ -20,7 +20,7 @@ import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,37 @@ PLAIN_DTYPES: Final = {datatype: dtype for datatype, dtype in NUMPY_DTYPES.items
 _BY_DTYPE: Final = {(dtype.kind, dtype.itemsize): datatype for datatype, dtype in NUMPY_DTYPES.items()}
 
 
-def datatype_of(array: Array) -> str | None:
+class OnHost(Protocol):
+    """A tensor of any library in the host's memory."""
+
+    def __dlpack__(self) -> Any:
+        """See https://dmlc.github.io/dlpack/latest/python_spec.html."""
+        ...
+
+
+class OnGpu(Protocol):
+    """A tensor of any library on an NVIDIA GPU."""
+
+    @property
+    def __cuda_array_interface__(self) -> Any:
+        """See https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html."""
+        ...
+
+
+TensorLike: TypeAlias = "Array | OnHost | OnGpu"
+"""What ``infer`` takes."""
+
+
+class Typed(Protocol):
+    """What has a dtype: an array, or a tensor elsewhere."""
+
+    @property
+    def dtype(self) -> Any:
+        """Numpy's, or one that is like it."""
+        ...
+
+
+def datatype_of(array: Typed) -> str | None:
     """The datatype that ``array`` has on the wire; None where the wire knows none (complex numbers, times, records)."""
     return _datatype_of(array.dtype)
 
@@ -68,7 +98,7 @@ def _datatype_of(dtype: np.dtype[Any]) -> str | None:
     return _BY_DTYPE.get((dtype.kind, dtype.itemsize))
 
 
-def fits(array: Array, datatype: str) -> bool:
+def fits(array: Typed, datatype: str) -> bool:
     """Whether ``array`` can be sent as ``datatype`` as it is."""
     found = datatype_of(array)
     return found == datatype or (datatype == "BF16" and found == "FP32")

@@ -17,7 +17,7 @@ import numpy as np
 from convoy.serving.client._answer import InferResult
 from convoy.serving.client._call import Infer, Tensor
 from convoy.serving.client._crowd import AT_ONCE
-from convoy.serving.client._datatype import NUMPY_DTYPES, Array
+from convoy.serving.client._datatype import NUMPY_DTYPES
 from convoy.serving.client._fleet import Node
 from convoy.serving.client._inference import LARGE, MOST_BYTES, Inferences
 from convoy.serving.client._models import Model, Models
@@ -108,7 +108,7 @@ class ExpressWay:
         self,
         router: Router,
         model_name: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Any],
         outputs: tuple[str, ...],
         model_version: str,
         timeout_s: float,

@@ -25,11 +25,14 @@ from convoy.serving.client._call import (
     R,
     ReadConfig,
     ReadStatistics,
+    RegisterRegion,
     RegisterSegment,
     ServerLive,
     ServerReady,
     Shared,
+    SharedOnGpu,
     UnloadModel,
+    UnregisterRegion,
     UnregisterSegment,
     check_id,
 )
@@ -54,6 +57,8 @@ _METHODS: Final[dict[type[Call[Any]], str]] = {
     Infer: "ModelInfer",
     RegisterSegment: "SystemSharedMemoryRegister",
     UnregisterSegment: "SystemSharedMemoryUnregister",
+    RegisterRegion: "CudaSharedMemoryRegister",
+    UnregisterRegion: "CudaSharedMemoryUnregister",
 }
 _FULL_NAMES: Final = {kind: _SERVICE + method for kind, method in _METHODS.items()}
 _RESPONSES: Final = {kind: getattr(service_pb2, f"{method}Response") for kind, method in _METHODS.items()}
@@ -95,6 +100,10 @@ def encode_request(call: Call[Any], timeout_s: float) -> bytes:
         request.name, request.key, request.byte_size = call.segment, f"/{call.segment}", call.size
     elif isinstance(call, UnregisterSegment):
         request.name = call.segment
+    elif isinstance(call, RegisterRegion):
+        request.name, request.raw_handle, request.device_id, request.byte_size = call.region, call.handle, call.device, call.size
+    elif isinstance(call, UnregisterRegion):
+        request.name = call.region
     return cast(bytes, request.SerializeToString())
 
 
@@ -174,12 +183,15 @@ def _infer_request(call: Infer, timeout_s: float) -> bytes:
 
 
 def _placed_request(call: Infer, placed: Placed, timeout_s: float) -> bytes:
-    """A ``ModelInferRequest`` whose tensors lie in shared memory."""
+    """A ``ModelInferRequest`` of tensors that lie in shared memory; raw contents are of the others alone, in their order."""
     request = service_pb2.ModelInferRequest(model_name=call.model_name, model_version=call.model_version, id=call.request_id)
     request.parameters["timeout"].int64_param = max(1, int(timeout_s * 1e6))
     for tensor in call.inputs:
         entry = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        _put(entry.parameters, placed.inputs[tensor.name])
+        if (place := placed.inputs.get(tensor.name)) is not None:
+            _put(entry.parameters, place)
+        else:
+            request.raw_input_contents.append(bytes(tensor.data))
     for name in call.outputs or tuple(placed.outputs):
         entry = request.outputs.add(name=name)
         if name in placed.outputs:
@@ -187,9 +199,9 @@ def _placed_request(call: Infer, placed: Placed, timeout_s: float) -> bytes:
     return cast(bytes, request.SerializeToString())
 
 
-def _put(parameters: Any, shared: Shared) -> None:
+def _put(parameters: Any, shared: Shared | SharedOnGpu) -> None:
     parameters["shared_memory_region"].string_param = shared.region
-    parameters["shared_memory_byte_size"].int64_param = len(shared.view)
+    parameters["shared_memory_byte_size"].int64_param = shared.size
     if shared.offset:
         parameters["shared_memory_offset"].int64_param = shared.offset
 

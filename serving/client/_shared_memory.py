@@ -10,33 +10,27 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 import weakref
-from collections.abc import Generator
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from convoy.contract.errors import (
-    ClientError,
-    ConvoyError,
-    DeadlineExceededError,
-    InvalidRequestError,
-    InvalidResponseError,
-    ModelNotFoundError,
-    OverloadedError,
-    ServerFailureError,
-)
+from convoy.contract.errors import ClientError, ConvoyError, DeadlineExceededError
 from convoy.serving.client._answer import InferResult
-from convoy.serving.client._call import Call, Infer, Placed, R, RegisterSegment, Shared, UnregisterSegment
+from convoy.serving.client._call import Call, Infer, Placed, R, Shared, SharedOnGpu, Tensor
 from convoy.serving.client._datatype import NUMPY_DTYPES
 from convoy.serving.client._endpoint import Endpoint
-from convoy.serving.client._segment import Segment, Segments, abandoned
+from convoy.serving.client._segment import Segment, Segments, abandoned, unregistration
+from convoy.serving.client._sharing import Exchanges, Sharing, padded
 from convoy.serving.client._transport import AsyncTransport, Transport
 
 if TYPE_CHECKING:
     from convoy.serving.client._client import Client
+    from convoy.serving.client._gpu_memory import GpuMemory
 
 _log = logging.getLogger("convoy.client")
 
@@ -44,12 +38,7 @@ LEAST_BYTES: Final = 128 << 10
 """Tensors of fewer bytes go over the wire, which takes no longer for them."""
 
 CLOSE_S: Final = 1.0
-_ALIGNED: Final = 64
 _MARK: Final = 16
-_ENDED: Final = (InvalidRequestError, InvalidResponseError, ModelNotFoundError, OverloadedError, ServerFailureError)
-"""After these the server has done with the request; after others it may still be at it."""
-
-Exchanges = Generator[Call[Any], Any, R]
 
 
 def is_here(endpoint: Endpoint) -> bool:
@@ -68,14 +57,17 @@ class SharedMemory:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._segments = Segments()
-        self._usable = True
-        self._proven = False  # whether a request has succeeded so
+        self._sharing = Sharing[Segment](endpoint, "tensors go over the wire")
+        self._gpu: GpuMemory | None = None
+        self._gpu_lock = threading.Lock()
         self._swept = False
 
     def serves(self, call: Call[Any]) -> bool:
         """Whether a call is to go this way."""
-        if type(call) is not Infer or not self._usable:
+        if type(call) is not Infer:
             return False
+        if not self._sharing.usable:
+            return call.placed is not None
         n_bytes = 0
         for tensor in call.inputs:
             n_bytes += len(tensor.data)
@@ -88,67 +80,50 @@ class SharedMemory:
         if not self._swept:
             self._swept = True
             yield from _sweep(self._endpoint)
-        outputs = [output for output in call.expects if not call.outputs or output[0] in call.outputs]
-        sizes = [len(tensor.data) for tensor in call.inputs] + [_size(output) for output in outputs]
-        segment = self._segments.lease(sum(map(_padded, sizes)))
-        if segment is None:
-            result: InferResult = yield call
-            return result
-        ended = False
-        shared = call
-        try:
-            if not segment.registered:
-                try:
-                    yield RegisterSegment(segment=segment.name, size=segment.size)
-                except _ENDED as error:
-                    ended = True
-                    self._usable = False
-                    _log.info("%s: tensors go over the wire, since the server cannot share memory: %s", self._endpoint, error)
-                    result = yield call
-                    return result
-                segment.registered = True
-            shared = _placed(call, outputs, segment)
-            try:
-                result = yield shared
-            except _ENDED as error:
-                ended = True
-                if self._proven and "shared memory" not in str(error).lower():
-                    raise
-                # the server was started again and knows none of it, or an output is of another size than it declares, or it
-                # only seems to know shared memory
-                _log.info("%s: tensors of this call go over the wire: %s", self._endpoint, error)
-                self._segments.forget()
-                segment.registered = False
-                result = yield call
-                self._usable = self._proven
-                return result
-            ended = self._proven = True
-        finally:
-            for place in () if shared.placed is None else (*shared.placed.inputs.values(), *shared.placed.outputs.values()):
-                place.view.release()
-            spare = self._let_go(segment, ended=ended)
-        if spare is not None:
-            yield from _unregister(spare, self._endpoint)
-        return result
-
-    def _let_go(self, segment: Segment, *, ended: bool) -> Segment | None:
-        """Keep a segment for the next request, or later ones; give back one that is too many."""
-        if not ended:
-            self._segments.rest(segment)
-        elif self._usable:
-            return self._segments.give_back(segment)
-        else:
-            self._segments.drop(segment)
-            segment.remove()
-        return None
+        if call.placed is None:
+            return (yield from self._share(call))
+        return (yield from self._of_gpus().carry(call, call.placed.on_gpu))
 
     def leave(self) -> Exchanges[None]:
         """The requests with which a client takes its leave."""
-        idle, resting = self._segments.empty()
-        for segment in idle:
-            yield from _unregister(segment, self._endpoint)
-        for segment in resting:  # the server may still write there: it forgets them when somebody sweeps, some minutes later
-            segment.leave()
+        yield from self._sharing.leave(self._segments)
+        if self._gpu is not None:
+            yield from self._gpu.leave()
+
+    def _of_gpus(self) -> GpuMemory:
+        with self._gpu_lock:
+            if self._gpu is None:
+                from convoy.serving.client._gpu_memory import GpuMemory
+
+                self._gpu = GpuMemory(self._endpoint, self._share)
+            return self._gpu
+
+    def _share(self, call: Infer) -> Exchanges[InferResult]:
+        """What a call takes whose inputs are in the host's memory, but for those that lie where the server gets them already."""
+        inputs: Iterable[Tensor] = call.inputs
+        if call.placed is not None:
+            inputs = [tensor for tensor in call.inputs if tensor.name not in call.placed.inputs]
+        outputs = [output for output in call.expects if not call.outputs or output[0] in call.outputs]
+        sizes = [len(tensor.data) for tensor in inputs] + [_size(output) for output in outputs]
+        segment = None
+        if self._sharing.usable and (call.placed is None or sum(sizes) >= LEAST_BYTES):
+            segment = self._segments.lease(sum(map(padded, sizes)))
+        if segment is None:
+            return (yield from _send(call))
+        return (
+            yield from self._sharing.carry(
+                self._segments,
+                segment,
+                place=lambda: _placed(call, inputs, outputs, segment),
+                send=_send,
+                instead=lambda: _send(call),
+            )
+        )
+
+
+def _send(call: Infer) -> Exchanges[InferResult]:
+    result: InferResult = yield call
+    return result
 
 
 def sweep(client: Client) -> None:
@@ -159,25 +134,15 @@ def sweep(client: Client) -> None:
     with suppress(ConvoyError), client._begin("sweep", CLOSE_S) as talk:
         for name in abandoned():
             with suppress(ClientError):  # this server does not know it
-                client._drive(talk.ask(UnregisterSegment(segment=name)))
+                client._drive(talk.ask(unregistration(name)))
 
 
 def _sweep(where: object) -> Exchanges[None]:
     for name in abandoned():
         try:
-            yield UnregisterSegment(segment=name)
+            yield unregistration(name)
         except ClientError as error:  # this server does not know it
             _log.debug("%s: %s", where, error)
-
-
-def _unregister(segment: Segment, endpoint: Endpoint) -> Exchanges[None]:
-    try:
-        if segment.registered:
-            yield UnregisterSegment(segment=segment.name)
-    except ClientError as error:
-        _log.debug("%s: %s", endpoint, error)
-    finally:
-        segment.remove()
 
 
 class SharedMemoryTransport:
@@ -274,24 +239,20 @@ def _size(output: tuple[str, str, tuple[int, ...]]) -> int:
     return prod(shape) * NUMPY_DTYPES[datatype].itemsize
 
 
-def _padded(size: int) -> int:
-    return -(-size // _ALIGNED) * _ALIGNED
-
-
-def _placed(call: Infer, outputs: list[tuple[str, str, tuple[int, ...]]], segment: Segment) -> Infer:
-    """The call with its tensors in the segment: inputs copied there, and places for the outputs whose sizes are known."""
+def _placed(call: Infer, inputs: Iterable[Tensor], outputs: list[tuple[str, str, tuple[int, ...]]], segment: Segment) -> Infer:
+    """The call with tensors in the segment: copies of inputs, and places for the outputs whose sizes are known."""
     offset = 0
 
     def next_place(size: int, mark: bytes = b"") -> Shared:
         nonlocal offset
         place = Shared(segment.name, offset, segment.view[offset : offset + size], mark)
         place.view[: len(mark)] = place.view[size - len(mark) :] = mark
-        offset += _padded(size)
+        offset += padded(size)
         return place
 
-    inputs = {}
-    for tensor in call.inputs:
-        inputs[tensor.name] = next_place(len(tensor.data))
-        inputs[tensor.name].view[:] = tensor.data
+    placed: dict[str, Shared | SharedOnGpu] = {} if call.placed is None else dict(call.placed.inputs)
+    for tensor in inputs:
+        place = placed[tensor.name] = next_place(len(tensor.data))
+        place.view[:] = tensor.data
     places = {output[0]: next_place(_size(output), os.urandom(min(_MARK, _size(output)))) for output in outputs}
-    return replace(call, placed=Placed(inputs, places))
+    return replace(call, placed=Placed(placed, places))

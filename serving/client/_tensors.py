@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import prod
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from convoy.contract.errors import InvalidRequestError, InvalidResponseError, ModelNotFoundError, UnavailableError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata
-from convoy.serving.client._call import Infer, Tensor
+from convoy.serving.client._call import Infer, Placed, Tensor
 from convoy.serving.client._datatype import NUMPY_DTYPES, Array, datatype_of, encode, fits
 from convoy.serving.client._inference import MOST_BYTES, Inferences
 from convoy.serving.client._line import Chunk
@@ -18,7 +19,12 @@ from convoy.serving.client._models import Models
 from convoy.serving.client._names import check_name, check_version
 from convoy.serving.client._request_id import part_id
 from convoy.serving.client._router import Talk
-from convoy.serving.client._steps import Steps
+from convoy.serving.client._steps import Steps, work
+
+if TYPE_CHECKING:
+    from convoy.serving.client._gpu_tensor import GpuTensor
+
+Arrays: TypeAlias = "Mapping[str, Array | GpuTensor]"
 
 
 class Tensors:
@@ -28,20 +34,24 @@ class Tensors:
         endpoint: Where the server is, for messages.
         models: What is remembered of its models.
         inferences: Sends inferences.
+        least_on_gpu: From how many bytes on the servers may be sent tensors that stay on a GPU; gives None where none may.
     """
 
-    def __init__(self, endpoint: object, models: Models, inferences: Inferences) -> None:
+    def __init__(self, endpoint: object, models: Models, inferences: Inferences, least_on_gpu: Callable[[], int | None]) -> None:
         self._endpoint = endpoint
         self._models = models
         self._inferences = inferences
+        self._least_on_gpu = least_on_gpu
 
     def infer(
-        self, talk: Talk, model_name: str, inputs: Mapping[str, Array], outputs: Iterable[str] | None, model_version: str
+        self, talk: Talk, model_name: str, inputs: Mapping[str, Any], outputs: Iterable[str] | None, model_version: str
     ) -> Steps[InferResult | list[Chunk[InferResult]]]:
         """Check the inputs against the server's own description and have them answered, or give the requests that they take."""
         key = (check_name(model_name), check_version(model_version))
         wanted = tuple(outputs or ())
-        arrays = _as_arrays(inputs)
+        arrays, on_gpu = _as_arrays(inputs)
+        if on_gpu:
+            yield from work(partial(_wait_for, on_gpu))
         model = self._models.known(key)
         known = None if model is None else model.signature
         signature = known or (yield from self._models.signature(talk, key))
@@ -58,10 +68,10 @@ class Tensors:
         n = _common_length(arrays) if signature.is_batched else 0
         rows = 0 if n < 2 else (yield from self._rows_a_request(talk, key, arrays))
         if not 0 < rows < n:
-            return (yield from self._infer_chunk(key, arrays, 0, datatypes, wanted, n, talk))
+            return (yield from self._infer_chunk(key, arrays, bool(on_gpu), 0, datatypes, wanted, n, talk))
         parts = ((start, {name: array[start : start + rows] for name, array in arrays.items()}) for start in range(0, n, rows))
         return [
-            Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, start, datatypes, wanted, 0))
+            Chunk(start, min(rows, n - start), partial(self._infer_chunk, key, part, bool(on_gpu), start, datatypes, wanted, 0))
             for start, part in parts
         ]
 
@@ -69,7 +79,7 @@ class Tensors:
         self,
         talk: Talk,
         model_name: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Any],
         outputs: Iterable[str] | None,
         results: Sequence[InferResult],
     ) -> Steps[InferResult]:
@@ -94,7 +104,7 @@ class Tensors:
         joined = {name: np.concatenate([result.outputs[name] for result in results]) for name in first.outputs}
         return InferResult(first.model_name, first.model_version, joined)
 
-    def _rows_a_request(self, talk: Talk, key: tuple[str, str], arrays: Mapping[str, Array]) -> Steps[int]:
+    def _rows_a_request(self, talk: Talk, key: tuple[str, str], arrays: Arrays) -> Steps[int]:
         """How many rows of a batch a request may carry; 0 where that is not known, and everything is sent at once.
 
         A request carries no more rows than ``max_batch_size``, and no more than ``MOST_BYTES`` where it has several.
@@ -106,26 +116,34 @@ class Tensors:
     def _infer_chunk(
         self,
         key: tuple[str, str],
-        arrays: Mapping[str, Array],
+        arrays: Arrays,
+        on_gpu: bool,
         start: int,
         datatypes: Mapping[str, str],
         wanted: tuple[str, ...],
         rows: int,
         talk: Talk,
     ) -> Steps[InferResult]:
-        tensors = tuple(
-            [Tensor(name, datatypes[name], array.shape, encode(array, datatypes[name])) for name, array in arrays.items()]
-        )
+        placed: Placed | None = None
+        if on_gpu:
+            from convoy.serving.client._gpu_tensor import to_wire
+
+            tensors, placed = yield from work(lambda: to_wire(arrays, datatypes, least_bytes=self._least_on_gpu()))
+        else:
+            tensors = tuple(
+                [
+                    Tensor(name, datatypes[name], array.shape, encode(array, datatypes[name]))
+                    for name, array in cast("Mapping[str, Array]", arrays).items()
+                ]
+            )
         try:
-            call = Infer(*key, inputs=tensors, outputs=wanted, request_id=part_id(talk.request_id, start))
+            call = Infer(*key, inputs=tensors, outputs=wanted, request_id=part_id(talk.request_id, start), placed=placed)
             return (yield from self._inferences.send(talk, call, rows))
         except (InvalidRequestError, ModelNotFoundError, UnavailableError):  # what comes back may be another model
             self._models.forget(key)
             raise
 
-    def _check_inputs(
-        self, metadata: ModelMetadata, arrays: Mapping[str, Array], outputs: tuple[str, ...], model_version: str
-    ) -> None:
+    def _check_inputs(self, metadata: ModelMetadata, arrays: Arrays, outputs: tuple[str, ...], model_version: str) -> None:
         known = {tensor.name: tensor for tensor in metadata.inputs}
         for name, array in arrays.items():
             found = ""
@@ -151,7 +169,7 @@ class Tensors:
             raise InvalidRequestError(f"{where}: expected outputs among {offered}, found {unknown[0]!r}. Nothing was sent.")
 
 
-def _common_length(arrays: Mapping[str, Array]) -> int:
+def _common_length(arrays: Arrays) -> int:
     """How many rows all arrays have; 0 where they have not equally many."""
     n = -1
     for array in arrays.values():
@@ -171,12 +189,27 @@ def _matches(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     return True
 
 
-def _as_arrays(inputs: Mapping[str, Array]) -> dict[str, Array]:
+def _as_arrays(inputs: Mapping[str, Any]) -> tuple[dict[str, Array | GpuTensor], list[GpuTensor]]:
+    """The inputs as arrays, and those among them that are on a GPU."""
     if not isinstance(inputs, Mapping):
-        raise UsageError(f"inputs: expected a mapping of input names to numpy arrays, found {type(inputs).__name__}.")
+        raise UsageError(f"inputs: expected a mapping of input names to arrays, found {type(inputs).__name__}.")
     if not inputs:
-        raise UsageError("inputs: expected a mapping of input names to numpy arrays, found an empty one.")
+        raise UsageError("inputs: expected a mapping of input names to arrays, found an empty one.")
+    arrays: dict[str, Array | GpuTensor] = {}
+    on_gpu: list[GpuTensor] = []
     for name, array in inputs.items():
-        if not isinstance(array, (np.ndarray, np.generic)):
-            raise UsageError(f"input {name!r}: expected a numpy array, found {type(array).__name__}.")
-    return {name: np.asarray(array) for name, array in inputs.items()}
+        if isinstance(array, (np.ndarray, np.generic)):
+            arrays[name] = np.asarray(array)
+            continue
+        from convoy.serving.client._foreign_tensor import take
+        from convoy.serving.client._gpu_tensor import GpuTensor
+
+        taken = arrays[name] = take(name, array)
+        if isinstance(taken, GpuTensor):
+            on_gpu.append(taken)
+    return arrays, on_gpu
+
+
+def _wait_for(tensors: list[GpuTensor]) -> None:
+    for tensor in tensors:
+        tensor.wait()
