@@ -20,10 +20,24 @@ import pytest
 
 from convoy.contract.errors import DeadlineExceededError, InvalidRequestError, InvalidResponseError
 from convoy.serving.client import AsyncClient, Client
+from convoy.serving.client import _cuda as cuda_module
 from convoy.serving.client import _segment as segment_module
+from convoy.serving.client._call import (
+    Call,
+    Infer,
+    Placed,
+    RegisterSegment,
+    Shared,
+    Tensor,
+    UnregisterRegion,
+    UnregisterSegment,
+)
+from convoy.serving.client._cuda import Cuda
+from convoy.serving.client._grpc_wire import encode_request
 from convoy.serving.client._segment import FOLDER, PREFIX, Segment, Segments, abandoned
 from convoy.serving.client._shared_memory import sweep
 from convoy.serving.triton import TritonServer
+from tests.serving.client.fake_cuda import FakeCuda, GpuArray
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(sys.platform != "linux", reason="shared memory is Linux's")]
 
@@ -134,11 +148,58 @@ def test_a_refusal_leaves_the_memory_for_the_next_request(server: TritonServer) 
         assert segments() == used
 
 
+def test_a_refused_first_request_does_not_end_the_sharing(server: TritonServer, caplog: pytest.LogCaptureFixture) -> None:
+    """The server has the memory open: it takes no second of that name."""
+    with caplog.at_level(logging.INFO, "convoy.client"), Client(server.grpc_url) as client:
+        with pytest.raises(InvalidRequestError):
+            client.infer("swap", {"a": tensors(0, 4)["a"]})
+        for seed in range(3):
+            assert is_right(client.infer("swap", tensors(seed, 2)), tensors(seed, 2))
+        assert len(segments()) == len(regions(server)) == 1
+    assert "cannot share memory" not in caplog.text
+
+
+def test_a_server_without_a_gpu_opens_no_memory_of_one_and_is_sent_the_tensors(
+    server: TritonServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its own refusal: of a handle that no GPU has made."""
+    fake = FakeCuda()
+    monkeypatch.setattr(cuda_module, "_loaded", (os.getpid(), Cuda(fake, fake)))
+    with caplog.at_level(logging.INFO, "convoy.client"), Client(server.grpc_url) as client:
+        for seed, rows in enumerate((1, 2, 30)):
+            asked = tensors(seed, rows)
+            answer = client.infer("swap", {"a": GpuArray(fake, asked["a"]), "b": asked["b"]})
+            assert is_right(answer, asked)
+        assert segments()
+        _tell(client, UnregisterRegion(region="nobody-s"))  # which is no error
+    assert fake.taken == {}
+    assert caplog.text.count("since the server cannot share memory") == 1
+
+
+def test_some_inputs_go_over_the_wire_beside_others_in_shared_memory(server: TritonServer) -> None:
+    asked = tensors(3, 2)
+    segment = Segment(asked["b"].nbytes)
+    with Client(server.grpc_url, shared_memory=False) as client:
+        _tell(client, RegisterSegment(segment=segment.name, size=segment.size))
+        for shared, other in (("a", "b"), ("b", "a")):
+            segment.view[: asked[shared].nbytes] = asked[shared].tobytes()
+            inputs = tuple(Tensor(n, {"a": "FP32", "b": "INT64"}[n], x.shape, x.tobytes()) for n, x in asked.items())
+            place = Shared(segment.name, 0, segment.view[: asked[shared].nbytes])
+            call = Infer("swap", inputs=inputs, placed=Placed({shared: place}, {}))
+            wire = encode_request(call, 1.0)
+            assert asked[other].tobytes() in wire
+            assert asked[shared].tobytes() not in wire
+            assert is_right(_tell(client, call).outputs, asked)
+            place.view.release()
+        _tell(client, UnregisterSegment(segment=segment.name))
+    segment.remove()
+
+
 def test_a_server_that_was_started_again_is_told_anew(server: TritonServer) -> None:
     with Client(server.grpc_url, shared_memory=False) as other, Client(server.grpc_url) as client:
         assert is_right(client.infer("swap", tensors(0)), tensors(0))
         for name in regions(server):  # what a restarted server has: no region at all
-            _unregister(other, name)
+            _tell(other, UnregisterSegment(segment=name))
         for seed in range(3):
             assert is_right(client.infer("swap", tensors(seed)), tensors(seed))
 
@@ -280,8 +341,6 @@ def test_an_answer_that_was_not_written_is_no_answer() -> None:
         running.stop(None).wait(5)
 
 
-def _unregister(client: Client, name: str) -> None:
-    from convoy.serving.client._call import UnregisterSegment
-
-    with client._begin("unregister", None) as talk:
-        client._drive(talk.ask(UnregisterSegment(segment=name)))
+def _tell(client: Client, call: Call[Any]) -> Any:
+    with client._begin("tell", None) as talk:
+        return client._drive(talk.ask(call))

@@ -183,7 +183,7 @@ async def test_images_may_come_from_an_async_generator(fake: FakeTransport) -> N
 
 @pytest.mark.parametrize("inputs", [np.zeros((1, 2), np.float32), "x", None])
 def test_inputs_that_are_no_mapping_are_named(inputs: Any, fake: FakeTransport) -> None:
-    with pytest.raises(UsageError, match="inputs: expected a mapping of input names to numpy arrays, found "):
+    with pytest.raises(UsageError, match="inputs: expected a mapping of input names to arrays, found "):
         Client(transport=fake).infer("echo", inputs)
 
 

@@ -32,10 +32,12 @@ from convoy.serving.client._call import (
     ModelReady,
     ReadConfig,
     ReadStatistics,
+    RegisterRegion,
     RegisterSegment,
     ServerLive,
     ServerReady,
     UnloadModel,
+    UnregisterRegion,
     UnregisterSegment,
 )
 from convoy.serving.client._endpoint import Endpoint
@@ -135,7 +137,7 @@ def test_a_request_is_described_as_it_is_sent(call: Call[Any]) -> None:
 
 
 def test_every_call_is_described() -> None:
-    within_a_transport = {RegisterSegment, UnregisterSegment}
+    within_a_transport = {RegisterRegion, RegisterSegment, UnregisterRegion, UnregisterSegment}
     assert {type(call) for call in CALLS} == set(Call.__subclasses__()) - within_a_transport
 
 
