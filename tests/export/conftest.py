@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,7 @@ class Case:
     evaluation: EvaluationSet
 
 
-@pytest.fixture
-def case() -> Case:
+def _make_case() -> Case:
     torch.manual_seed(0)
     classifier = TinyClassifier()
     classifier.features[1].running_mean.uniform_(-0.2, 0.2)
@@ -55,6 +55,18 @@ def case() -> Case:
         max_batch_size=16,
     )  # fmt: skip
     return Case(classifier.eval(), facts, EvaluationSet("noise", images, rng.integers(0, 3, 120)))
+
+
+@pytest.fixture
+def case() -> Case:
+    """A fresh one, which a test may change."""
+    return _make_case()
+
+
+@pytest.fixture(scope="session")
+def make_case() -> Callable[[], Case]:
+    """Makes a ``case``, for what several tests share."""
+    return _make_case
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 
+from convoy.contract.bundle import Bundle
 from convoy.contract.errors import ContractError, UsageError
 from convoy.contract.manifest import Manifest
 from convoy.contract.validation import sum_up
@@ -20,10 +22,22 @@ from convoy.export.graph.metadata import stated_temperature
 from convoy.export.precision.structure import Structure, prepare
 
 
+@pytest.fixture(scope="module")
+def export_at(make_case, tmp_path_factory):
+    """Exports the case at a temperature, once: ``(temperature)`` -> the bundle."""
+    case = make_case()
+
+    @cache
+    def export(temperature: float) -> Bundle:
+        out = tmp_path_factory.mktemp("tempered") / "out"
+        return export_classifier(case.classifier, replace(case.facts, temperature=temperature), case.evaluation, out)
+
+    return export
+
+
 @pytest.mark.parametrize("temperature", [0.375, 2.5])
-def test_probabilities_are_tempered_and_logits_are_not(case, tmp_path, temperature):
-    facts = replace(case.facts, temperature=temperature)
-    bundle = export_classifier(case.classifier, facts, case.evaluation, tmp_path / "out")
+def test_probabilities_are_tempered_and_logits_are_not(case, export_at, temperature):
+    bundle = export_at(temperature)
     assert bundle.report.verdict == "passed", bundle.report.why()
     assert bundle.manifest.temperature == temperature
     images = case.evaluation.images
@@ -41,10 +55,8 @@ def test_probabilities_are_tempered_and_logits_are_not(case, tmp_path, temperatu
     assert stated_temperature(bundle.model_path.read_bytes()) == temperature
 
 
-def test_the_scores_of_the_worst_image_are_tempered_too(case, tmp_path):
-    facts = replace(case.facts, temperature=2.5)
-    worst = export_classifier(case.classifier, facts, case.evaluation, tmp_path / "out").report.worst
-    plain = export_classifier(case.classifier, case.facts, case.evaluation, tmp_path / "plain").report.worst
+def test_the_scores_of_the_worst_image_are_tempered_too(export_at):
+    worst, plain = (export_at(temperature).report.worst for temperature in (2.5, 1.0))
     assert worst.name == plain.name
     assert worst.scores[0].expected < plain.scores[0].expected
     assert sum(score.expected for score in worst.scores) == pytest.approx(1)
@@ -95,8 +107,8 @@ def test_below_1_probabilities_move_further_with_the_logits():
     assert wide > 4 * narrow > 0
 
 
-def test_a_manifest_from_before_has_temperature_1(case, tmp_path):
-    bundle = export_classifier(case.classifier, case.facts, case.evaluation, tmp_path / "out")
+def test_a_manifest_from_before_has_temperature_1(export_at, tmp_path):
+    bundle = export_at(1.0)
     document = json.loads((bundle.folder / "manifest.json").read_text())
     assert document.pop("temperature") == 1.0
     path = tmp_path / "manifest.json"

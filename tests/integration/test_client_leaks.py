@@ -1,7 +1,7 @@
 """What calls leave behind when they are over: no memory, no files, no sockets, no threads, no tasks, no shared memory.
 
 Memory is compared between two plateaus: after a warm-up, when pools, arenas and caches have their size, and after thousands of
-calls more. What a call would leave is seen from about 500 bytes on (5 MiB over 10,000 calls), over REST from 1.3 KB on (4,000).
+calls more. What a call would leave is seen from about 500 bytes on (5 MiB over 10,000 calls), over REST from 2.6 KB on (2,000).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from convoy.serving.triton import TritonServer
 
 pytestmark = [pytest.mark.integration, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
-CALLS = {"grpc": 10_000, "http": 4_000}  # REST takes several times as long a call
+CALLS = {"grpc": 10_000, "http": 2_000}  # REST takes several times as long a call
 CALLERS = 8
 ALLOWED_BYTES = 5 << 20
 WIDE = 65_536  # of FP32: too much for the wire where memory can be shared
@@ -181,7 +181,7 @@ def test_thousands_of_calls_of_threads_leave_nothing(wire: str, server: TritonSe
 
     assert grown < ALLOWED_BYTES
     assert held.sockets <= warm_held.sockets + CALLERS
-    assert held.python_threads <= warm_held.python_threads
+    assert held.python_threads <= warm_held.python_threads + CALLERS  # a client's pool starts its threads as they are needed
     assert held.shared <= 2 * CALLERS
     assert holds_no_more_than(before)
 
