@@ -174,12 +174,12 @@ class FakeCuda:
     def cudaDeviceSynchronize(self) -> tuple[()]:  # noqa: N802
         assert self.context
         for stream in list(self._work):
-            for work in self._work.pop(stream):
+            for work in self._work.pop(stream, []):
                 work()
         return ()
 
     def _base(self, pointer: int, *, none: bool = False) -> Any:
-        for base, (buffer, _) in self._memory.items():
+        for base, (buffer, _) in list(self._memory.items()):  # another thread may take some meanwhile
             if base <= pointer < base + len(buffer):
                 return base
         assert none, f"{pointer:#x} is no device's"
