@@ -191,11 +191,11 @@ class BaseClient:
 
 def _least_on_gpu(endpoints: Sequence[Endpoint]) -> int | None:
     """From how many bytes on servers may be sent tensors that stay on a GPU; None where not each of them is on this machine."""
-    if not all(endpoint.uses_grpc for endpoint in endpoints):
+    if not all(endpoint.uses_grpc and endpoint.shares_memory for endpoint in endpoints):
         return None
-    from convoy.serving.client._shared_memory import LEAST_BYTES, is_here
+    from convoy.serving.client._shared_memory import LEAST_BYTES
 
-    return LEAST_BYTES if all(map(is_here, endpoints)) else None
+    return LEAST_BYTES
 
 
 def check_transport(transport: Any, *, is_async: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -89,6 +90,12 @@ class Endpoint:
     def name(self) -> str:
         """The URL, the port written out."""
         return f"{self.scheme}://{self.authority}"
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether its address is this machine's own, and the machine has memory that can be shared."""
+        host = self.ip or self.host
+        return sys.platform == "linux" and (host in ("localhost", "::1") or host.startswith("127."))
 
     def at(self, ip: str) -> Endpoint:
         """One of the addresses behind this name."""

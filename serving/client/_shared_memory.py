@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 import time
 import weakref
@@ -39,12 +38,6 @@ LEAST_BYTES: Final = 128 << 10
 
 CLOSE_S: Final = 1.0
 _MARK: Final = 16
-
-
-def is_here(endpoint: Endpoint) -> bool:
-    """Whether a server's address is this machine's own, and the machine has memory that can be shared."""
-    host = endpoint.ip or endpoint.host
-    return sys.platform == "linux" and (host in ("localhost", "::1") or host.startswith("127."))
 
 
 class SharedMemory:

@@ -119,10 +119,13 @@ def open_transport(endpoint: Endpoint, options: Options) -> Transport:
     """The transport for an endpoint. Nothing is connected yet; grpc or httpcore is imported here, whichever is needed."""
     if endpoint.uses_grpc:
         from convoy.serving.client._grpc_channel import GrpcTransport
-        from convoy.serving.client._shared_memory import SharedMemoryTransport, is_here
 
         transport = GrpcTransport(endpoint, options)
-        return SharedMemoryTransport(endpoint, transport) if options.shared_memory and is_here(endpoint) else transport
+        if not (options.shared_memory and endpoint.shares_memory):
+            return transport
+        from convoy.serving.client._shared_memory import SharedMemoryTransport  # needs a POSIX system
+
+        return SharedMemoryTransport(endpoint, transport)
     from convoy.serving.client._http_connection import HttpTransport
 
     return HttpTransport(endpoint, options)
@@ -132,10 +135,13 @@ def open_async_transport(endpoint: Endpoint, options: Options) -> AsyncTransport
     """``open_transport`` for coroutines."""
     if endpoint.uses_grpc:
         from convoy.serving.client._grpc_channel import AsyncGrpcTransport
-        from convoy.serving.client._shared_memory import AsyncSharedMemoryTransport, is_here
 
         transport = AsyncGrpcTransport(endpoint, options)
-        return AsyncSharedMemoryTransport(endpoint, transport) if options.shared_memory and is_here(endpoint) else transport
+        if not (options.shared_memory and endpoint.shares_memory):
+            return transport
+        from convoy.serving.client._shared_memory import AsyncSharedMemoryTransport
+
+        return AsyncSharedMemoryTransport(endpoint, transport)
     from convoy.serving.client._http_connection import AsyncHttpTransport
 
     return AsyncHttpTransport(endpoint, options)
