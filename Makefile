@@ -31,10 +31,11 @@ $(STAMP): requirements.lock pyproject.toml deploy/system-packages.sh
 demo: setup ## Train, export, validate, deploy, serve, classify, score: the main job on data that comes along
 	@$(BIN)/convoy demo
 
-# Files of tests run beside each other, one on each core; then, one by one, those that measure, or look at the whole machine.
+# Files of tests run beside each other, one on each core; then, one by one, those that measure, or look at the whole machine: their
+# files are named, since to look through all the others for them takes as long as some of them.
 test: setup ## Run all tests (the real Triton server among them)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n logical --maxprocesses 4 --dist loadfile; beside=$$?; \
-		$(BIN)/python -m pytest -m alone; alone=$$?; exit $$((beside ? beside : alone))
+		$(BIN)/python -m pytest -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests); alone=$$?; exit $$((beside ? beside : alone))
 
 lint: setup ## Check style and format
 	@$(BIN)/ruff check .

@@ -61,6 +61,12 @@ def load_handwriting(name: str, split: str = "train", location: DataLocation | N
     return Handwriting(part.images[:], part.labels)
 
 
+def synthetic_fields(recipe: ReaderRecipe, handwriting: Handwriting, seed: int, grammar: Grammar) -> SyntheticFields:
+    """The synthetic fields of a recipe, without end; some hold no amount, where the grammar has the empty one."""
+    void_share = recipe.void_share if grammar.accepts("") else 0.0
+    return SyntheticFields(handwriting, recipe.style, seed, grammar, void_share)
+
+
 def draw_synthetic(
     recipe: ReaderRecipe,
     handwriting: Handwriting,
@@ -83,7 +89,7 @@ def draw_synthetic(
     Raises:
         DataError: The grammar has hardly any amount of the style.
     """
-    fields = SyntheticFields(handwriting, recipe.style, seed, grammar or load_grammar(recipe.grammar))
+    fields = synthetic_fields(recipe, handwriting, seed, grammar or load_grammar(recipe.grammar))
     spec = field_spec(recipe.height_px)
     examples = []
     for index in range(n):

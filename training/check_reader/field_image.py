@@ -14,9 +14,10 @@ from PIL import Image, ImageFilter
 from convoy.contract.errors import DataError
 from convoy.training.check_reader.amounts import Amount, amount_styles, sample_amount
 from convoy.training.check_reader.grammar import Grammar
-from convoy.training.check_reader.handwriting import Glyph, Handwriting, Writer, draw_writer
+from convoy.training.check_reader.handwriting import Glyph, Handwriting, Writer, draw_writer, paste
 from convoy.training.check_reader.paper import draw_paper
 from convoy.training.check_reader.strokes import Pen, Shape, draw_shape
+from convoy.training.check_reader.void import draw_void
 
 _SEEN: Final = 64  # ink from which a pixel belongs to a character
 _FAR: Final = -1e6
@@ -51,12 +52,14 @@ class SyntheticFields:
         style: A style of amounts: ``chilean``, ``us``, ``french`` or ``digits``.
         seed: 0 or more; other seeds give other fields.
         grammar: Where there is one, amounts that it lacks are drawn again.
+        void_share: The share of fields that hold no amount; their text is empty.
     """
 
     handwriting: Handwriting
     style: str = "chilean"
     seed: int = 0
     grammar: Grammar | None = None
+    void_share: float = 0.0
 
     def draw(self, index: int) -> SyntheticField:
         """The field of an index.
@@ -70,6 +73,8 @@ class SyntheticFields:
         if index < 0 or self.seed < 0:
             raise DataError(f"expected an index and a seed of 0 or more, found {index} and {self.seed}.")
         generator = np.random.default_rng((self.seed, index))
+        if self.void_share and generator.random() < self.void_share:
+            return SyntheticField(_photograph(draw_void(self.handwriting, generator), generator), "", "", ())
         return draw_field(self._amount(generator), self.handwriting, generator)
 
     def _amount(self, generator: np.random.Generator) -> Amount:
@@ -235,7 +240,7 @@ class _Line:
                 spans.append(None)
                 continue
             left = placed.left - first + before
-            _paste(ink, placed.glyph.ink, left, placed.top - top)
+            paste(ink, placed.glyph.ink, left, placed.top - top)
             if placed.labelled:
                 spans.append((left, left + placed.glyph.ink.shape[1]))
         if generator.random() < 0.08:
@@ -255,15 +260,7 @@ class _Line:
         shape = Shape((((0.0, 0.0), (generator.uniform(-0.5, 0.5), 0.5), (generator.uniform(-1, 1), 1.0)),), curved=True)
         stroke, _ = draw_shape(shape, generator.uniform(0.2, 0.9) * height, 1.0, Pen(self._writer.pen_px, 0.0), generator)
         top = -0.6 * stroke.height if generator.random() < 0.6 else height - 0.4 * stroke.height
-        _paste(ink, np.asarray(stroke), int(generator.integers(width)), round(top))
-
-
-def _paste(ink: npt.NDArray[np.uint8], glyph: npt.NDArray[np.uint8], left: int, top: int) -> None:
-    """Add a glyph to the ink where it lies within."""
-    bottom, right = top + glyph.shape[0], left + glyph.shape[1]
-    target = ink[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    start_y, start_x = max(-top, 0), max(-left, 0)
-    np.maximum(target, glyph[start_y : start_y + target.shape[0], start_x : start_x + target.shape[1]], out=target)
+        paste(ink, np.asarray(stroke), int(generator.integers(width)), round(top))
 
 
 def _with_spaces(spans: list[tuple[int, int] | None], width: int) -> tuple[tuple[int, int], ...]:

@@ -206,6 +206,21 @@ def _cropped(ink: npt.NDArray[np.uint8], baseline: int) -> Glyph:
     return Glyph(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], baseline - int(rows[0]))
 
 
+def paste(ink: npt.NDArray[np.uint8], glyph: npt.NDArray[np.uint8], left: int, top: int) -> None:
+    """Add a glyph's ink to a field's, where it lies within.
+
+    Args:
+        ink: uint8 (height, width), changed in place.
+        glyph: uint8, of any size.
+        left: The column of the glyph's first; may lie outside.
+        top: The row of its first; may lie outside.
+    """
+    bottom, right = top + glyph.shape[0], left + glyph.shape[1]
+    target = ink[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    start_y, start_x = max(-top, 0), max(-left, 0)
+    np.maximum(target, glyph[start_y : start_y + target.shape[0], start_x : start_x + target.shape[1]], out=target)
+
+
 class _Prepared(NamedTuple):
     """Images ready to be written with.
 

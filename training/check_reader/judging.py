@@ -65,9 +65,9 @@ def read_all(reader: AmountReader, examples: Sequence[Example], batch_size: int 
         scores, lengths = reader.scores(batch.image.to(reader.device), batch.width.to(reader.device))
         reading = lattice.n_best(scores, lengths, n_best)
         shares = reader.log_share(reading.characters, reading.log_posteriors)
-        odds = log_odds(shares) * reader.confidence_scale + reader.confidence_shift
+        sure = reader.confidence(shares, reading.n_characters[:, 0]).tolist()
         for place, texts, posteriors, share, confidence in zip(
-            places, lattice.texts(reading), reading.log_posteriors.tolist(), shares.tolist(), odds.sigmoid().tolist(), strict=True
+            places, lattice.texts(reading), reading.log_posteriors.tolist(), shares.tolist(), sure, strict=True
         ):
             found[place] = Read(tuple(texts), tuple(posteriors[: len(texts)]), share, confidence)
     return [found[place] for place in range(len(examples))]

@@ -104,9 +104,21 @@ class AmountReader(nn.Module):
         reading = self.decoder(scores, lengths)
         ends = columns.clamp(1, image.shape[2]).view(-1, 1, 1, 1)
         positions = torch.where(reading.positions < 0, reading.positions, torch.minimum(reading.positions * STRIDE, ends))
-        odds = log_odds(self.log_share(reading.characters, reading.log_posteriors)) * self.confidence_scale + self.confidence_shift
-        confidence = torch.where(reading.n_characters[:, :1] > 0, odds.sigmoid().unsqueeze(1), 0.0)
-        return Amounts(reading.characters, reading.n_characters, positions, reading.log_posteriors.exp(), confidence)
+        confidence = self.confidence(self.log_share(reading.characters, reading.log_posteriors), reading.n_characters[:, 0])
+        return Amounts(reading.characters, reading.n_characters, positions, reading.log_posteriors.exp(), confidence.unsqueeze(1))
+
+    def confidence(self, log_share: Tensor, n_characters: Tensor) -> Tensor:
+        """How likely the first amount is right, 0 where it is none.
+
+        Args:
+            log_share: float (B,), of ``log_share``.
+            n_characters: int64 (B,), of the first string.
+
+        Returns:
+            float (B,), from 0 to 1.
+        """
+        odds = log_odds(log_share) * self.confidence_scale + self.confidence_shift
+        return torch.where(n_characters > 0, odds.sigmoid(), 0.0)
 
     def log_share(self, characters: Tensor, log_posteriors: Tensor) -> Tensor:
         """The log of the posteriors of all strings that are the same amount as the first.

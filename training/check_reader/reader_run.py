@@ -17,9 +17,9 @@ from convoy.contract.errors import DataError
 from convoy.contract.files import sha256_bytes
 from convoy.contract.reading import OperatingPoint, ReadingSpec
 from convoy.contract.reject import ERRORS, Curve, choose_threshold, reject_curve
-from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
+from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting, synthetic_fields
 from convoy.training.check_reader.examples import Example, field_spec, from_real
-from convoy.training.check_reader.field_image import SyntheticField, SyntheticFields
+from convoy.training.check_reader.field_image import SyntheticField
 from convoy.training.check_reader.fields import Field, load_fields
 from convoy.training.check_reader.fitting import OnEpoch, OnStep, fit_reader
 from convoy.training.check_reader.grammar import Grammar, compile_grammar, read_grammar
@@ -187,7 +187,11 @@ def _conclude(
     held_back = synthetic_held_back(recipe, grammar, seed, data.location) if real is None else real.held_back
     reads = read_all(reader, held_back)
     right = [is_right(read.text, example, recipe.decimal) for read, example in zip(reads, held_back, strict=True)]
-    scale, shift = fit_confidence([read.log_share for read in reads], right)
+    says = [bool(read.text) for read in reads]  # an answer without an amount is never accepted, and tells nothing of those with one
+    scale, shift = fit_confidence(
+        [read.log_share for read, amount in zip(reads, says, strict=True) if amount],
+        [good for good, amount in zip(right, says, strict=True) if amount],
+    )
     reader.confidence_scale.fill_(scale)
     reader.confidence_shift.fill_(shift)
     sure = [read.confidence for read in read_all(reader, held_back)]
@@ -254,5 +258,5 @@ def _reading(reader: AmountReader, recipe: ReaderRecipe, accept: OperatingPoint 
 
 def _some_synthetic(recipe: ReaderRecipe, grammar: Grammar, seed: int, data: _Data) -> list[SyntheticField]:
     """Some of those that the run saw."""
-    drawing = SyntheticFields(load_handwriting(recipe.handwriting, "train", data.location), recipe.style, seed, grammar)
+    drawing = synthetic_fields(recipe, load_handwriting(recipe.handwriting, "train", data.location), seed, grammar)
     return [drawing.draw(index) for index in range(min(_ON_SHEET, data.n_synthetic))]

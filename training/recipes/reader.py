@@ -68,6 +68,8 @@ class ReaderRecipe(_Part):
         style: How synthetic amounts are written.
         handwriting: The data set whose digits they are written with, ``digits`` or ``mnist``.
         n_synthetic: How many synthetic fields there are.
+        void_share: The share of them that hold no amount, where the grammar has the empty one: paper, lines of a form, lone signs,
+            print, what a wrong cut leaves.
         criterion: ``forward``: minus the log-posterior of the right amount among all that the grammar allows (the paper's
             discriminative forward training, section VI.E); ``viterbi``: the same of best paths in place of sums (section VI.D);
             ``ctc``: among all strings (Graves and others 2006); ``frames``: each frame by itself, on synthetic fields alone.
@@ -101,6 +103,7 @@ class ReaderRecipe(_Part):
     style: str = Field(default="chilean", description="how synthetic amounts are written: chilean, us, french, digits")
     handwriting: Literal["digits", "mnist"] = Field(default="digits", description="whose digits they are written with")
     n_synthetic: int = Field(default=12_000, ge=1, le=10_000_000, description="synthetic fields")
+    void_share: float = Field(default=0.1, ge=0, lt=1, description="share of synthetic fields that hold no amount")
     criterion: Criterion = Field(default="forward", description="what training makes smaller: forward, viterbi, ctc or frames")
     epochs: int = Field(default=4, ge=0, le=10_000, description="passes over the synthetic fields")
     real_epochs: int = Field(default=40, ge=0, le=10_000, description="passes over the real fields, where there are any")

@@ -30,11 +30,11 @@ CHILEAN = (
     "5.",
     "12:=",
 )
-NOT_CHILEAN = ("", "$", "1234567890", "1.23", "12.34", "1234.567", ".123", "1,50", "12:-", "1..234", "--", "12 345")
+NOT_CHILEAN = ("$", "-", "1234567890", "1.23", "12.34", "1234.567", ".123", "1,50", "12:-", "1..234", "--", "12 345")
 US = ("5", "1234.56", "1,234.56", "$ 1,234 56/100", "*12-", "12 xx/100", "12no/100", "1,234,567.00", "12.-")
-NOT_US = ("", "1.2", "1,23", "12,345,67", "1.234.56", "1,2345", "56/", "12 xX/100")
+NOT_US = ("$", "1.2", "1,23", "12,345,67", "1.234.56", "1,2345", "56/", "12 xX/100")
 FRENCH = ("12", "12,50", "1 234,56", "1.234.567,00", "#12,50#", "12,50 €", "1234F", "12,-", "12,50 €=")
-NOT_FRENCH = ("", "12,5", "1 23", "1.234 567", ",50", "12.50", "€12")
+NOT_FRENCH = ("#", "12,5", "1 23", "1.234 567", ",50", "12.50", "€12")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ NOT_FRENCH = ("", "12,5", "1 23", "1.234 567", ",50", "12.50", "€12")
         ("chilean", CHILEAN, NOT_CHILEAN),
         ("us", US, NOT_US),
         ("french", FRENCH, NOT_FRENCH),
-        ("digits", ("0", "007", "9" * 15), ("", "9" * 16, "1.0")),
+        ("digits", ("0", "007", "9" * 15), ("9" * 16, "1.0")),
     ],
 )
 def test_a_shipped_grammar_accepts_what_people_write_and_nothing_else(
@@ -51,7 +51,7 @@ def test_a_shipped_grammar_accepts_what_people_write_and_nothing_else(
 ) -> None:
     grammar = load_grammar(name)
     assert name in grammar_names()
-    assert [text for text in right if not grammar.accepts(text)] == []
+    assert [text for text in ("", *right) if not grammar.accepts(text)] == []  # a field may hold no amount
     assert [text for text in wrong if grammar.accepts(text)] == []
 
 
