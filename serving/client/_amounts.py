@@ -224,10 +224,13 @@ class Outlet:
     Args:
         in_order: Whether an amount is held back until all before it are there.
         on_unreadable: Is told of an image that cannot be read; None: there are none.
+
+    Attributes:
+        in_order: Likewise.
     """
 
     def __init__(self, *, in_order: bool, on_unreadable: OnUnreadable | None = None) -> None:
-        self._in_order, self._on_unreadable = in_order, on_unreadable
+        self.in_order, self._on_unreadable = in_order, on_unreadable
         self._next = 0
         self._held: dict[int, Amount | ImageError] = {}
 
@@ -243,7 +246,7 @@ class Outlet:
                 self._on_unreadable(place, found)
 
     def _due(self) -> Iterator[int]:
-        if not self._in_order:
+        if not self.in_order:
             yield from sorted(self._held)
             return
         while self._next in self._held:

@@ -223,7 +223,8 @@ class AsyncClient(BaseClient):
                 self._amounts.read(talk, model_name, model_version, box=box, batch_size=batch_size, tolerant=tolerant)
             )
             outlet = Outlet(in_order=in_order, on_unreadable=on_unreadable)
-            async with aclosing(self._read_all(readings, images, lambda: self._go_on(talk, timeout_s), progress)) as answered:
+            read = self._read_all(readings, images, lambda: self._go_on(talk, timeout_s), progress, in_order=in_order)
+            async with aclosing(read) as answered:
                 async for some in answered:
                     for amount in outlet.take(some):
                         yield amount
@@ -419,12 +420,14 @@ class AsyncClient(BaseClient):
         images: ImageLike | Iterable[ImageLike | FieldPixels] | AsyncIterable[ImageLike | FieldPixels],
         talk: Callable[[], Talk],
         progress: Progress | None,
+        *,
+        in_order: bool = False,
     ) -> AsyncGenerator[Answered[Amount], None]:
-        """Have images made fields of, these gathered into requests, and the requests answered, in any order."""
+        """See ``Client._read_all``."""
         pieces = _read(readings.requests, images)
         made = self._answer_all(pieces, talk, in_order=True, progress=None, most=PIECES_AT_ONCE)
         async with aclosing(made) as prepared:
-            read = self._answer_all(_gathered(readings, prepared), talk, in_order=False, progress=progress)
+            read = self._answer_all(_gathered(readings, prepared), talk, in_order=in_order, progress=progress)
             async with aclosing(read) as answered:
                 async for some in answered:
                     yield some

@@ -571,7 +571,8 @@ class Client(BaseClient):
         with talk:
             readings = self._drive(steps)
             yield
-            with closing(self._read_all(readings, images, lambda: self._go_on(talk, timeout_s), progress)) as answered:
+            read = self._read_all(readings, images, lambda: self._go_on(talk, timeout_s), progress, in_order=outlet.in_order)
+            with closing(read) as answered:
                 for some in answered:
                     yield from outlet.take(some)
 
@@ -581,11 +582,13 @@ class Client(BaseClient):
         images: ImageLike | Iterable[ImageLike | FieldPixels],
         talk: Callable[[], Talk],
         progress: Progress | None,
+        *,
+        in_order: bool = False,
     ) -> Generator[Answered[Amount], None, None]:
-        """Have images made fields of, these gathered into requests, and the requests answered, in any order."""
+        """Have images made fields of, these gathered into requests, and these answered; in order, few wait for a late one."""
         pieces = readings.requests.read(images)
         with closing(self._answer_all(pieces, talk, in_order=True, progress=None, most=PIECES_AT_ONCE)) as prepared:
-            yield from self._answer_all(_gathered(readings, prepared), talk, in_order=False, progress=progress)
+            yield from self._answer_all(_gathered(readings, prepared), talk, in_order=in_order, progress=progress)
 
     def _race(self, race: Race[T]) -> T:
         first = self._start(self._races, race.first)

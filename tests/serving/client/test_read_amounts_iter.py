@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from convoy.contract.errors import ImageError, UsageError
 from convoy.serving.client import AsyncClient, Client
+from convoy.serving.client._call import Infer
 from convoy.serving.client.testing import AsyncFakeTransport, FakeModel, FakeTransport
 
 
@@ -121,3 +124,29 @@ def test_what_is_wrong_is_said_before_the_first_image_is_read() -> None:
         with pytest.raises(ImageError, match="image 1: "):
             list(answers)
         assert [amount.text for _, amount in client.read_amounts_iter([field(1)])] == ["1.020"]
+
+
+def test_where_one_request_is_late_not_all_others_wait_for_it() -> None:
+    late = threading.Event()
+
+    class Late(FakeTransport):
+        def send(self, call: Any, timeout_s: float) -> Any:
+            if isinstance(call, Infer) and call.inputs[0].data[0] == 1:
+                late.wait(30)
+            return super().send(call, timeout_s)
+
+    read = 0
+
+    def images() -> Iterator[np.ndarray]:
+        nonlocal read
+        for read in range(1, 100_000):
+            yield field(1 if read == 1 else 2)
+            if read == 3_000:  # it has gone far too far ahead
+                late.set()
+
+    threading.Timer(2.0, late.set).start()
+    with Client(transport=Late(make_server().models)) as client:
+        amounts = client.read_amounts_iter(images(), timeout_s=60)
+        assert next(amounts)[1].text == "1.020"
+        assert read < 1_500
+        amounts.close()
