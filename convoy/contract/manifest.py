@@ -213,7 +213,7 @@ class Manifest(Document):
 
     @property
     def interface(self) -> ModelInterface:
-        """What clients rely on: it may not change under one model name."""
+        """What clients rely on: but for a reader's operating point it may not change under one model name."""
         return ModelInterface(
             task=self.task, labels=self.labels, image=self.image, reading=self.reading, inputs=self.inputs, outputs=self.outputs
         )
@@ -237,6 +237,19 @@ class ModelInterface(Document):
     reading: ReadingSpec | None = None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def changes(self, new: ModelInterface) -> tuple[str, ...]:
+        """The fields in which ``new`` asks other things of clients, or says others; an operating point is chosen by each training.
+
+        Args:
+            new: What would be served under the same name.
+        """
+        return tuple(name for name in type(self).model_fields if self._lasting(name) != new._lasting(name))
+
+    def _lasting(self, name: str) -> Any:
+        """A field, without what may change from version to version."""
+        value = getattr(self, name)
+        return value.model_copy(update={"accept": None}) if isinstance(value, ReadingSpec) else value
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -35,11 +35,13 @@ class Deployed:
         model_name: The model.
         interface: Labels, image rule, tensors.
         max_batch_size: The most images in one request.
+        version: The version that this is said of; empty where the configuration names none, or several.
     """
 
     model_name: str
     interface: ModelInterface
     max_batch_size: int
+    version: str = ""
 
     @classmethod
     def from_config(cls, model_name: str, config: dict[str, Any]) -> Deployed:
@@ -58,6 +60,8 @@ class Deployed:
             parameter = (config.get("parameters") or {}).get(INTERFACE_PARAMETER)
             text = None if parameter is None else parameter["string_value"]
             max_batch_size = int(config.get("max_batch_size") or 0)
+            versions = ((config.get("version_policy") or {}).get("specific") or {}).get("versions") or ()
+            version = str(versions[0]) if len(versions) == 1 else ""
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InvalidResponseError(
                 f"model {model_name!r}: its configuration has another form than Triton's: {error!r}"
@@ -76,7 +80,7 @@ class Deployed:
                 f"model {model_name!r}: the parameter {INTERFACE_PARAMETER!r} of its configuration cannot be read; at {where}: "
                 f"{first['msg']}. It was written by another version of Convoy: deploy the model again, or update this client."
             ) from error
-        return cls(model_name, interface, max_batch_size)
+        return cls(model_name, interface, max_batch_size, version)
 
     def must_do(self, task: Task) -> None:
         """Make sure that this model does what it is asked for.
@@ -122,7 +126,7 @@ class Deployments:
     def __init__(self, endpoint: object, models: Models) -> None:
         self._endpoint = endpoint
         self._models = models
-        self._known: dict[Key, tuple[Deployed, str]] = {}  # with the version that answered, "" until one did
+        self._known: dict[Key, tuple[Deployed, str]] = {}  # with its version; "" where none has answered or is named
 
     def of(self, talk: Talk, key: Key) -> Steps[Deployed]:
         """A model as it is remembered; asked once where it is not."""
@@ -149,17 +153,28 @@ class Deployments:
             deployed = Deployed.from_config(key[0], config)
         except (UsageError, ClientError) as error:
             raise type(error)(f"{self._endpoint}: {error}") from error
-        self._known[key] = (deployed, "")
+        self._known[key] = (deployed, deployed.version)
         return deployed
 
     def answered(self, talk: Talk, key: Key, deployed: Deployed, version: str) -> Steps[Deployed]:
-        """A version has answered: the model as that version has it."""
-        seen = self._known.get(key, (deployed, ""))[1]
-        if seen != version:
-            if seen:  # another version answers than the one that was looked up: its labels are what counts
-                deployed = yield from self.look_up(talk, key)
-            self._known[key] = (deployed, version)
-        return deployed
+        """A version has answered: the model as that version has it.
+
+        Args:
+            talk: The call.
+            key: The model.
+            deployed: What it was when it was asked.
+            version: Who answered.
+        """
+        known, seen = self._known.get(key, (deployed, deployed.version))
+        if version in ("", seen):
+            return known  # by now, which may be later than when it was asked
+        if version == deployed.version:
+            return deployed  # the answer was under way while the model was replaced
+        if seen:  # another version answers than the one that was looked up: its labels and its threshold are what counts
+            known = yield from self.look_up(talk, key)
+        if not known.version:  # else it is known by its own
+            self._known[key] = (known, version)
+        return known
 
     def keep_up(self, talk: Talk, key: Key, deployed: Deployed, rows: int, ask: Callable[[Deployed], Steps[T]]) -> Steps[T]:
         """Ask a model, and once more where it turns out to be another by now.

@@ -134,6 +134,7 @@ class FakeModel:
 
         config = {
             "max_batch_size": max_batch_size,
+            "version_policy": {"specific": {"versions": [version]}},
             "parameters": {INTERFACE_PARAMETER: {"string_value": interface.model_dump_json()}},
         }
         return cls(run, {INPUT_NAME: ("UINT8", (-1, *interface.image.dims))}, config, version)
@@ -220,6 +221,7 @@ class FakeModel:
 
         config = {
             "max_batch_size": max_batch_size,
+            "version_policy": {"specific": {"versions": [version]}},
             "parameters": {INTERFACE_PARAMETER: {"string_value": interface.model_dump_json()}},
         }
         height, _, channels = interface.image.dims

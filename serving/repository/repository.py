@@ -118,7 +118,8 @@ class Repository:
         Raises:
             NotValidatedError: The bundle's report is not ``passed``.
             DigestMismatchError: A file of the bundle is not the one that was validated.
-            IncompatibleModelError: Labels, image rule, dims or datatypes differ from what the name stands for.
+            IncompatibleModelError: Labels, image rule, dims, datatypes, or of a reader more than the operating point, differ from
+                what the name stands for.
             RepositoryError: The repository is not in order.
         """
         bundle = Bundle.open(bundle.folder)  # digests are checked now, not when the caller opened it
@@ -341,8 +342,7 @@ def _check_same_interface(name: str, current: ModelInterface | None, new: ModelI
         raise IncompatibleModelError(
             f"{name}: a model of this name that Convoy did not deploy stands in the repository: deploy under another --name."
         )
-    changed = [field for field in type(new).model_fields if getattr(current, field) != getattr(new, field)]
-    if changed:
+    if changed := current.changes(new):
         field = changed[0]
         raise IncompatibleModelError(
             f"{name}: {' and '.join(changed)} would change under one name, and clients rely on them "

@@ -356,6 +356,55 @@ def test_a_reader_that_was_replaced_is_noticed(client: Client, reader: FakeTrans
         client.read_amount(field(1))
 
 
+@pytest.mark.parametrize(("before", "after"), [(0.7, 0.8), (0.8, 0.7), (None, 0.7), (0.7, None)])
+async def test_an_open_client_takes_up_the_threshold_of_the_version_that_answers(
+    reader: FakeTransport, before: float | None, after: float | None
+) -> None:
+    def accepts(threshold: float | None) -> bool:
+        return threshold is not None and threshold <= 0.75
+
+    with Client(transport=reader) as client:
+        async with AsyncClient(transport=AsyncFakeTransport(reader)) as other:
+            for threshold, version in ((before, "3"), (after, "4"), (before, "3")):  # deployed, and rolled back
+                reader.models["check-reader"] = make_reader(threshold=threshold, version=version)
+                for amount in (client.read_amount(field(1)), await other.read_amount(field(1))):
+                    assert (amount.accepted, amount.model_version) == (accepts(threshold), version)
+                (amount,) = client.read_amounts([field(1)])
+                assert amount.accepted is accepts(threshold)
+
+
+def test_a_version_that_is_deployed_between_the_look_up_and_the_first_answer_has_its_own_threshold() -> None:
+    class Replaced(FakeTransport):
+        def send(self, call: Any, timeout_s: float) -> Any:
+            answer = super().send(call, timeout_s)
+            if isinstance(call, ReadConfig):
+                self.models["check-reader"] = make_reader(threshold=0.8, version="4")
+            return answer
+
+    with Client(transport=Replaced({"check-reader": make_reader(threshold=0.7)})) as client:
+        amounts = [client.read_amount(field(1)) for _ in range(2)]
+    assert [(amount.accepted, amount.model_version) for amount in amounts] == [(False, "4")] * 2
+
+
+def test_an_answer_that_was_under_way_while_the_reader_was_replaced_has_the_threshold_of_its_version() -> None:
+    class Late(FakeTransport):
+        """Its second inference is answered by the version before, when the one after has answered another caller."""
+
+        def send(self, call: Any, timeout_s: float) -> Any:
+            answer = super().send(call, timeout_s)
+            if isinstance(call, Infer) and len(self.inferences) == 2:
+                self.models["check-reader"] = make_reader(threshold=0.8, version="4")
+                between.append(client.read_amount(field(1)))
+            return answer
+
+    between: list[Amount] = []
+    with Client(transport=Late({"check-reader": make_reader(threshold=0.7)})) as client:
+        amounts = [client.read_amount(field(1)), client.read_amount(field(1)), *between, client.read_amount(field(1))]
+    assert [(amount.accepted, amount.model_version) for amount in amounts] == [
+        (True, "3"), (True, "3"), (False, "4"), (False, "4"),
+    ]  # fmt: skip
+
+
 def test_all_outputs_are_asked_for_and_failures_are_tried_again(client: Client, reader: FakeTransport) -> None:
     client.read_amount(field(1))
     reader.failures.append(UnavailableError("gone"))
