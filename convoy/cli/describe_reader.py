@@ -30,8 +30,7 @@ def describe_reader(recipe: ReaderRecipe, *, width_px: int | None, depth: int | 
         as_json: Print one document instead.
 
     Raises:
-        UsageError: The fields are too narrow for the network.
-        DataError: The grammar cannot be read.
+        UsageError: The fields are too narrow for the network, the grammar cannot be read, or no reader can have it.
     """
     try:
         from convoy.training.anatomy import examine, outline
@@ -39,9 +38,9 @@ def describe_reader(recipe: ReaderRecipe, *, width_px: int | None, depth: int | 
         from convoy.training.check_reader.sliding import STRIDE, Filled
     except ImportError as error:
         raise MissingDependencyError(f"networks need {error.name}: pip install '.[train]' in Convoy's folder.") from error
-    from convoy.training.check_reader.grammar import load_grammar
+    from convoy.training.check_reader.named_grammar import named_grammar
 
-    grammar = load_grammar(recipe.grammar)
+    grammar = named_grammar(recipe.grammar)
     alphabet = alphabet_of(grammar)
     columns = -(-(width_px or _HEIGHTS * recipe.height_px) // STRIDE) * STRIDE
     anatomy = examine(
@@ -103,9 +102,8 @@ def _tell(recipe: ReaderRecipe, anatomy: Anatomy, rows: tuple[Row, ...], reading
     else:
         frames = f"{reading['frames']:,} frames, one every {reading['jump_px']} columns; each"
     click.echo(f"The field gives {frames} sees {reading['field_px']} columns.")
-    limit = reading["max_characters"]
     click.echo(
-        f"Grammar {reading['grammar']}: amounts of {'any length' if limit is None else f'at most {limit:,} characters'} out of "
+        f"Grammar {reading['grammar']}: amounts of at most {reading['max_characters']:,} characters out of "
         f'"{reading["characters"]}", {reading["states"]:,} states and {reading["arcs"]:,} arcs; the other class is the blank.'
     )
     tell_depth(anatomy, rows, recipe.name)

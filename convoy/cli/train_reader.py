@@ -112,11 +112,17 @@ def train_reader_command(order: ReaderOrder, resume: Path | None, refused: dict[
 
 
 def _found_again(recipe: ReaderRecipe) -> ReaderRecipe:
-    """The recipe with a grammar of one's own by its whole path: a stopped run may go on from elsewhere."""
+    """The recipe with a grammar of one's own by its whole path: a stopped run may go on from elsewhere.
+
+    Raises:
+        UsageError: There is no such grammar, or no reader can have it.
+    """
     from convoy.training.check_reader.grammar import grammar_names
+    from convoy.training.check_reader.named_grammar import named_grammar
 
     if recipe.grammar in grammar_names():
         return recipe
+    named_grammar(recipe.grammar)  # before fields are read or drawn
     return recipe.model_copy(update={"grammar": str(Path(recipe.grammar).resolve())})
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from convoy.contract.errors import UsageError
 from convoy.training.check_reader.lattice import Lattice
+from convoy.training.check_reader.named_grammar import check_length
 from convoy.training.check_reader.search import Reading
 
 
@@ -25,12 +26,7 @@ class Decoder(nn.Module):
 
     def __init__(self, lattice: Lattice, n_best: int = 3) -> None:
         super().__init__()
-        if lattice.max_length is None:
-            name = lattice.grammar.name
-            raise UsageError(
-                f"grammar {name}: expected amounts of limited length, found amounts of any: write "
-                "{m,n} in place of * and +, and no rule that refers to itself."
-            )
+        check_length(lattice.grammar)
         if n_best < 1:
             raise UsageError(f"expected n_best of at least 1, found {n_best}.")
         self.lattice, self.n_best = lattice, n_best
