@@ -47,6 +47,7 @@ def command(export_dir: Path, repository: Path, name: str | None, public_key: Pa
     bundle = Bundle.open(export_dir)
     repo = Repository(repository)
     done = repo.deploy(bundle, name)
+    remark_on_threshold(bundle.manifest)
     if as_json:
         print_json(as_dict(done, repository))
         return
@@ -71,6 +72,15 @@ def as_dict(done: Deployment, repository: Path) -> dict[str, Any]:
         "changed": done.changed,
         "repository": str(repository),
     }
+
+
+def remark_on_threshold(manifest: Manifest) -> None:
+    """Say that a reader of amounts without a threshold leaves all of them to people."""
+    if manifest.reading is not None and manifest.reading.accept is None:
+        remark(
+            f"convoy: {manifest.model_name} accepts no amount: its training found no threshold with few enough errors, so that "
+            "all go to a person."
+        )
 
 
 def _shown(manifest: Manifest) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from convoy.cli.console import json_option, print_json
+from convoy.cli.deploy import remark_on_threshold
 from convoy.cli.report import print_findings, print_precision
 from convoy.cli.subject import Request, open_subject
 from convoy.contract.errors import UsageError
@@ -102,6 +103,7 @@ def command(run_dir: Path | None, key: Path | None, out: Path | None, force: boo
         print_findings(bundle.report.checks, bundle.report.fault, f"{out / VALIDATION_FILE} has all of them")
         print_precision(bundle.report.precision)
         _print_verdict(out, bundle)
+    remark_on_threshold(bundle.manifest)
     bundle.require_passed()
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -177,3 +178,12 @@ def test_a_readers_run_is_told_by_its_record_and_has_no_lower_precision(tmp_path
     refused = CliRunner().invoke(program, ["export", str(tmp_path), "--precision", "fp16"])
     assert isinstance(refused.exception, UsageError)
     assert "computes in float32 alone" in str(refused.exception)
+
+
+def test_export_says_that_a_reader_without_a_threshold_accepts_nothing(reader_bundle, tmp_path, monkeypatch) -> None:
+    assert reader_bundle.manifest.reading.accept is None
+    subject = SimpleNamespace(folder_name="reader", export=lambda *_: reader_bundle)
+    monkeypatch.setattr("convoy.cli.export.open_subject", lambda _: subject)
+    done = CliRunner().invoke(program, ["export", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert [line for line in done.stderr.splitlines() if "accepts no amount" in line and "all go to a person" in line]

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from convoy.cli.program import program
 from convoy.contract.bundle import Bundle
 from convoy.contract.errors import IncompatibleModelError
 from convoy.contract.manifest import Manifest, ModelInterface
@@ -85,3 +87,15 @@ def test_a_reader_whose_amounts_mean_something_else_is_no_next_version(
     repository.deploy(make_reader(accept=POINT))
     with pytest.raises(IncompatibleModelError, match="reading would change under one name"):
         repository.deploy(make_reader(accept=OTHER, **reading))
+
+
+@pytest.mark.parametrize("accept", [None, POINT])
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_deploy_says_that_a_reader_without_a_threshold_accepts_nothing(
+    make_reader: MakeReader, tmp_path: Path, accept: OperatingPoint | None, options: tuple[str, ...]
+) -> None:
+    words = ["deploy", str(make_reader(accept=accept).folder), "--repository", str(tmp_path / "repository"), *options]
+    result = CliRunner().invoke(program, words)
+    assert result.exit_code == 0, result.output
+    said = [line for line in result.stderr.splitlines() if "accepts no amount" in line and "all go to a person" in line]
+    assert len(said) == (accept is None)
