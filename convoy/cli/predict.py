@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from convoy.cli.box import box_option
 from convoy.cli.connection import Connection, naming_the_served, server_options
 from convoy.cli.console import remark
 
@@ -47,12 +48,7 @@ _LOOK_EVERY_S: Final = 0.5  # at a folder that is watched
     metavar="FOLDER",
     help="Then classify or read what appears in FOLDER, until Ctrl-C.",
 )
-@click.option(
-    "--box",
-    metavar="LEFT,TOP,WIDTH,HEIGHT",
-    callback=lambda _context, _parameter, value: _box(value),
-    help="Where the amount lies on each image, in pixels; of models that read amounts.",
-)
+@box_option
 @click.option(
     "--draw",
     type=click.Path(path_type=Path),
@@ -212,19 +208,6 @@ def _amount_displays(asker: _Asker, model_name: str, top_k: int, draw: Path | No
     asker.displays.append((AmountLines(model_name, top_k) if as_json else AmountTable(top_k)).show)
     if draw is not None:
         asker.displays.append(Pictures(draw).show)
-
-
-def _box(text: str | None) -> tuple[int, int, int, int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    try:
-        left, top, width, height = map(int, parts)
-    except ValueError as error:
-        raise click.BadParameter(f"expected four whole numbers, LEFT,TOP,WIDTH,HEIGHT, found {text!r}.") from error
-    if min(left, top) < 0 or min(width, height) < 1:
-        raise click.BadParameter(f"expected LEFT and TOP from 0, WIDTH and HEIGHT from 1, found {text!r}.")
-    return left, top, width, height
 
 
 def _check_classifies(model_name: str, box: object, draw: object) -> None:

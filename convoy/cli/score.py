@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from convoy.cli.box import box_option
 from convoy.cli.connection import Connection, naming_the_served, server_options
 from convoy.cli.console import json_option, print_json, remark
 
@@ -46,6 +47,7 @@ _INTERRUPTED: Final = 130  # as of every command that Ctrl-C ends
 @click.option("--labels-from-folders", is_flag=True, help="Take SOURCE's sub-folders as true labels; tells the accuracy.")
 @click.option("--column", metavar="NAME", help="The column (or .npz array) of SOURCE with the images or their paths.")
 @click.option("--label-column", metavar="NAME", help="The column (or .npz array) of SOURCE with true labels; of tar shards: cls.")
+@box_option
 @click.option(
     "--format",
     "form",
@@ -118,6 +120,7 @@ def command(
     labels_from_folders: bool,
     column: str | None,
     label_column: str | None,
+    box: tuple[int, int, int, int] | None,
     form: Any,
     rows_per_file: int | None,
     chunk_rows: int | None,
@@ -151,6 +154,7 @@ def command(
       convoy score lenet5 testset/ testset.scored --labels-from-folders
       convoy score lenet5 s3://bucket/shards-{000..099}.tar s3://bucket/scored
       convoy score check-reader fields/ fields.scored --top-k 3
+      convoy score check-reader forms/ amounts.scored --box 1130,240,420,90
     """  # noqa: D301  # the backspace is click's mark for lines to leave as they are
     from convoy.contract.errors import ScoringError
     from convoy.serving.scoring import score
@@ -168,6 +172,7 @@ def command(
             labels_from_folders=labels_from_folders,
             column=column,
             label_column=label_column,
+            box=box,
             chunk_rows=chunk_rows,
             rows_per_file=rows_per_file,
             format=form,

@@ -18,6 +18,8 @@ _PLAIN_LEVELS: Final = ".:-=+*%#"
 
 def describe_answers(summary: ScoreSummary) -> list[str]:
     """Accuracy, histograms, drift and failures of a data set, line by line."""
+    from convoy.serving.scoring import name_of_first
+
     statistics = summary.statistics
     lines = [*_accuracy(statistics), *_classes(statistics)]
     if summary.n_scored:
@@ -29,7 +31,7 @@ def describe_answers(summary: ScoreSummary) -> list[str]:
     reasons = list(statistics["errors"].items())
     shown = reasons if len(reasons) <= _MOST_REASONS + 1 else reasons[:_MOST_REASONS]
     for reason, count in shown:
-        first = statistics["first_errors"].get(reason, "")
+        first = name_of_first(reason, statistics["first_errors"].get(reason, ""))
         lines.append(f"failed: {count:,}  {reason}{f'  (the first: {first})' if first and count > 1 else ''}")
     if len(shown) < len(reasons):
         lines.append(f"failed: {sum(count for _, count in reasons[len(shown) :]):,}  for other reasons")
@@ -77,7 +79,14 @@ def _classes(statistics: Any) -> list[str]:
 
 def _accepted(statistics: Any) -> list[str]:
     """Of models that read amounts: how many need no person."""
+    from convoy.contract.reject import shown_threshold
+
+    threshold = statistics["threshold"]
+    if threshold is None:
+        n = statistics["n_scored"]
+        return [f"accepted: none of {n:,} amounts, for the model has no threshold; all are for a person to read"]
     line = f"accepted: {statistics['n_accepted']:,} of {statistics['n_scored']:,} amounts ({statistics['coverage']:.2%})"
+    line += f", from a confidence of {shown_threshold(threshold)} on"
     if statistics["n_accepted_labelled"]:
         wrong, n = statistics["n_accepted_wrong"], statistics["n_accepted_labelled"]
         line += f"; {wrong:,} of the {n:,} that are labelled are wrong ({statistics['accepted_error']:.2%})"

@@ -62,6 +62,11 @@ def choose_threshold(confidence: Sequence[float], right: Sequence[bool], accepte
     )
 
 
+def shown_threshold(threshold: float) -> str:
+    """A threshold as people read it; never rounded up: one above the one that was measured would accept fewer."""
+    return f"{int(threshold * 1e6) / 1e6:.6f}"
+
+
 def least_accepted(accepted_error: float) -> int:
     """How many fields must be accepted before one wrong among them is within a share of errors."""
     return math.ceil(1 / accepted_error - 1e-9)

@@ -14,6 +14,7 @@ from convoy.serving.scoring._run import ScoreRun as ScoreRun
 from convoy.serving.scoring._run import ScoreSummary as ScoreSummary
 from convoy.serving.scoring._run import score as score
 from convoy.serving.scoring._statistics import Statistics as Statistics
+from convoy.serving.scoring._statistics import name_of_first as name_of_first
 from convoy.serving.scoring._table import FORMATS as FORMATS
 from convoy.serving.scoring._table import SCHEMA_VERSION as SCHEMA_VERSION
 from convoy.serving.scoring.source import describe_skipped as describe_skipped

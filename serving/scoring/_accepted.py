@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from convoy.contract.figures import percent
-from convoy.contract.reject import least_accepted
+from convoy.contract.reject import least_accepted, shown_threshold
 from convoy.serving.scoring._amounts import AmountStatistics
 from convoy.serving.scoring._page import DASH, long_table, meter, table
 from convoy.serving.scoring._statistics import N_SAMPLED
@@ -18,7 +18,13 @@ def accepted_section(statistics: AmountStatistics) -> str:
     if not statistics.n_scored:
         return ""
     share = percent(statistics.n_accepted / statistics.n_scored)
-    said = f"{statistics.n_accepted:,} of {statistics.n_scored:,} amounts reach the model's threshold. The others are for a person."
+    if statistics.threshold is None:
+        said = f"the model has no threshold: all {statistics.n_scored:,} amounts are for a person."
+    else:
+        said = (
+            f"{statistics.n_accepted:,} of {statistics.n_scored:,} amounts reach the model's threshold of "
+            f"{shown_threshold(statistics.threshold)}. The others are for a person."
+        )
     parts = [f"<h2>Accepted</h2><p><strong>{share}</strong>: {said}</p>"]
     interval, n = statistics.accepted_error_interval, statistics.n_accepted_labelled
     if interval is not None:
@@ -38,9 +44,7 @@ def _thresholds(statistics: AmountStatistics) -> str:
         if point is None:
             rows.append([percent(error, 1), DASH, f"not {least_accepted(error):,} of so few errors", DASH])
         else:
-            # never rounded up: a threshold above the one that was measured would accept fewer
-            shown = f"{int(point.threshold * 1e6) / 1e6:.6f}"
-            rows.append([percent(error, 1), shown, percent(point.coverage, 1), percent(point.error)])
+            rows.append([percent(error, 1), shown_threshold(point.threshold), percent(point.coverage, 1), percent(point.error)])
     few = f" A sample of {N_SAMPLED:,} of them." if statistics.n_labelled > N_SAMPLED else ""
     remark = (
         f"Chosen on these {statistics.n_labelled:,} labelled inputs themselves.{few} A share of errors is spoken of where so many "

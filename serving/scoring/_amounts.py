@@ -60,8 +60,15 @@ def is_right(text: str, true_label: str) -> bool:
     return text == true_label
 
 
+@dataclass(frozen=True)
 class AmountScorer(Scorer):
-    """Scores batches with a model that reads amounts; see ``Scorer``."""
+    """Scores batches with a model that reads amounts; see ``Scorer``.
+
+    Attributes:
+        box: Where the field lies on each image; None: all of it is the field.
+    """
+
+    box: tuple[int, int, int, int] | None = None
 
     @property
     def batch_rows(self) -> int:
@@ -73,7 +80,7 @@ class AmountScorer(Scorer):
         spec = self.backend.interface.image
         block = self.source.block(start, start + len(entries))
         errors: dict[int, str] = {}
-        read = list(self._each(block, entries, errors, lambda image: to_field(image, spec)))
+        read = list(self._each(block, entries, errors, lambda image: to_field(image, spec, self.box)))
         return [field for _, field in read], [place for place, _ in read], errors
 
     def _infer(self, images: Sequence[FieldPixels]) -> tuple[list[Amount], list[float]]:
@@ -129,6 +136,7 @@ class AmountStatistics(Statistics):
         n_accepted_labelled: Those among them whose true amount is known.
         n_accepted_wrong: Those among these that are wrong.
         lengths: Answers by their number of digits.
+        threshold: From which confidence on the model accepts; None: never.
     """
 
     labels: tuple[str, ...] = ()
@@ -136,6 +144,7 @@ class AmountStatistics(Statistics):
     n_accepted_labelled: int = 0
     n_accepted_wrong: int = 0
     lengths: Counter[int] = field(default_factory=Counter)
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,6 +176,7 @@ class AmountStatistics(Statistics):
             document.pop(of_classes, None)
         n, n_wrong = self.n_accepted_labelled, self.n_accepted_wrong
         document.update(
+            threshold=self.threshold,
             n_accepted=self.n_accepted,
             coverage=self.n_accepted / self.n_scored if self.n_scored else None,
             n_accepted_labelled=n,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import ValidationError
+from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from convoy.contract.errors import ScoringError, UsageError
 from convoy.contract.files import Document, sha256_bytes
@@ -33,6 +33,7 @@ class RunIdentity(Document):
         top_k: Candidates a row.
         labels: Where true labels come from: nowhere, folders, or the name of a column.
         column: Which column of the source has the images.
+        box: Where the field lies on each image: left, top, width, height in pixels; None: all of it is the field.
         format: Of the files.
     """
 
@@ -52,7 +53,16 @@ class RunIdentity(Document):
     top_k: int
     labels: str
     column: str | None
+    box: tuple[int, int, int, int] | None = None
     format: Format
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a box where there is none: the digests of runs from before there were any stay as they are."""
+        fields: dict[str, Any] = handler(self)
+        if self.box is None:
+            fields.pop("box", None)
+        return fields
 
     @property
     def digest(self) -> str:
@@ -75,6 +85,7 @@ class RunIdentity(Document):
             "top_k": "--top-k",
             "labels": "the source of labels (--labels-from-folders, --label-column)",
             "column": "--column",
+            "box": "--box",
             "chunk_rows": "--chunk-rows",
             "rows_per_file": "--rows-per-file",
             "format": "--format",

@@ -33,6 +33,7 @@ class Options:
     labels_from_folders: bool
     column: str | None
     label_column: str | None
+    box: tuple[int, int, int, int] | None
     chunk_rows: int
     rows_per_file: int
     format: Format

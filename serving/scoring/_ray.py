@@ -78,6 +78,7 @@ class _Description:
     labels_from_folders: bool
     column: str | None
     label_column: str | None
+    box: tuple[int, int, int, int] | None
     storage_options: Mapping[str, Any] | None
     chunk_rows: int
 
@@ -172,6 +173,7 @@ def _describe(scorer: Scorer, options: Options) -> _Description:
         labels_from_folders=options.labels_from_folders,
         column=options.column,
         label_column=options.label_column,
+        box=options.box,
         storage_options=options.storage_options,
         chunk_rows=options.chunk_rows,
     )
@@ -316,7 +318,7 @@ def _open(description: _Description, stopped: Callable[[], bool]) -> Scorer:
     _agree(here, "the model's digest", description.model_sha256, backend.digest)
     found = sha256_bytes(backend.interface.to_bytes())
     _agree(here, "the digest of its labels and image rule", description.interface_sha256, found)
-    return make_scorer(backend, source, description.top_k, description.run)
+    return make_scorer(backend, source, description.top_k, description.run, description.box)
 
 
 def _agree(here: str, what: str, expected: str | None, found: str | None) -> None:

@@ -85,13 +85,16 @@ def check_report_path(path: Path | None, out: str) -> None:
         raise UsageError(f"{shown}: nothing can be written to {printable(str(folder))}. Name another place.")
 
 
-def take_thumbnails(source: Source, listing: Listing, statistics: Statistics) -> dict[int, Thumbnail]:
+def take_thumbnails(
+    source: Source, listing: Listing, statistics: Statistics, box: tuple[int, int, int, int] | None = None
+) -> dict[int, Thumbnail]:
     """The inputs that stand out, read again one after the other; each that cannot be read any more has its reason.
 
     Args:
         source: The source.
         listing: What was listed of it.
         statistics: Says which.
+        box: What is shown of each; None: all of it.
 
     Returns:
         By row.
@@ -109,19 +112,24 @@ def take_thumbnails(source: Source, listing: Listing, statistics: Statistics) ->
         entries += [listed[row % listing.chunk_rows] for row in some]
     try:
         for row, loaded in zip(rows, source.load(entries), strict=True):
-            found[row] = make_thumbnail(loaded, most_px)
+            found[row] = make_thumbnail(loaded, most_px, box)
     except (DataError, OSError) as error:
         for row in rows:
             found.setdefault(row, Thumbnail(b"", 0, 0, printable(str(error))))
     return found
 
 
-def make_thumbnail(loaded: Loaded, most_px: int = THUMBNAIL_PX) -> Thumbnail:
-    """An input, no side of it longer than ``most_px``."""
+def make_thumbnail(loaded: Loaded, most_px: int = THUMBNAIL_PX, box: tuple[int, int, int, int] | None = None) -> Thumbnail:
+    """An input, or what lies in a box on it, no side of it longer than ``most_px``."""
     try:
         if isinstance(loaded, ImageError):
             raise loaded
         opened = open_image(loaded)
+        if box is not None:
+            left, top, width, height = box
+            if left + width > opened.width or top + height > opened.height:
+                raise ImageError(f"the image: expected one that holds the box {box}, found {opened.width}x{opened.height} pixels.")
+            opened = opened.crop((left, top, left + width, top + height))
         scale = min(1.0, most_px / max(opened.size))
         width, height = (max(1, round(side * scale)) for side in opened.size)
         spec = ImageSpec(height_px=height, width_px=width, channels=3, resize="stretch")

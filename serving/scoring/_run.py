@@ -26,6 +26,7 @@ from convoy.contract.errors import (
 )
 from convoy.contract.files import sha256_bytes
 from convoy.serving.client import DEFAULT_URL, Client, Tls
+from convoy.serving.client._amounts import check_box
 from convoy.serving.scoring._arrow import import_arrow
 from convoy.serving.scoring._backend import Backend, InProcess, Served
 from convoy.serving.scoring._dataset import DataSet
@@ -204,7 +205,7 @@ class ScoreRun:
             if earlier is not None:
                 identity.check_resumes(earlier, store.shown)
                 identity = earlier
-            scorer = make_scorer(backend, source, options.top_k, identity.digest)
+            scorer = make_scorer(backend, source, options.top_k, identity.digest, options.box)
             dataset = DataSet(store, identity, scorer.maker.schema)
             self.statistics = make_statistics(backend.interface)
             written: Written | None = None
@@ -347,7 +348,7 @@ class ScoreRun:
         )
         if options.report is not None:
             try:
-                write_report(options.report, summary, statistics, drift, take_thumbnails(source, listing, statistics))
+                write_report(options.report, summary, statistics, drift, take_thumbnails(source, listing, statistics, options.box))
             except OSError as error:
                 raise ScoringError(
                     f"{options.report}: the report cannot be written: {error.strerror or error}. The data set {store.shown} is "
@@ -370,6 +371,7 @@ def score(
     labels_from_folders: bool = False,
     column: str | None = None,
     label_column: str | None = None,
+    box: tuple[int, int, int, int] | None = None,
     chunk_rows: int | None = None,
     rows_per_file: int | None = None,
     format: Format = "parquet",  # noqa: A002
@@ -404,6 +406,8 @@ def score(
         labels_from_folders: Take the first folder below ``source`` as each image's true label.
         column: The column of the source that holds the images or their paths.
         label_column: The column of the source that holds true labels.
+        box: Where the field lies on each image, for models that read amounts: left, top, width and height in pixels, from the top
+            left corner. None: all of it is the field.
         chunk_rows: Inputs that are committed together: no more of them are scored twice after a kill than are in flight. None:
             ``CHUNK_ROWS``, or fewer where ``rows_per_file`` is.
         rows_per_file: Rows of each file; a multiple of ``chunk_rows``. None: ``ROWS_PER_FILE``, or near it.
@@ -451,6 +455,7 @@ def score(
             labels_from_folders=labels_from_folders,
             column=column,
             label_column=label_column,
+            box=check_box(box),
             chunk_rows=chunk_rows,
             rows_per_file=ROWS_PER_FILE // chunk_rows * chunk_rows or chunk_rows if rows_per_file is None else rows_per_file,
             format=format,
@@ -496,6 +501,7 @@ def _identity(options: Options, source: Source, listing: Listing, backend: Backe
         top_k=options.top_k,
         labels=_labels(options),
         column=options.column,
+        box=options.box,
         format=options.format,
     )
 
@@ -511,6 +517,7 @@ def _as_asked(options: Options, earlier: RunIdentity) -> RunIdentity:
         "top_k": options.top_k,
         "labels": _labels(options),
         "column": options.column,
+        "box": options.box,
         "format": options.format,
     }
     return earlier.model_copy(update=asked)

@@ -354,6 +354,20 @@ class _Reason:
     n: int = 0
 
 
+def name_of_first(reason: str, first: str) -> str:
+    """The name of an input in front of its error, where what stands behind it is the reason; else the whole error.
+
+    Args:
+        reason: As in ``Statistics.errors``.
+        first: As in ``Statistics.first_errors``.
+    """
+    for mark in re.finditer(": ", first):
+        behind, without_numbers = first[mark.end() :], _NUMBER.sub("…", first[mark.end() :])
+        if any(one.startswith(reason) or reason.startswith(one) for one in (behind, without_numbers) if one):
+            return first[: mark.start()]
+    return first
+
+
 def _indices(table: Any, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     indices: npt.NDArray[np.int64] = table.column("index").to_numpy(zero_copy_only=False)[answered].astype(np.int64)
     return indices

@@ -13,7 +13,7 @@ from convoy.serving.scoring._table import SCHEMA_VERSION, RowMaker
 from convoy.serving.scoring.source import Source
 
 
-def make_scorer(backend: Backend, source: Source, top_k: int, run: str) -> Scorer:
+def make_scorer(backend: Backend, source: Source, top_k: int, run: str, box: tuple[int, int, int, int] | None = None) -> Scorer:
     """Who scores with a model, and makes its rows.
 
     Args:
@@ -21,15 +21,20 @@ def make_scorer(backend: Backend, source: Source, top_k: int, run: str) -> Score
         source: What is scored.
         top_k: How many candidates a row lists.
         run: The identity of the run.
+        box: Where the field lies on each image, of models that read amounts.
     """
-    scorer, maker = (AmountScorer, AmountRowMaker) if _reads(backend.interface) else (Scorer, RowMaker)
-    labels = backend.interface.labels
-    return scorer(backend, source, maker(labels, top_k, backend.model_name, backend.version, backend.digest, run))
+    about = (backend.interface.labels, top_k, backend.model_name, backend.version, backend.digest, run)
+    if _reads(backend.interface):
+        return AmountScorer(backend, source, AmountRowMaker(*about), box)
+    return Scorer(backend, source, RowMaker(*about))
 
 
 def make_statistics(interface: ModelInterface) -> Statistics:
     """What a model's data set says as a whole, of no rows yet."""
-    return AmountStatistics() if _reads(interface) else Statistics(interface.labels)
+    if interface.reading is None:
+        return Statistics(interface.labels)
+    accept = interface.reading.accept
+    return AmountStatistics(threshold=None if accept is None else accept.threshold)
 
 
 def table_version_of(interface: ModelInterface) -> str:
@@ -44,6 +49,11 @@ def check_options(options: Options, interface: ModelInterface) -> None:
         UsageError: It does not.
     """
     if not _reads(interface):
+        if options.box is not None:
+            n = len(interface.labels)
+            raise UsageError(
+                f"box (--box): it says where an amount lies, and {options.model_name!r} tells {n} classes apart: leave it out."
+            )
         return
     if options.reference is not None:
         raise UsageError(

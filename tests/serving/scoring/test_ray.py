@@ -273,7 +273,7 @@ def test_what_workers_are_told_can_be_sent() -> None:
         convoy_version="1", run="r", urls=("grpc://a:1",), tls=Tls(ca_file="ca.pem"), headers={"a": "b"}, timeout_s=1.0,
         patience_s=1.0, in_flight=1, model_name="m", model_version="1", model_sha256=None, interface_sha256="i", top_k=1,
         source="s3://b/x", source_kind="folder", labels_from_folders=False, column=None, label_column=None,
-        storage_options={"key": "k"}, chunk_rows=4,
+        box=(1, 2, 3, 4), storage_options={"key": "k"}, chunk_rows=4,
     )  # fmt: skip
     assert pickle.loads(pickle.dumps(description)) == description
 

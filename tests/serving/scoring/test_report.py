@@ -357,7 +357,7 @@ def amounts_of(n: int, *, labelled: bool = True) -> AmountStatistics:
         row = {"row": i, "source": f"{i}.png", "label": f"$ {i:03}.-", "amount": f"{i:03}", "probability": i / n}
         truth = f"{i + wrong:03}" if labelled else None
         rows.append({**row, "accepted": 2 * i >= n, "latency_ms": 5.0, "true_label": truth})
-    statistics = AmountStatistics()
+    statistics = AmountStatistics(threshold=0.5)
     statistics.add(pa.Table.from_pylist(rows, AmountRowMaker.make_schema({})))
     return statistics
 
@@ -366,7 +366,7 @@ def test_the_page_of_amounts_says_what_needs_no_person_and_what_other_thresholds
     statistics = amounts_of(1000)
     page = page_of(statistics)
     read = check_page(page)
-    assert "Accepted 50.00 % : 500 of 1,000 amounts reach the model's threshold" in read.words
+    assert "Accepted 50.00 % : 500 of 1,000 amounts reach the model's threshold of 0.500000." in read.words
     assert "1.00 % of those are wrong: 5 of the 500 that are labelled" in read.words
     points = statistics.operating_points()
     assert points[0.005] is None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +16,13 @@ import pytest
 from PIL import Image
 
 from convoy.contract.errors import ClientError, InvalidRequestError, ScoringError, UsageError
+from convoy.contract.files import sha256_bytes
 from convoy.serving.client import Client
 from convoy.serving.client._call import Infer
 from convoy.serving.client.testing import FakeModel, FakeTransport
 from convoy.serving.scoring import AMOUNTS_SCHEMA_VERSION, score
 from convoy.serving.scoring._amounts import is_right
+from convoy.serving.scoring._identity import RUN_FILE, parse_identity
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -244,10 +249,95 @@ def test_the_command_says_how_many_amounts_need_no_person(program: Any, folder: 
     assert "2 of 33 inputs could not be scored" in err
     assert "31 of 33 inputs scored, 2 failed with check-reader version 3" in out
     assert "accuracy: 64.52% of 31 labelled images" in out
-    assert "accepted: 14 of 31 amounts (45.16%); 4 of the 14 that are labelled are wrong (28.57%); the others are for" in out
+    accepted = "accepted: 14 of 31 amounts (45.16%), from a confidence of 0.500000 on; 4 of the 14 that are labelled are wrong"
+    assert f"{accepted} (28.57%); the others are for a person to read" in out
     assert "confidences: 0 % |" in out
     code, out, _ = program("score", "check-reader", folder, tmp_path / "out", "--labels-from-folders", "--json")
-    assert json.loads(out)["statistics"]["n_accepted"] == 14
+    statistics = json.loads(out)["statistics"]
+    assert (statistics["n_accepted"], statistics["threshold"]) == (14, 0.5)
+
+
+def test_the_summary_and_the_page_name_the_threshold(program: Any, fake: FakeTransport, folder: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    fake.models.update(make_fake(threshold=0.4321987).models)
+    _, out, _ = program("score", "check-reader", folder, tmp_path / "out", "--report", page)
+    assert ", from a confidence of 0.432198 on; the others" in out
+    assert "amounts reach the model's threshold of 0.432198. The others are for a person." in page.read_text()
+    fake.models.update(make_fake(threshold=None).models)
+    _, out, _ = program("score", "check-reader", folder, tmp_path / "none", "--report", page)
+    assert "accepted: none of 31 amounts, for the model has no threshold; all are for a person to read" in out
+    assert "the model has no threshold: all 31 amounts are for a person." in page.read_text()
+
+
+@pytest.fixture
+def forms(tmp_path: Path) -> Path:
+    """Fields of 20 x 8, each on a form that is dark elsewhere; and a form that is too small."""
+    root = tmp_path / "forms"
+    root.mkdir()
+    for i in range(18):
+        form = Image.new("L", (300, 60))
+        form.paste(7 + 13 * i, (30, 40, 50, 48))
+        form.save(root / f"{i:02}.png")
+    Image.new("L", (49, 60)).save(root / "small.png")
+    return root
+
+
+def test_a_box_says_where_the_field_lies_on_each_image(forms: Path, tmp_path: Path, fake: FakeTransport) -> None:
+    box = (30, 40, 20, 8)
+    with Client(transport=fake) as client:
+        score("check-reader", forms, tmp_path / "out", client=client, box=box, report=tmp_path / "page.html", **SMALL).finish()
+        rows = rows_of(tmp_path / "out")
+        for row in rows:
+            if row["source"] == "small.png":
+                assert "expected a box (left, top, width, height) on the image of 49x60 pixels" in row["error"]
+            else:
+                assert row["label"] == client.read_amount(forms / row["source"], box=box).text
+        assert len(rows) == len(list(forms.iterdir())) > 15
+        again = score("check-reader", forms, tmp_path / "out", client=client, box=list(box), **SMALL).finish()
+        assert again.n_resumed == len(rows)
+        for other in (None, (30, 40, 20, 7)):
+            with pytest.raises(UsageError, match=r"another run was begun here: --box was \(30, 40, 20, 8\) and is "):
+                score("check-reader", forms, tmp_path / "out", client=client, box=other, **SMALL).finish()
+        with pytest.raises(UsageError, match="box: expected four whole numbers"):
+            score("check-reader", forms, tmp_path / "out", client=client, box=(1, 2, 3), **SMALL)
+    shown = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", (tmp_path / "page.html").read_text())
+    sizes = [Image.open(io.BytesIO(base64.b64decode(data))).size for data in shown]
+    assert set(sizes) == {(20, 8)}  # what the model saw, not the forms
+
+
+def test_the_command_takes_a_box_and_refuses_it_for_classes(program: Any, fake: FakeTransport, forms: Path, tmp_path: Path) -> None:
+    code, out, _ = program("score", "check-reader", forms, tmp_path / "out", "--box", "30,40,20,8", "--json")
+    assert code == 1  # one is too small
+    assert json.loads(out)["n_failed"] == 1
+    fake.models["digits"] = FakeModel.of_labels(["0", "1"], lambda pixels: np.full((len(pixels), 2), 0.5))
+    code, _, err = program("score", "digits", forms, tmp_path / "classes", "--box", "30,40,20,8")
+    assert code == 2
+    assert "box (--box): it says where an amount lies, and 'digits' tells 2 classes apart: leave it out" in err
+    code, _, err = program("score", "check-reader", forms, tmp_path / "new", "--box", "30,40,20")
+    assert code == 2
+    assert "LEFT,TOP,WIDTH,HEIGHT" in err
+
+
+def test_a_run_without_a_box_is_named_as_it_was_before_there_were_any(folder: Path, tmp_path: Path, client: Client) -> None:
+    score("check-reader", folder, tmp_path / "out", client=client, **SMALL).finish()
+    stored = (tmp_path / "out" / RUN_FILE).read_bytes()
+    assert "box" not in json.loads(stored)
+    assert parse_identity(stored, "out").digest == sha256_bytes(stored)[:32]
+
+
+def test_a_reason_that_several_share_is_said_once(program: Any, folder: Path, tmp_path: Path) -> None:
+    Image.new("L", (800, 8)).save(folder / "1" / "wider.png")
+    (folder / "1" / "empty.png").unlink()
+    _, out, _ = program("score", "check-reader", folder, tmp_path / "out")
+    (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
+    assert line.startswith("failed: 2  expected a field at most … times as wide as high, found …x… pixels.")
+    assert line.count("expected a field") == 1
+    assert line.endswith("  (the first: 1/wide.png)")
+    Image.new("L", (900, 8)).save(folder / "1" / "wider.png")
+    _, out, _ = program("score", "check-reader", folder, tmp_path / "same")
+    (line,) = [line for line in out.splitlines() if line.startswith("failed: ")]
+    assert line.startswith("failed: 2  expected a field at most 8 times as wide as high, found 900x8 pixels.")
+    assert line.endswith("  (the first: 1/wide.png)")
 
 
 def test_in_process_the_file_alone_answers_as_the_server_would(
@@ -269,6 +359,8 @@ def test_in_process_the_file_alone_answers_as_the_server_would(
         assert row["probability"] == pytest.approx(confidence)
         assert row["accepted"] == (confidence >= 0.5)
         assert [other["probability"] for other in row["top_k"]] == [0.75, 0.25]
+    score("check-reader", tmp_path / "fields", tmp_path / "boxed", box=(0, 0, 1, 8), **options).finish()
+    assert [row["label"] for row in rows_of(tmp_path / "boxed")] == [expected_reading(fields[name][:, :1])[0] for name in fields]
 
 
 def test_a_reader_that_refuses_everything_stops_the_run(folder: Path, tmp_path: Path, fake: FakeTransport) -> None:
