@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -72,13 +73,13 @@ class AmountLines:
         if amount is None:
             return dict.fromkeys(("amount", "text", "confidence", "accepted", "characters", "alternatives"))
         return {
-            "amount": None if amount.value is None else str(amount.value),
+            "amount": _said(amount.value),
             "text": amount.text,
             "confidence": amount.confidence,
             "accepted": amount.accepted,
             "characters": [asdict(character) for character in amount.characters],
             "alternatives": [
-                {"amount": None if other.value is None else str(other.value), "text": other.text, "posterior": other.posterior}
+                {"amount": _said(other.value), "text": other.text, "posterior": other.posterior}
                 for other in amount.alternatives[: self._top_k]
             ],
         }
@@ -118,7 +119,7 @@ class AmountTable:
         block = "█" if self._unicode else "#"
         top = {
             "image": visible(found.name, encoding),
-            "amount": "-" if amount.value is None else f"{amount.value:,}",
+            "amount": _said(amount.value) or "-",
             "text": visible(amount.text, encoding),
             "confidence": f"{amount.confidence:.2%}",
             "bar": block * round(amount.confidence * _BAR_WIDTH),
@@ -129,7 +130,7 @@ class AmountTable:
             return [top]
         rows = [top]
         for i, other in enumerate(amount.alternatives[: self._top_k]):
-            row = top if i == 0 else {"amount": "-" if other.value is None else f"{other.value:,}"}
+            row = top if i == 0 else {"amount": _said(other.value) or "-"}
             row.update(text=visible(other.text, encoding), posterior=f"{other.posterior:.2%}")
             rows += [row] if i else []
         return rows
@@ -176,6 +177,11 @@ class AmountTable:
         ):
             line.pad_left(len(_INDENT))
             self._console.print(line, no_wrap=True, overflow="crop")
+
+
+def _said(value: Decimal | None) -> str | None:
+    """A number without marks between its thousands, which the text beside it may have as marks before decimals."""
+    return None if value is None else str(value)
 
 
 def _total(columns: dict[str, int]) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from convoy.cli.images import IMAGE_SUFFIXES, STDIN, Found
+from convoy.cli.console import remark
+from convoy.cli.images import STDIN, Found, printable
 from convoy.contract.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 _SUFFIX: Final = ".png"
 _ENDING: Final = ".read.png"  # of the pictures in a folder
-_NOT_WRITTEN: Final = frozenset({*IMAGE_SUFFIXES, ".pdf", ".svg"}) - {_SUFFIX}
 _SOFTWARE: Final = "convoy predict"
 _MARK: Final = b"tEXtSoftware\0" + _SOFTWARE.encode()  # as PNG has it, right behind the header
 _MARKED_BYTES: Final = 128  # that have it among them
@@ -37,6 +37,7 @@ class Pictures:
         self._place = place
         self._is_file = _is_for_one(place)
         self._taken: set[str] = set()
+        self._n = 0
 
     def show(self, answers: Sequence[ReadAnswer]) -> None:
         """Write some more; an older picture is replaced, any other file is not.
@@ -55,8 +56,15 @@ class Pictures:
                 if not _is_free(path):
                     raise UsageError(f"--draw {self._place}: {path}: {_OTHER_FILE}")
                 _save(draw_picture(answer.field, answer.amount), path)
+                self._n += 1
             except OSError as error:
                 raise UsageError(f"--draw {self._place}: {path} cannot be written: {error.strerror or error}.") from error
+
+    def tell(self) -> None:
+        """Say on stderr where the pictures are, where there are any."""
+        if self._n:
+            several = "" if self._is_file else f"{self._n:,} picture{'s' * (self._n > 1)} in "
+            remark(f"convoy: drawn: {several}{printable(str(self._place))}")
 
     def _name_of(self, found: Found) -> str:
         """Whatever the images' folders are, no two have the same."""
@@ -82,10 +90,13 @@ def check_place(images: Sequence[str], watch: Path | None, draw: Path) -> None:
     """
     if _is_for_one(draw):
         _check_file(images, watch, draw)
-    elif draw.suffix.lower() in _NOT_WRITTEN and not draw.is_dir():
-        raise click.UsageError(f"--draw {draw}: drawings are PNG files: name a .png file, or a folder.")
     elif draw.exists() and not draw.is_dir():
         raise click.UsageError(f"--draw {draw}: expected a .png file or a folder, found a file of another kind.")
+    elif draw.suffix[1:2].isalpha() and not draw.is_dir():
+        raise click.UsageError(
+            f"--draw {draw}: drawings are PNG files: name a .png file, or a folder; make one whose name ends with {draw.suffix} "
+            "first."
+        )
     else:
         _check_folder(images, watch, draw)
 

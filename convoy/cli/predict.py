@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from convoy.cli.images import Found, Watch
+    from convoy.cli.pictures import Pictures
     from convoy.contract.field import FieldPixels
     from convoy.contract.image import ImageSpec, Pixels
     from convoy.contract.manifest import ModelInterface
@@ -101,16 +102,21 @@ def command(
     with naming_the_served(server.urls, server.timeout_s, server.headers), server.client() as client:
         asker = _Asker(client, model_name, model_version, top_k, box)
         if asker.reads:
-            _amount_displays(asker, model_name, top_k, draw, as_json=as_json)
+            pictures = _amount_displays(asker, model_name, top_k, draw, as_json=as_json)
         else:
             _check_classifies(model_name, box, draw)
             _class_displays(asker, model_name, as_json=as_json)
-        for answers in asker.ask(sources):
-            asker.show(answers)
-        for line in sources.remarks():
-            remark(f"convoy: {line}")
-        if watched is not None:
-            _follow(watched, asker)
+            pictures = None
+        try:
+            for answers in asker.ask(sources):
+                asker.show(answers)
+            for line in sources.remarks():
+                remark(f"convoy: {line}")
+            if watched is not None:
+                _follow(watched, asker)
+        finally:
+            if pictures is not None:
+                pictures.tell()
     if asker.n_failed:
         raise ImageError(f"{asker.n_failed:,} of {asker.n:,} input{'s' * (asker.n > 1)} could not be read.")
 
@@ -120,6 +126,7 @@ class _Asker:
 
     Attributes:
         reads: Whether the model reads amounts; else it classifies.
+        n_best: How many amounts it gives at most; 0 where it classifies.
         displays: Show answers, one after the other.
         n: How many were answered or could not be read.
         n_failed: How many could not be read.
@@ -135,6 +142,7 @@ class _Asker:
         self._box = box
         self._first: ModelInterface | None = self._look_up()
         self.reads = self._first.task == "amount-reading"
+        self.n_best = 0 if self._first.reading is None else self._first.reading.n_best
         self.displays: list[Callable[[Sequence[Any]], None]] = []
         self.n = 0
         self.n_failed = 0
@@ -201,13 +209,18 @@ def _class_displays(asker: _Asker, model_name: str, *, as_json: bool) -> None:
     asker.displays.append((JsonLines(model_name) if as_json else Table()).show)
 
 
-def _amount_displays(asker: _Asker, model_name: str, top_k: int, draw: Path | None, *, as_json: bool) -> None:
+def _amount_displays(asker: _Asker, model_name: str, top_k: int, draw: Path | None, *, as_json: bool) -> Pictures | None:
     from convoy.cli.amounts import AmountLines, AmountTable
     from convoy.cli.pictures import Pictures
 
+    if top_k > asker.n_best:
+        remark(f"convoy: --top-k {top_k}: {model_name!r} gives {asker.n_best} amounts at most; no more are listed.")
     asker.displays.append((AmountLines(model_name, top_k) if as_json else AmountTable(top_k)).show)
-    if draw is not None:
-        asker.displays.append(Pictures(draw).show)
+    if draw is None:
+        return None
+    pictures = Pictures(draw)
+    asker.displays.append(pictures.show)
+    return pictures
 
 
 def _check_classifies(model_name: str, box: object, draw: object) -> None:

@@ -60,7 +60,7 @@ def test_each_field_has_a_row_that_says_whether_it_is_accepted(program: Program,
     assert "1 of 4 inputs could not be read" in err
     header, *rows = out.splitlines()
     assert header.split() == ["image", "amount", "text", "confidence", "version"]
-    assert [row.split()[1:4] for row in rows[:2]] == [["1,234.50", "1,234.50", "95.00%"], ["99", "99", "50.00%"]]
+    assert [row.split()[1:4] for row in rows[:2]] == [["1234.50", "1,234.50", "95.00%"], ["99", "99", "50.00%"]]
     assert "█" * 11 in rows[0]
     assert rows[0].split()[-2:] == ["accepted", "3"]
     assert rows[1].split()[-4:] == ["to", "a", "person", "3"]
@@ -71,8 +71,38 @@ def test_alternatives_have_rows_of_their_own(program: Program, folder: Path) -> 
     _, out, _ = program("predict", "check-reader", folder / "a.png", "--top-k", 3)
     header, first, second = out.splitlines()
     assert header.split() == ["image", "amount", "text", "posterior", "confidence", "version"]
-    assert first.split()[1:5] == ["1,234.50", "1,234.50", "95.00%", "95.00%"]
-    assert second.split() == ["7,234.50", "7,234.50", "4.00%"]
+    assert first.split()[1:5] == ["1234.50", "1,234.50", "95.00%", "95.00%"]
+    assert second.split() == ["7234.50", "7,234.50", "4.00%"]
+
+
+def test_an_amount_with_points_between_its_thousands_is_written_as_in_json(
+    program: Program, folder: Path, fake: FakeTransport
+) -> None:
+    read = FakeModel.of_amounts(lambda _: [("$ 8.635.-", 0.9), ("8.535", 0.05)], labels="$ 8653.-", decimal="")
+    fake.models["check-reader"] = read
+    _, out, _ = program("predict", "check-reader", folder / "a.png", "--top-k", 2)
+    assert "8,635" not in out
+    assert out.splitlines()[1].split()[1:5] == ["8635", "$", "8.635.-", "90.00%"]
+    assert out.splitlines()[2].split() == ["8535", "8.535", "5.00%"]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_more_amounts_than_the_model_gives_are_not_listed_and_that_is_said(
+    program: Program, folder: Path, options: tuple[str, ...]
+) -> None:
+    _, _, err = program("predict", "check-reader", folder / "a.png", "--top-k", 9, *options)
+    assert err == "convoy: --top-k 9: 'check-reader' gives 3 amounts at most; no more are listed.\n"
+    assert program("predict", "check-reader", folder / "a.png", "--top-k", 3, *options)[2] == ""
+    assert program("predict", "digits", folder / "a.png", "--top-k", 9, *options)[2] == ""
+
+
+def test_where_pictures_were_drawn_is_said(program: Program, folder: Path, tmp_path: Path) -> None:
+    _, _, err = program("predict", "check-reader", folder / "a.png", "--draw", tmp_path / "read.png", "--json")
+    assert err == f"convoy: drawn: {tmp_path / 'read.png'}\n"
+    _, _, err = program("predict", "check-reader", folder, "--draw", tmp_path / "drawn")
+    assert f"convoy: drawn: 3 pictures in {tmp_path / 'drawn'}\n" in err
+    _, _, err = program("predict", "check-reader", folder / "d.png", "--draw", tmp_path / "none")
+    assert "convoy: drawn" not in err
 
 
 def test_json_lines_hold_amounts_as_text_and_the_places_of_characters(program: Program, folder: Path) -> None:
@@ -153,11 +183,23 @@ def test_a_place_for_pictures_that_would_do_harm_is_refused(program: Program, fo
         ([folder / "a.png"], tmp_path / "out.jpg", "drawings are PNG files: name a .png file, or a folder"),
         ([folder], tmp_path / "out.TIF", "drawings are PNG files: name a .png file, or a folder"),
         ([folder / "a.png"], tmp_path / "out.svg", "drawings are PNG files: name a .png file, or a folder"),
+        (
+            [folder / "a.png"],
+            tmp_path / "x.docx",
+            "drawings are PNG files: name a .png file, or a folder; make one whose name ends",
+        ),
+        ([folder], tmp_path / "x.html", "drawings are PNG files: name a .png file, or a folder"),
         ([folder / "a.png"], folder / "d.png", "expected a new file, or a drawing of this program's, found another file"),
     ):
         code, _, err = program("predict", "check-reader", *images, "--draw", place)
         assert code == 2, message
         assert message in err
+    assert not (tmp_path / "x.docx").exists()
+    for place in (tmp_path / "run.3", tmp_path / "old.docx"):
+        if place.suffix == ".docx":
+            place.mkdir()
+        assert program("predict", "check-reader", folder / "a.png", "--draw", place)[0] == 0
+        assert (place / "a.read.png").is_file()
     before = (folder / "a.png").read_bytes()
     assert program("predict", "check-reader", folder / "a.png", "--draw", folder)[0] == 0
     assert (folder / "a.png").read_bytes() == before
