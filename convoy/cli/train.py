@@ -110,7 +110,8 @@ def command(
     `convoy recipes` lists the recipes, `convoy recipes RECIPE` the fields that --set changes.
     The same recipe, data and seed give the same weights on the same machine.
 
-    While it runs, runs/RUN.partial holds what it takes to go on after Ctrl-C, a crash or a power cut.
+    While it runs, runs/RUN.partial holds what it takes to go on after Ctrl-C, SIGTERM (exit status 143), a crash or a
+    power cut.
     """  # noqa: D301  click's mark for text that is not to be wrapped
     # what can be wrong with the call is said before torch is imported
     from convoy.training.recipes import get_recipe

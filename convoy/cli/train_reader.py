@@ -194,19 +194,34 @@ def _train(plan: _Plan, every_s: float) -> TrainedReader:
         drawing = bar.add_task("drawing", total=plan.recipe.n_synthetic)
         task = bar.add_task("training", total=None, visible=False)
 
+        is_drawing, is_last = False, False
+
+        def on_synthetic(n: int) -> None:
+            nonlocal is_drawing
+            if bar.disable and not is_drawing:
+                remark(f"drawing {plan.recipe.n_synthetic:,} synthetic fields")
+            is_drawing = True
+            bar.advance(drawing, n)
+
         def on_step(n_seen: int, n_all: int) -> None:
+            nonlocal is_last
+            is_last = n_seen >= n_all
             bar.update(task, completed=n_seen, total=n_all, visible=True)
 
         def on_epoch(epoch: ReaderEpoch) -> None:
             if bar.disable:
                 remark(f"{epoch.phase} fields, epoch {epoch.epoch}: loss {epoch.loss:.3f}, {epoch.seconds:.0f} s")
             bar.update(task, description=f"{epoch.phase} {epoch.epoch}, loss {epoch.loss:.2f}")
+            if is_last:
+                if bar.disable:
+                    remark("reading the fields that were held back: calibration, threshold, report")
+                bar.update(task, description="calibrating")
 
         return train_reader(
             plan.recipe, plan.real, seed=plan.seed, device=plan.device, location=DataLocation.from_environment(),
             checkpoints=Checkpoints(plan.partial, every_s=every_s), run_id=plan.run_id,
             on_split=lambda n, n_held_back: _warn_of_few_fields(n, n_held_back, plan.recipe.validation_fraction),
-            on_synthetic=lambda n: bar.advance(drawing, n), on_step=on_step, on_epoch=on_epoch,
+            on_synthetic=on_synthetic, on_step=on_step, on_epoch=on_epoch,
         )  # fmt: skip
 
 

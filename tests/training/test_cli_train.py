@@ -160,15 +160,18 @@ def training(folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
 @pytest.mark.parametrize("devices", [(), ("--devices", "2", "--strategy", "ddp")], ids=["one process", "two processes"])
-def test_an_interrupt_exits_130_and_leaves_what_it_takes_to_go_on(tmp_path: Path, devices: tuple[str, ...]) -> None:
+def test_an_interrupt_exits_with_its_number_and_leaves_what_it_takes_to_go_on(
+    tmp_path: Path, devices: tuple[str, ...], number: signal.Signals, word: str
+) -> None:
     with training(tmp_path, *devices) as process:
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all
+        os.killpg(process.pid, number)  # a terminal, and a batch system, send it to all
         stdout, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert stdout == ""
     how = "convoy train --resume runs/one.partial"
-    assert stderr.endswith(f"convoy: training was stopped before its end; it goes on with: {how}\nconvoy: interrupted\n")
+    assert stderr.endswith(f"convoy: training was stopped before its end; it goes on with: {how}\nconvoy: {word}\n")
     left = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["runs/one.partial/checkpoint.pt", "runs/one.partial/start.json"]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Final
 
 
 @dataclass
@@ -21,15 +22,30 @@ class Interrupt:
     requested: bool = False
 
 
+_deferring: Final[list[Interrupt]] = []
+"""Of the main thread, the innermost last; a process has one set of signals."""
+
+
+def ask_for_the_end() -> None:
+    """Do what Ctrl-C does at this moment, for a handler of another signal; also where Ctrl-C itself is ignored.
+
+    Raises:
+        KeyboardInterrupt: At once, since nothing is half done, or it was asked for before.
+    """
+    if not _deferring or _deferring[-1].requested:
+        raise KeyboardInterrupt
+    _deferring[-1].requested = True
+
+
 @contextmanager
 def deferred_interrupt(*, on: bool = True, signum: signal.Signals = signal.SIGINT) -> Iterator[Interrupt]:
     """The first such signal only sets ``requested``, for a while, so that what is half done can be finished and kept.
 
-    Outside the main thread, which alone hears signals, and where it is ignored, nothing changes; nor where it is not ``on``.
+    Outside the main thread, which alone hears signals, nothing changes; nor where it is not ``on``. Where the signal is ignored,
+    ``ask_for_the_end`` alone is heard.
     """
     interrupt = Interrupt()
-    ignored = signal.getsignal(signum) is signal.SIG_IGN
-    if not on or ignored or threading.current_thread() is not threading.main_thread():
+    if not on or threading.current_thread() is not threading.main_thread():
         yield interrupt
         return
 
@@ -38,8 +54,13 @@ def deferred_interrupt(*, on: bool = True, signum: signal.Signals = signal.SIGIN
             raise KeyboardInterrupt
         interrupt.requested = True
 
-    before = signal.signal(signum, hear)
+    before = signal.getsignal(signum)
+    if before is not signal.SIG_IGN:
+        signal.signal(signum, hear)
+    _deferring.append(interrupt)
     try:
         yield interrupt
     finally:
-        signal.signal(signum, before)
+        _deferring.pop()
+        if before is not signal.SIG_IGN:
+            signal.signal(signum, before)

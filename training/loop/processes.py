@@ -161,13 +161,10 @@ def _death(rank: int, n: int, exit_code: int | None) -> TrainingError:
 
 def _end(processes: list[BaseProcess]) -> None:
     for process in processes:
-        process.terminate()
+        process.kill()  # they ignore SIGTERM, and tidy nothing up
     deadline = time.monotonic() + _SECONDS_TO_END
     for process in processes:
         process.join(max(0.0, deadline - time.monotonic()))
-        if process.is_alive():
-            process.kill()
-            process.join()
 
 
 def _free_port() -> int:
@@ -178,7 +175,8 @@ def _free_port() -> int:
 
 def _work(rank: int, content: bytes, mouth: Connection, environment: dict[str, str], threads: int, log_level: int) -> None:
     """What a process does: fit, and tell."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: the first process ends the others
+    for number in (signal.SIGINT, signal.SIGTERM):  # a terminal and a batch system send theirs to all: one ends the others
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=log_level if rank == 0 else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     os.environ.update(environment, LOCAL_RANK=str(rank), NODE_RANK="0")

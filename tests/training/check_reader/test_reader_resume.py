@@ -188,21 +188,31 @@ def heard_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.parametrize(
+    ("number", "sigint"),
+    [
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_IGN),  # as in the background of a shell's script
+    ],
+)
 def test_an_interrupt_leaves_a_checkpoint_and_says_how_to_go_on(
-    tmp_path: Path, fields: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fields: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, sigint: Any
 ) -> None:
     step = ReaderCourse.end_epoch
 
     def interrupted(course: ReaderCourse) -> ReaderEpoch:
-        signal.raise_signal(signal.SIGINT)  # heard, and waits for the end of the step
+        signal.raise_signal(number)  # heard, and waits for the end of the step
         return step(course)
 
     with monkeypatch.context() as patch, heard_interrupts():
+        signal.signal(signal.SIGINT, sigint)
         patch.setattr(ReaderCourse, "end_epoch", interrupted)
         order = ["train", "check-reader-lenet5", "--data", str(fields), "--out", str(tmp_path / "run"), *ASSIGNMENTS]
         result = CliRunner().invoke(program, order)
     partial = tmp_path / "run.partial"
     assert f"it goes on with: convoy train --resume {partial}" in result.output
+    assert result.exit_code == (143 if number == signal.SIGTERM else 1)  # click's runner knows no 130
     assert sorted(path.name for path in partial.iterdir()) == [CHECKPOINT_FILE, START_FILE]
     assert not (tmp_path / "run").exists()
     result = CliRunner().invoke(program, ["train", "--resume", str(partial)])

@@ -228,6 +228,11 @@ def test_the_command_trains_and_says_what_came_out(real: Path, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert "of 12 real fields that were held back" in result.output
     assert f"Next: convoy export {out}" in result.output
+    said = result.stderr.splitlines()  # which is no terminal
+    drawing = said.index("drawing 40 synthetic fields")
+    last = next(i for i, line in enumerate(said) if line.startswith("real fields, epoch 1: loss"))
+    assert drawing < last < said.index("reading the fields that were held back: calibration, threshold, report")
+    assert len([line for line in said if line.startswith(("drawing", "reading"))]) == 2
     assert load_reader_run(out).record.recipe == TINY.model_copy(update={"name": "check-reader-lenet5"})
 
 
