@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -9,6 +11,7 @@ from pydantic import SerializerFunctionWrapHandler, ValidationError, model_seria
 from convoy.contract.errors import ScoringError, UsageError
 from convoy.contract.files import Document, sha256_bytes
 from convoy.serving.scoring._table import SCHEMA_VERSION, Format
+from convoy.serving.scoring.source._filesystem import protocol_of
 
 RUN_FILE: Final = "_convoy/run.json"
 
@@ -94,10 +97,11 @@ class RunIdentity(Document):
         found = [
             f"{said} was {_shown(getattr(earlier, name))} and is {_shown(getattr(self, name))}"
             for name, said in names.items()
-            if getattr(earlier, name) != getattr(self, name)
+            if _compared(name, getattr(earlier, name)) != _compared(name, getattr(self, name))
         ]
         if not found and earlier.listing != self.listing:
-            found.append(self._what_changed(earlier))
+            otherwise = earlier.source != self.source  # of a pattern the paths are spelled otherwise too, and they are the keys
+            found.append(self._other_source(earlier) if otherwise else self._what_changed(earlier))
         if not found and earlier.skipped != self.skipped:
             return  # what is no input does not matter
         if found:
@@ -105,6 +109,10 @@ class RunIdentity(Document):
                 f"{where}: another run was begun here: {'; '.join(found)}. To go on with that one, run it as it was begun; to "
                 "score anew, name another place, or remove this one."
             )
+
+    def _other_source(self, earlier: RunIdentity) -> str:
+        before, now = _shown(earlier.source), _shown(self.source)
+        return f"the source was {before} and is {now}, and its inputs have other names, sizes or times"
 
     def _what_changed(self, earlier: RunIdentity) -> str:
         if earlier.n != self.n:
@@ -116,6 +124,13 @@ class RunIdentity(Document):
             f"inputs of the source have changed (another name, size, time or label), the first of them among rows {start:,} to "
             f"{stop - 1:,} ({n} of {len(self.listing)} chunks differ)"
         )
+
+
+def _compared(name: str, value: object) -> object:
+    """A field's value, of a source on this machine its whole path: however it is spelled, it is the same one."""
+    if name != "source" or not isinstance(value, str) or value == "-" or protocol_of(value) is not None:
+        return value
+    return os.path.normpath(Path(value).absolute())
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from convoy.contract.errors import (
     AuthenticationError,
@@ -353,6 +354,32 @@ def test_another_run_is_refused_before_a_server_is_asked(
         score(out=out, client=client, **asked).finish()
     assert not fake.calls
     assert {name: (out / name).read_bytes() for name in names(out)} == before
+
+
+@pytest.mark.parametrize(("first", "then"), [("dig", "{}/dig"), ("{}/dig", "dig"), ("dig", "./other/../dig/")])
+def test_a_folder_that_is_spelled_otherwise_is_the_same_source(
+    first: str, then: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("dig", "other"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 4), 1).save(tmp_path / name / "a.png")
+    begun = score("digits", first.format(tmp_path), "out", client=client, **SMALL).finish()
+    summary = score("digits", then.format(tmp_path), "out", client=client, **SMALL).finish()
+    assert (summary.n_resumed, summary.source) == (1, begun.source)
+    with pytest.raises(UsageError, match=r"the source was .*dig.* and is 'other'"):
+        score("digits", "other", "out", client=client, **SMALL).finish()
+
+
+def test_a_pattern_that_is_spelled_otherwise_gives_other_keys_and_is_another_source(
+    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dig").mkdir()
+    Image.new("L", (4, 4), 1).save(tmp_path / "dig" / "a.png")
+    score("digits", "dig/*.png", "out", client=client, **SMALL).finish()
+    with pytest.raises(UsageError, match=r"the source was 'dig/\*.png' and is .*, and its inputs have other names"):
+        score("digits", f"{tmp_path}/dig/*.png", "out", client=client, **SMALL).finish()
 
 
 def test_a_source_that_changed_between_runs_is_refused(hostile: Path, tmp_path: Path, client: Client) -> None:
