@@ -100,8 +100,7 @@ class RunIdentity(Document):
             if _compared(name, getattr(earlier, name)) != _compared(name, getattr(self, name))
         ]
         if not found and earlier.listing != self.listing:
-            otherwise = earlier.source != self.source  # of a pattern the paths are spelled otherwise too, and they are the keys
-            found.append(self._other_source(earlier) if otherwise else self._what_changed(earlier))
+            found.append(self._what_changed(earlier))
         if not found and earlier.skipped != self.skipped:
             return  # what is no input does not matter
         if found:
@@ -109,10 +108,6 @@ class RunIdentity(Document):
                 f"{where}: another run was begun here: {'; '.join(found)}. To go on with that one, run it as it was begun; to "
                 "score anew, name another place, or remove this one."
             )
-
-    def _other_source(self, earlier: RunIdentity) -> str:
-        before, now = _shown(earlier.source), _shown(self.source)
-        return f"the source was {before} and is {now}, and its inputs have other names, sizes or times"
 
     def _what_changed(self, earlier: RunIdentity) -> str:
         if earlier.n != self.n:

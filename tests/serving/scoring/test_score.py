@@ -356,8 +356,10 @@ def test_another_run_is_refused_before_a_server_is_asked(
     assert {name: (out / name).read_bytes() for name in names(out)} == before
 
 
-@pytest.mark.parametrize(("first", "then"), [("dig", "{}/dig"), ("{}/dig", "dig"), ("dig", "./other/../dig/")])
-def test_a_folder_that_is_spelled_otherwise_is_the_same_source(
+@pytest.mark.parametrize(
+    ("first", "then"), [("dig", "{}/dig"), ("{}/dig", "dig"), ("dig", "./other/../dig/"), ("dig/*.png", "{}/dig/*.png")]
+)
+def test_a_source_that_is_spelled_otherwise_is_the_same_source(
     first: str, then: str, tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -369,17 +371,6 @@ def test_a_folder_that_is_spelled_otherwise_is_the_same_source(
     assert (summary.n_resumed, summary.source) == (1, begun.source)
     with pytest.raises(UsageError, match=r"the source was .*dig.* and is 'other'"):
         score("digits", "other", "out", client=client, **SMALL).finish()
-
-
-def test_a_pattern_that_is_spelled_otherwise_gives_other_keys_and_is_another_source(
-    tmp_path: Path, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "dig").mkdir()
-    Image.new("L", (4, 4), 1).save(tmp_path / "dig" / "a.png")
-    score("digits", "dig/*.png", "out", client=client, **SMALL).finish()
-    with pytest.raises(UsageError, match=r"the source was 'dig/\*.png' and is .*, and its inputs have other names"):
-        score("digits", f"{tmp_path}/dig/*.png", "out", client=client, **SMALL).finish()
 
 
 def test_a_source_that_changed_between_runs_is_refused(hostile: Path, tmp_path: Path, client: Client) -> None:
