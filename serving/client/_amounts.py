@@ -14,7 +14,7 @@ import numpy.typing as npt
 from convoy.contract.errors import ImageError, InvalidRequestError, InvalidResponseError, UsageError
 from convoy.serving.client._answer import Amount
 from convoy.serving.client._call import Infer, Tensor
-from convoy.serving.client._classification import check_top_k
+from convoy.serving.client._classification import Alone, check_top_k
 from convoy.serving.client._datatype import encode
 from convoy.serving.client._deployed import Deployed, Deployments
 from convoy.serving.client._images import Answered, Requests, most_images
@@ -284,7 +284,8 @@ def _made(
 ) -> Steps[tuple[Prepared, tuple[tuple[int, ImageError], ...]]]:
     """Fields of images, and those that cannot be read: the first of them ends the call, where it is not tolerant."""
     by_place = dict(zip(places, images, strict=True))
-    made = yield from work(lambda: to_fields(tuple(by_place.values()), spec, tuple(by_place), box))
+    several = Alone(by_place.values()) if isinstance(images, Alone) else tuple(by_place.values())
+    made = yield from work(lambda: to_fields(several, spec, tuple(by_place), box))
     if made.unreadable and not tolerant:
         raise made.unreadable[0][1]
     return Prepared(made.fields, tuple(by_place[place] for place in made.places), made.places), made.unreadable

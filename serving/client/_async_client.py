@@ -22,6 +22,7 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
+from convoy.serving.client._classification import Alone
 from convoy.serving.client._datatype import TensorLike
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
@@ -181,7 +182,7 @@ class AsyncClient(BaseClient):
         """Read the amount in a field of writing; see ``Client.read_amount``."""
         with self._begin("read_amount", timeout_s, model_name, model_version, request_id) as talk:
             readings = await self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            prepared = (await self._drive(readings.requests.chunk([image], 0).begin(talk))).answers[0][1]
+            prepared = (await self._drive(readings.requests.chunk(Alone([image]), 0).begin(talk))).answers[0][1]
             return (await self._drive(readings.chunk(prepared).begin(talk))).answers[0][1]
 
     async def read_amounts(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from convoy.contract.field import FieldPixels
     from convoy.contract.image import ImageLike, ImageSpec
 
+T = TypeVar("T")
+
 SUM_TOLERANCE = 1e-3
 """How far probabilities may sum from 1: far above what float32 (or a half-precision model) loses, far below any real mistake."""
+
+
+class Alone(list[T]):
+    """The one image of a call that was given as such, not among others: messages do not number it."""
 
 
 def batches(
@@ -34,7 +40,7 @@ def batches(
         size: The most images in a batch.
 
     Yields:
-        Lists of images or, where ``images`` already is the model's pixels, views of it.
+        Lists of images or, where ``images`` already is the model's pixels, views of it. One image is ``Alone``.
 
     Raises:
         UsageError: It is none of these.
@@ -62,9 +68,12 @@ def batches(
             return
         # paths or bytes, as a column of a table has them
         listed = images.ndim == 1 and len(images) > 0 and isinstance(images[0], (str, bytes, os.PathLike, Image.Image))
-        images = images.tolist() if listed else list(array) if stacked else [images]  # too few axes: refused as an image
+        images = images.tolist() if listed else list(array) if stacked else Alone([images])  # too few axes: refused as an image
     if isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, FieldPixels)) or hasattr(images, "read"):
-        images = [cast("ImageLike | FieldPixels", images)]
+        images = Alone([cast("ImageLike | FieldPixels", images)])
+    if isinstance(images, Alone):
+        yield images
+        return
     if not isinstance(images, Iterable):
         raise UsageError(f"expected an image, images, or an array of images, found {type(images).__name__}.")
     iterator = iter(cast("Iterable[ImageLike | FieldPixels]", images))
@@ -91,7 +100,7 @@ def to_batch(images: list[ImageLike], spec: ImageSpec, start: int) -> Batch:
     """Bring images to the model's pixels.
 
     Args:
-        images: The images of one batch.
+        images: The images of one batch; where it is ``Alone``, messages do not say which it is.
         spec: The model's image.
         start: How many images came before.
     """
@@ -104,12 +113,17 @@ def to_batch(images: list[ImageLike], spec: ImageSpec, start: int) -> Batch:
         try:
             pixels[len(places)] = to_pixels(image, spec)
         except ImageError as error:
-            told = ImageError(f"image {place}: {error}")
-            told.__cause__ = error
-            unreadable.append((place, told))
+            unreadable.append((place, error if isinstance(images, Alone) else numbered(place, error)))
         else:
             places.append(place)
     return Batch(pixels[: len(places)], places, tuple(unreadable))
+
+
+def numbered(place: int, error: ImageError) -> ImageError:
+    """The error of one of many images, whose message says which it is."""
+    told = ImageError(f"image {place}: {error}")
+    told.__cause__ = error
+    return told
 
 
 def check_top_k(top_k: int, name: str = "top_k") -> int:

@@ -27,6 +27,7 @@ from convoy.serving.client._call import (
     ServerLive,
     UnloadModel,
 )
+from convoy.serving.client._classification import Alone
 from convoy.serving.client._datatype import TensorLike
 from convoy.serving.client._endpoint import DEFAULT_URL
 from convoy.serving.client._fleet import Node
@@ -247,7 +248,7 @@ class Client(BaseClient):
         """
         with self._begin("read_amount", timeout_s, model_name, model_version, request_id) as talk:
             readings = self._drive(self._amounts.read(talk, model_name, model_version, box=box))
-            prepared = self._drive(readings.requests.chunk([image], 0).begin(talk)).answers[0][1]
+            prepared = self._drive(readings.requests.chunk(Alone([image]), 0).begin(talk)).answers[0][1]
             return self._drive(readings.chunk(prepared).begin(talk)).answers[0][1]
 
     def read_amounts(

@@ -161,7 +161,7 @@ class Images:
         if isinstance(images, np.ndarray) and images.shape[1:] == spec.dims:
             batch = Batch(images, range(start, start + len(images)))
         else:
-            several: list[Any] = list(images)
+            several: list[Any] = images if isinstance(images, list) else list(images)
             batch = yield from work(lambda: to_batch(several, spec, start))
         if batch.unreadable and not tolerant:
             raise batch.unreadable[0][1]

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from convoy.contract.errors import ImageError, InvalidResponseError
 from convoy.serving.client._answer import Alternative, Amount, Character, InferResult
+from convoy.serving.client._classification import Alone, numbered
 
 if TYPE_CHECKING:
     from convoy.contract.field import FieldPixels
@@ -40,7 +41,7 @@ def to_fields(images: Sequence[Any], spec: ImageSpec, places: Sequence[int], box
     """Bring images to the model's height.
 
     Args:
-        images: Images, or fields that ``to_field`` has made of some.
+        images: Images, or fields that ``to_field`` has made of some; where it is ``Alone``, messages do not say which it is.
         spec: The model's image.
         places: Their places among all images of the call.
         box: Where the field lies on each of them; None: all of it is the field.
@@ -56,9 +57,7 @@ def to_fields(images: Sequence[Any], spec: ImageSpec, places: Sequence[int], box
             if field is image:
                 _check_field(field, spec, box)
         except ImageError as error:
-            told = ImageError(f"image {place}: {error}")
-            told.__cause__ = error
-            unreadable.append((place, told))
+            unreadable.append((place, error if isinstance(images, Alone) else numbered(place, error)))
         else:
             fields.append(field)
             read.append(place)

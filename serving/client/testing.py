@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 
-from convoy.contract.errors import ClientError, DeadlineExceededError, InvalidRequestError, ModelNotFoundError
+from convoy.contract.errors import ClientError, DeadlineExceededError, InvalidRequestError, ModelNotFoundError, UsageError
 from convoy.serving.client._answer import InferResult, ModelMetadata, ModelStatus, ServerMetadata, TensorMetadata
 from convoy.serving.client._call import (
     Call,
@@ -332,6 +332,11 @@ def _to_readings(read: Sequence[tuple[Sequence[tuple[str, float]], int]], interf
     for i, (amounts, width) in enumerate(read):
         for j, (text, posterior) in enumerate(amounts[: spec.n_best]):
             n = n_characters[i, j] = len(text)
+            if unknown := [character for character in text if character not in interface.labels]:
+                raise UsageError(
+                    f"fake: expected amounts of the characters {''.join(interface.labels)!r}, found {unknown[0]!r} in {text!r}: "
+                    "name it in labels=, or leave it out."
+                )
             characters[i, j, :n] = [interface.labels.index(character) for character in text]
             left = np.minimum(np.arange(n) * width // max(n, 1), width - 1)
             positions[i, j, :n, 0] = left

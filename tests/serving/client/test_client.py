@@ -523,7 +523,7 @@ async def test_the_async_client_does_what_the_blocking_one_does(fake: FakeTransp
         assert not await aclient.ready("digits", "4")
         await aclient.load("digits")
         await aclient.unload("digits")
-        with pytest.raises(ImageError, match="image 0"):
+        with pytest.raises(ImageError, match=r"^the image \(8 bytes\): "):
             await aclient.classify("digits", b"no image")
         with pytest.raises(ModelNotFoundError):
             await aclient.classify("nobody", pixels_of(0))

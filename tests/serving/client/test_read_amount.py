@@ -405,6 +405,40 @@ def test_an_answer_that_was_under_way_while_the_reader_was_replaced_has_the_thre
     ]  # fmt: skip
 
 
+async def test_the_message_of_an_only_image_does_not_number_it(client: Client, reader: FakeTransport, tmp_path: Path) -> None:
+    reader.models["digits"] = FakeModel.of_labels(["a", "b"], lambda pixels: np.full((len(pixels), 2), 0.5))
+    path = tmp_path / "no.png"
+    path.write_bytes(b"no image")
+    flat = np.zeros(3, np.uint8)
+    async with AsyncClient(transport=AsyncFakeTransport(reader)) as other:
+        for image, start in (
+            (path, f"{path}: expected an image"),
+            (b"no image", "the image (8 bytes): expected"),
+            (flat, "expected an image array"),
+        ):
+            for call in (
+                lambda image=image: client.read_amount(image),
+                lambda image=image: client.read_amounts(image),
+                lambda image=image: client.classify("digits", image),
+            ):
+                with pytest.raises(ImageError) as caught:
+                    call()
+                assert str(caught.value).startswith(start)
+            for awaited in (other.read_amount(image), other.classify("digits", image)):
+                with pytest.raises(ImageError) as caught:
+                    await awaited
+                assert str(caught.value).startswith(start)
+    with pytest.raises(ImageError, match=r"^image 0: "):
+        client.read_amounts([path])
+
+
+def test_a_character_that_the_fake_lacks_is_wrong_use_and_named() -> None:
+    fake = FakeTransport({"check-reader": FakeModel.of_amounts(lambda _: [("EUR5", 0.9)])})
+    with Client(transport=fake) as client, pytest.raises(UsageError, match=r"found 'E' in 'EUR5': name it in labels=") as caught:
+        client.read_amount(field(1))
+    assert "0123456789.,-$*#" in str(caught.value)
+
+
 def test_all_outputs_are_asked_for_and_failures_are_tried_again(client: Client, reader: FakeTransport) -> None:
     client.read_amount(field(1))
     reader.failures.append(UnavailableError("gone"))
