@@ -16,7 +16,9 @@ RESOLVE := $(BIN)/uv pip compile --universal --python-version 3.10 --generate-ha
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# What to do next is said where it was asked for by itself, not where another target needs it.
 setup: $(STAMP) ## Make .venv with everything in it (a few minutes the first time)
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Ready. Next: . $(VENV)/bin/activate   (then: convoy doctor, convoy recipes, or make demo)",:)
 
 $(STAMP): requirements.lock pyproject.toml deploy/system-packages.sh
 	@test -n "$(PYTHON)" || { echo "Convoy's server needs Python 3.10, 3.11 or 3.12, and none was found: install one, or say make PYTHON=/path/to/python" >&2; exit 2; }

@@ -60,7 +60,7 @@ class Deployed:
             parameter = (config.get("parameters") or {}).get(INTERFACE_PARAMETER)
             text = None if parameter is None else parameter["string_value"]
             max_batch_size = int(config.get("max_batch_size") or 0)
-            versions = ((config.get("version_policy") or {}).get("specific") or {}).get("versions") or ()
+            versions = list(((config.get("version_policy") or {}).get("specific") or {}).get("versions") or [])
             version = str(versions[0]) if len(versions) == 1 else ""
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise InvalidResponseError(

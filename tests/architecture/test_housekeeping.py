@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,27 @@ def test_the_hooks_call_targets_that_the_makefile_has(root: Path) -> None:
         program, target = entry.split()
         assert program == "make"
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_make_setup_says_what_to_do_next_and_other_targets_do_not(root: Path, tmp_path: Path) -> None:
+    shutil.copy(root / "Makefile", tmp_path)
+    for name in ("requirements.lock", "pyproject.toml", "deploy/system-packages.sh", ".venv/.setup-done"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for target, starts in (("setup", "Ready. Next: . .venv/bin/activate "), ("demo", None)):
+        if target == "demo":
+            (tmp_path / ".venv" / "bin").mkdir()
+            (tmp_path / ".venv" / "bin" / "convoy").symlink_to("/bin/true")
+        done = subprocess.run(["make", target], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert len(done.stdout.splitlines()) == (starts is not None), done.stdout
+        assert done.stdout.startswith(starts or "")
+
+
+def test_what_the_readme_writes_into_a_clone_is_ignored(root: Path) -> None:
+    ignored = (root / ".gitignore").read_text(encoding="utf-8").splitlines()
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^convoy score my-network \S+ (\S+) .* --report (\S+)$", readme, re.MULTILINE)
+    assert {f"/{command[0]}/", f"/{command[1]}", "/images/", "/exports/", "/runs/"} <= set(ignored)
 
 
 def test_the_documents_link_to_files_that_are_there(root: Path, tracked: frozenset[str]) -> None:
