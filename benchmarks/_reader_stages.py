@@ -163,7 +163,7 @@ def recipes() -> dict[str, ReaderRecipe]:
         "plain": lenet5.model_copy(update={"distortion": NO_DISTORTION, "real_epochs": 8}),
         "small": small.model_copy(update={"epochs": 4}),
         "small-spliced": small.model_copy(update={"splice_share": 0.5, "real_epochs": 40}),
-        "large": large,
+        "large": large.model_copy(update={"epochs": 6}),
         "large-spliced": large.model_copy(update={"splice_share": 0.5, "real_epochs": 30}),
     }
 

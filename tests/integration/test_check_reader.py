@@ -101,7 +101,16 @@ def test_light_ink_and_a_form_around_the_field_change_no_amount(client: Client, 
     "image", [np.full((50, 150), 255, np.uint8), np.zeros((1, 1), np.uint8), np.full((40, 900), 128, np.uint8)]
 )
 def test_an_empty_field_is_for_a_person(client: Client, image: np.ndarray) -> None:  # type: ignore[type-arg]
-    assert not client.read_amount(image).accepted
+    amount = client.read_amount(image)
+    assert amount.value is None
+    assert (amount.text, amount.confidence, amount.accepted) == ("", 0.0, False)
+
+
+def test_nothing_is_read_in_most_fields_that_hold_no_amount(client: Client) -> None:
+    drawing = SyntheticFields(load_handwriting("digits", "test"), "chilean", 11, void_share=1.0)
+    amounts = client.read_amounts([drawing.draw(index).image for index in range(120)])
+    assert np.mean([amount.text == "" for amount in amounts]) > 0.85
+    assert sum(amount.accepted for amount in amounts) <= 2
 
 
 def test_it_is_no_classifier(client: Client) -> None:

@@ -88,7 +88,8 @@ def wilson(n_right: int, n: int) -> Interval:
     share = n_right / n
     middle = (share + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
     half = _Z95 * math.sqrt(share * (1 - share) / n + _Z95**2 / (4 * n * n)) / (1 + _Z95**2 / n)
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
+    low, high = max(0.0, middle - half) if n_right else 0.0, min(1.0, middle + half) if n_right < n else 1.0
+    return Interval(share, low, high)
 
 
 def fit_confidence(log_shares: Sequence[float], right: Sequence[bool]) -> tuple[float, float]:
