@@ -101,7 +101,7 @@ def test_a_slow_source_is_answered_at_once_in_requests_of_one() -> None:
     read = []
 
     def images() -> Iterator[np.ndarray]:
-        for value in range(20):
+        for value in range(250):
             read.append(value)
             yield field(value)
 
@@ -109,8 +109,8 @@ def test_a_slow_source_is_answered_at_once_in_requests_of_one() -> None:
     with Client(transport=server) as client:
         amounts = client.read_amounts_iter(images(), batch_size=1)
         assert next(amounts)[1].text == "0.020"
-        assert len(read) < 12
-        assert len(list(amounts)) == 19
+        assert len(read) < 100  # as many as may be under way, and those that are being prepared
+        assert len(list(amounts)) == 249
         assert {call.inputs[0].shape[0] for call in server.inferences} == {1}
         with pytest.raises(UsageError, match="batch_size"):
             client.read_amounts_iter([], batch_size=0)
