@@ -10,7 +10,7 @@ one:
 ``n_characters``  int64    (B, n)        of each amount
 ``positions``     int64    (B, n, L, 2)  columns of ``image``: the first of each character, and the one behind its last; -1 behind
 ``posteriors``    float32  (B, n)        the amount's share of all that the grammar allows; 0 where there is no such amount
-``confidence``    float32  (B, 1)        the probability that the first amount is right, as calibrated on held-back fields
+``confidence``    float32  (B, 1)        the probability that the first amount is right, as calibrated on held-back fields; 0: none
 ================  =======  ============  ==================================================================================
 """
 
