@@ -138,6 +138,7 @@ class HttpDouble:
         class Server(ThreadingHTTPServer):
             daemon_threads = True
             block_on_close = False
+            request_queue_size = 128  # with five, many that connect at once are reset where the machine is busy
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 pass  # clients that hang up are part of the tests
