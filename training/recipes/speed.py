@@ -40,7 +40,7 @@ _FAST: Final = Entry(
         augmentation=Augmentation(shift_px=1.0, rotation_deg=5.0, scale_fraction=0.05),
         epochs=3,
         patience_epochs=3,
-        batch_size=128,
+        batch_size=192,
         optimizer="sgd",
         learning_rate=0.2,
         weight_decay=5e-4,
