@@ -56,6 +56,14 @@ def is_right(read: str, example: Example, decimal: str = "") -> bool:
     return value_of(read, decimal) == value_of(example.label, decimal)
 
 
+def acceptably(reads: Sequence[Read], right: Sequence[bool]) -> list[bool]:
+    """Whether to accept each answer would be right: where no amount is read, and rightly so, there is none to accept.
+
+    Else many such fields, whose confidence is 0, would make up for wrong amounts at a threshold of 0.
+    """
+    return [good and bool(read.text) for read, good in zip(reads, right, strict=True)]
+
+
 @torch.no_grad()
 def read_all(reader: AmountReader, examples: Sequence[Example], batch_size: int = 64) -> list[Read]:
     """Read fields with a reader in evaluation mode; the answers are in the order of the fields."""

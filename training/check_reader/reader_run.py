@@ -24,7 +24,7 @@ from convoy.training.check_reader.fields import Field, load_fields
 from convoy.training.check_reader.fitting import OnEpoch, OnStep, fit_reader
 from convoy.training.check_reader.grammar import Grammar, compile_grammar, read_grammar
 from convoy.training.check_reader.held_back import digest_of, split_fields, synthetic_held_back
-from convoy.training.check_reader.judging import fit_confidence, is_right, read_all, wilson
+from convoy.training.check_reader.judging import acceptably, fit_confidence, is_right, read_all, wilson
 from convoy.training.check_reader.reader import AmountReader
 from convoy.training.check_reader.reader_course import ReaderEpoch
 from convoy.training.check_reader.reader_records import EpochFacts, FieldFacts, ReaderMetrics, ReaderRecord
@@ -187,15 +187,13 @@ def _conclude(
     held_back = synthetic_held_back(recipe, grammar, seed, data.location) if real is None else real.held_back
     reads = read_all(reader, held_back)
     right = [is_right(read.text, example, recipe.decimal) for read, example in zip(reads, held_back, strict=True)]
-    says = [bool(read.text) for read in reads]  # an answer without an amount is never accepted, and tells nothing of those with one
-    scale, shift = fit_confidence(
-        [read.log_share for read, amount in zip(reads, says, strict=True) if amount],
-        [good for good, amount in zip(right, says, strict=True) if amount],
-    )
+    told = [(read.log_share, good) for read, good in zip(reads, right, strict=True) if read.text]
+    scale, shift = fit_confidence([log_share for log_share, _ in told], [good for _, good in told])
     reader.confidence_scale.fill_(scale)
     reader.confidence_shift.fill_(shift)
     sure = [read.confidence for read in read_all(reader, held_back)]
-    curve = reject_curve(sure, right)
+    acceptable = acceptably(reads, right)
+    curve = reject_curve(sure, acceptable)
     metrics = ReaderMetrics(
         history=tuple(EpochFacts(**vars(epoch)) for epoch in history),
         held_back="synthetic" if real is None else "real",
@@ -216,7 +214,7 @@ def _conclude(
         data=data.facts(recipe, len(held_back)),
         labels=tuple(reader.lattice.alphabet),
         image=field_spec(recipe.height_px),
-        reading=_reading(reader, recipe, choose_threshold(sure, right, recipe.accepted_error)),
+        reading=_reading(reader, recipe, choose_threshold(sure, acceptable, recipe.accepted_error)),
         seed=seed,
         device=describe(begun.hardware),
         n_threads=torch.get_num_threads(),
@@ -227,7 +225,7 @@ def _conclude(
     wrong = sorted((place for place in range(len(right)) if not right[place]), key=lambda place: -sure[place])
     exhibits = ReaderExhibits(
         curve=curve,
-        points=tuple(choose_threshold(sure, right, error) for error in ERRORS),
+        points=tuple(choose_threshold(sure, acceptable, error) for error in ERRORS),
         mistakes=tuple(
             Misread(held_back[place].name, held_back[place].pixels, held_back[place].label, reads[place].text, sure[place])
             for place in wrong

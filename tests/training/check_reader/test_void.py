@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from convoy.contract.reject import choose_threshold
 from convoy.training.check_reader import void
 from convoy.training.check_reader.building import build_reader, draw_synthetic, load_handwriting
 from convoy.training.check_reader.examples import Example
 from convoy.training.check_reader.field_image import SyntheticFields
 from convoy.training.check_reader.grammar import compile_grammar, load_grammar
 from convoy.training.check_reader.handwriting import Handwriting
-from convoy.training.check_reader.judging import is_right, read_all
+from convoy.training.check_reader.judging import Read, acceptably, fit_confidence, is_right, read_all
 from convoy.training.check_reader.sliding import SlidingNetwork
 from convoy.training.check_reader.void import draw_void
 from convoy.training.recipes.reader import get_reader_recipe
@@ -90,3 +91,22 @@ def test_no_amount_is_a_right_answer_that_nobody_accepts() -> None:
     assert amounts.n_characters[0, 0] == 0
     assert amounts.confidence.item() == 0
     assert amounts.posteriors[0, 0] > 0.99
+
+
+def test_fields_without_an_amount_make_up_for_no_wrong_amount() -> None:
+    amounts = [Read(("12",), (-0.1,), -0.1, 0.9)] * 100
+    nothing = [Read(("",), (0.0,), 0.0, 0.0)] * 150
+    right = [True] * 98 + [False] * 2 + [True] * 150
+    reads = [*amounts, *nothing]
+    sure = [read.confidence for read in reads]
+    assert choose_threshold(sure, right, 0.01) is not None  # two wrong among 250
+    assert choose_threshold(sure, acceptably(reads, right), 0.01) is None
+    point = choose_threshold(sure, acceptably(reads, right), 0.02)
+    assert point is not None
+    assert (point.threshold, point.coverage) == (0.9, 0.4)
+
+
+def test_a_reader_that_reads_nothing_anywhere_is_calibrated_all_the_same() -> None:
+    scale, shift = fit_confidence([], [])
+    assert scale > 0
+    assert np.isfinite(shift)
